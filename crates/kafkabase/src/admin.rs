@@ -1,0 +1,143 @@
+//! Administrative questions to Kafka, asked without blocking the runtime.
+//!
+//! Answers are facts of the moment: whoever needs two of them in an order asks for them in that order.
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::{
+    ClientConfig,
+    admin::AdminClient,
+    client::DefaultClientContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use uuid::Uuid;
+
+use crate::native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
+
+/// A handle for administrative calls; cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    client: Arc<AdminClient<DefaultClientContext>>,
+    timeout: Duration,
+}
+
+impl Admin {
+    /// `timeout` bounds each call.
+    pub fn new(base: &ClientConfig, timeout: Duration) -> Result<Admin, KafkaError> {
+        Ok(Admin { client: Arc::new(base.create()?), timeout })
+    }
+
+    /// The cluster's id, as its brokers report it.
+    pub async fn cluster_id(&self) -> Result<String, AdminError> {
+        self.call("DescribeCluster", |admin| {
+            admin.client.inner().fetch_cluster_id(admin.timeout).ok_or_else(|| AdminError {
+                call: "DescribeCluster",
+                code: RDKafkaErrorCode::OperationTimedOut,
+                reason: "no broker told the cluster's id".to_owned(),
+            })
+        })
+        .await
+    }
+
+    /// What `group` has committed for one partition.
+    pub async fn group_offset(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+    ) -> Result<Option<GroupOffset>, AdminError> {
+        let (group, topic) = (group.to_owned(), topic.to_owned());
+        self.call("ListConsumerGroupOffsets", move |admin| {
+            let client = admin.client.inner();
+            let offsets =
+                native::list_group_offsets(client, &group, &[(&topic, partition)], admin.timeout)?;
+            Ok(offsets.into_iter().next().flatten())
+        })
+        .await
+    }
+
+    /// Sets what `group` has committed. Refused while the group has live members.
+    pub async fn set_group_offset(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        offset: GroupOffset,
+    ) -> Result<(), AdminError> {
+        let (group, topic) = (group.to_owned(), topic.to_owned());
+        self.call("AlterConsumerGroupOffsets", move |admin| {
+            let (client, at) = (admin.client.inner(), (topic.as_str(), partition));
+            native::alter_group_offsets(client, &group, at, &offset, admin.timeout)
+        })
+        .await
+    }
+
+    /// The offset that `spec` names, for each of `partitions`, in their order.
+    pub async fn offsets(
+        &self,
+        partitions: Vec<(String, i32)>,
+        spec: OffsetSpec,
+    ) -> Result<Vec<Result<i64, AdminError>>, AdminError> {
+        self.call("ListOffsets", move |admin| {
+            let names: Vec<_> = partitions.iter().map(|(t, p)| (t.as_str(), *p)).collect();
+            let client = admin.client.inner();
+            native::list_offsets(client, &names, spec, admin.timeout)
+        })
+        .await
+    }
+
+    /// One partition's offset; see [`Admin::offsets`].
+    pub async fn offset(
+        &self,
+        topic: &str,
+        partition: i32,
+        spec: OffsetSpec,
+    ) -> Result<i64, AdminError> {
+        let answers = self.offsets(vec![(topic.to_owned(), partition)], spec).await?;
+        answers.into_iter().next().unwrap_or_else(|| Err(no_answer("ListOffsets")))
+    }
+
+    /// The topic's id; `None` on brokers that have none.
+    pub async fn topic_id(&self, topic: &str) -> Result<Option<Uuid>, AdminError> {
+        let name = topic.to_owned();
+        let described: Vec<Result<TopicDescription, _>> = self
+            .call("DescribeTopics", move |admin| {
+                let client = admin.client.inner();
+                native::describe_topics(client, &[&name], admin.timeout)
+            })
+            .await?;
+        let described =
+            described.into_iter().next().ok_or_else(|| no_answer("DescribeTopics"))??;
+        Ok(described.topic_id)
+    }
+
+    /// How many live members a group has.
+    pub async fn group_members(&self, group: &str) -> Result<usize, AdminError> {
+        let name = group.to_owned();
+        let described: Vec<Result<GroupMembers, _>> = self
+            .call("DescribeConsumerGroups", move |admin| {
+                let client = admin.client.inner();
+                native::describe_groups(client, &[&name], admin.timeout)
+            })
+            .await?;
+        let described =
+            described.into_iter().next().ok_or_else(|| no_answer("DescribeConsumerGroups"))??;
+        Ok(described.members)
+    }
+
+    /// Runs a blocking call on a thread of its own.
+    async fn call<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        call: impl FnOnce(Admin) -> Result<T, AdminError> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        let admin = self.clone();
+        tokio::task::spawn_blocking(move || call(admin))
+            .await
+            .unwrap_or_else(|_| Err(no_answer(name)))
+    }
+}
+
+fn no_answer(call: &'static str) -> AdminError {
+    AdminError { call, code: RDKafkaErrorCode::Fail, reason: "no answer".to_owned() }
+}

@@ -1,0 +1,186 @@
+//! Reading partitions without joining a group and without a client per topic.
+//!
+//! One consumer is assigned to whatever is being read at the moment; each partition has a queue of its
+//! own (see `native::partition_queue`), bounded by not reading it, so a topic with a backlog does not
+//! stop its neighbours. A partition that was read to its end is given back: assigned and idle, it
+//! would take part in every fetch request.
+//!
+//! Invariant: a reader hands out every record of its partition from its start on, in order, or an
+//! error. `auto.offset.reset=error` keeps a gap from passing in silence; `isolation.level=read_committed`
+//! keeps aborted records out.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::KafkaError,
+};
+use tracing::{debug, error, info, warn};
+
+use crate::native::{FetchError, Fetched, PartitionQueue};
+
+/// How a fetcher reads; fields, so that a test can make them small.
+#[derive(Debug, Clone)]
+pub struct FetcherSettings {
+    /// How long a broker may hold a fetch request that finds nothing. It is also how late the end of a
+    /// partition is noticed.
+    pub fetch_wait_max: Duration,
+    /// Bytes of one partition that are fetched ahead.
+    pub queued_bytes: usize,
+    /// Bytes of one partition in one answer of a broker.
+    pub fetch_message_max_bytes: usize,
+}
+
+impl Default for FetcherSettings {
+    fn default() -> Self {
+        FetcherSettings {
+            fetch_wait_max: Duration::from_millis(20),
+            queued_bytes: 16 << 20,
+            fetch_message_max_bytes: 1 << 20,
+        }
+    }
+}
+
+/// A shared consumer that reads partitions by assignment.
+pub struct Fetcher {
+    consumer: Arc<BaseConsumer<FetcherContext>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Fetcher {
+    /// Makes the consumer and the thread that serves its events. `base` holds brokers and security.
+    pub fn new(base: &ClientConfig, settings: &FetcherSettings) -> Result<Fetcher, KafkaError> {
+        let kilobytes = (settings.queued_bytes >> 10).max(1);
+        let mut config = base.clone();
+        config
+            // librdkafka wants a group before it assigns; nothing is ever committed or joined with it
+            .set("group.id", "bulkerapp-fetcher")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("allow.auto.create.topics", "false")
+            .set("fetch.wait.max.ms", settings.fetch_wait_max.as_millis().to_string())
+            .set("fetch.message.max.bytes", settings.fetch_message_max_bytes.to_string())
+            .set("queued.max.messages.kbytes", kilobytes.to_string())
+            // a full queue is looked at again after this; the default of a second stalls a fast reader
+            .set("fetch.queue.backoff.ms", "5");
+        let consumer: Arc<BaseConsumer<FetcherContext>> =
+            Arc::new(config.create_with_context(FetcherContext)?);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (polled, stop) = (consumer.clone(), stopped.clone());
+        thread::Builder::new()
+            .name("kafka-fetcher".to_owned())
+            .spawn(move || serve_events(&polled, &stop))
+            .map_err(|_| {
+                KafkaError::ClientCreation("no thread for the fetcher's events".to_owned())
+            })?;
+        Ok(Fetcher { consumer, stopped })
+    }
+
+    /// Starts to read `topic`/`partition` at `start`. At most one reader of a partition at a time.
+    pub fn read(
+        self: &Arc<Self>,
+        topic: &str,
+        partition: i32,
+        start: i64,
+    ) -> Result<PartitionReader, KafkaError> {
+        let queue = PartitionQueue::take(&self.consumer, topic, partition)
+            .ok_or_else(|| KafkaError::Subscription(format!("no queue for topic {topic}")))?;
+        let mut assigned = TopicPartitionList::with_capacity(1);
+        assigned.add_partition_offset(topic, partition, Offset::Offset(start))?;
+        self.consumer.incremental_assign(&assigned)?;
+        Ok(PartitionReader {
+            queue,
+            fetcher: self.clone(),
+            topic: topic.to_owned(),
+            partition,
+            start,
+        })
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads one partition in order. Gives the partition back when dropped. Its calls block.
+pub struct PartitionReader {
+    queue: PartitionQueue<FetcherContext>,
+    fetcher: Arc<Fetcher>,
+    topic: String,
+    partition: i32,
+    start: i64,
+}
+
+impl PartitionReader {
+    /// The next record or the partition's end; waits at most `timeout`.
+    pub fn next(&mut self, timeout: Duration) -> Result<Fetched, FetchError> {
+        loop {
+            match self.queue.next(timeout)? {
+                // left over from an earlier reader of the same partition
+                Fetched::Message(message) if message.offset() < self.start => {}
+                fetched => return Ok(fetched),
+            }
+        }
+    }
+}
+
+impl Drop for PartitionReader {
+    fn drop(&mut self) {
+        let mut assigned = TopicPartitionList::with_capacity(1);
+        assigned.add_partition(&self.topic, self.partition);
+        if let Err(error) = self.fetcher.consumer.incremental_unassign(&assigned) {
+            warn!(topic = self.topic, error = %error, "partition could not be given back");
+        }
+    }
+}
+
+/// Serves what is not a record: errors of brokers and of the client. Ends with its fetcher.
+fn serve_events(consumer: &BaseConsumer<FetcherContext>, stopped: &AtomicBool) {
+    while !stopped.load(Ordering::Relaxed) {
+        match consumer.poll(Duration::from_millis(200)) {
+            None => {}
+            Some(Ok(_)) => error!("a record bypassed its partition's queue"),
+            Some(Err(error)) => debug!(error = %error, "fetcher event"),
+        }
+    }
+}
+
+/// Carries librdkafka's log lines into ours.
+struct FetcherContext;
+
+impl ClientContext for FetcherContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                error!(facility, message, "kafka client");
+            }
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                warn!(facility, message, "kafka client");
+            }
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                info!(facility, message, "kafka client");
+            }
+            RDKafkaLogLevel::Debug => debug!(facility, message, "kafka client"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        warn!(error = %error, reason, "kafka client error");
+    }
+}
+
+impl ConsumerContext for FetcherContext {}

@@ -1,0 +1,190 @@
+//! One partition's own queue, read in bulk and without a copy of the payload.
+//!
+//! A partition's messages normally flow into the one queue of their consumer, where a topic with a
+//! backlog stops all others. Here its queue is taken out *before* the partition is assigned (librdkafka
+//! then leaves it alone), and is bounded by not reading it.
+
+use std::{
+    collections::VecDeque,
+    ffi::{CStr, CString},
+    ptr, slice,
+    sync::Arc,
+    time::Duration,
+};
+
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::RDKafkaErrorCode,
+};
+use rdkafka_sys::{self as sys, rd_kafka_resp_err_t as RespErr};
+
+/// Messages that one call takes out of the queue at most.
+const BULK: usize = 512;
+
+/// What came out of a partition's queue.
+#[derive(Debug)]
+pub enum Fetched {
+    Message(Message),
+    /// The broker said that the partition ends here, at this offset, for a read-committed client.
+    End {
+        offset: i64,
+    },
+    /// Nothing arrived within the time given.
+    Nothing,
+}
+
+/// Why a partition cannot be read on.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("reading the partition failed: {reason}")]
+pub struct FetchError {
+    pub code: RDKafkaErrorCode,
+    pub reason: String,
+}
+
+/// A message in librdkafka's own memory, given back when dropped.
+#[derive(Debug)]
+pub struct Message(*mut sys::rd_kafka_message_t);
+
+// SAFETY: a message is owned by whoever took it out of the queue; librdkafka lets any thread free it.
+unsafe impl Send for Message {}
+
+impl Message {
+    pub fn offset(&self) -> i64 {
+        // SAFETY: the pointer is valid until drop.
+        unsafe { (*self.0).offset }
+    }
+
+    /// The value; empty for a tombstone.
+    pub fn payload(&self) -> &[u8] {
+        // SAFETY: payload and len describe memory that lives as long as the message.
+        unsafe {
+            if (*self.0).payload.is_null() {
+                return &[];
+            }
+            slice::from_raw_parts((*self.0).payload.cast(), (*self.0).len)
+        }
+    }
+
+    /// Milliseconds since the epoch: when it was made or appended, as the topic is set up.
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the pointer is valid until drop.
+        let timestamp = unsafe { sys::rd_kafka_message_timestamp(self.0, &mut kind) };
+        (timestamp >= 0).then_some(timestamp)
+    }
+
+    /// The last header of this name.
+    pub fn header(&self, name: &CStr) -> Option<&[u8]> {
+        let mut headers = ptr::null_mut();
+        let mut value = ptr::null();
+        let mut size = 0;
+        // SAFETY: headers and value belong to the message and live as long as it.
+        unsafe {
+            let found = sys::rd_kafka_message_headers(self.0, &mut headers);
+            if found != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return None;
+            }
+            let found =
+                sys::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut size);
+            if found != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR || value.is_null() {
+                return None;
+            }
+            Some(slice::from_raw_parts(value.cast(), size))
+        }
+    }
+
+    fn error(&self) -> RespErr {
+        // SAFETY: the pointer is valid until drop.
+        unsafe { (*self.0).err }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: taken out of the queue once, freed once.
+        unsafe { sys::rd_kafka_message_destroy(self.0) }
+    }
+}
+
+pub(crate) struct PartitionQueue<C: ConsumerContext> {
+    queue: *mut sys::rd_kafka_queue_t,
+    taken: VecDeque<Message>,
+    /// Keeps the client alive for as long as its queue is.
+    _consumer: Arc<BaseConsumer<C>>,
+}
+
+// SAFETY: librdkafka's queues may be read from any thread; `&mut self` keeps it to one at a time.
+unsafe impl<C: ConsumerContext> Send for PartitionQueue<C> {}
+
+impl<C: ConsumerContext> PartitionQueue<C> {
+    /// Takes the queue of a partition that is not assigned yet. `None`: the name holds a NUL.
+    pub(crate) fn take(
+        consumer: &Arc<BaseConsumer<C>>,
+        topic: &str,
+        partition: i32,
+    ) -> Option<PartitionQueue<C>> {
+        let topic = CString::new(topic).ok()?;
+        // SAFETY: the client lives in the `Arc` that the new handle keeps.
+        let queue = unsafe {
+            let client = consumer.client().native_ptr();
+            sys::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition)
+        };
+        if queue.is_null() {
+            return None;
+        }
+        // forwarding to nowhere is what tells librdkafka that the application reads this queue
+        unsafe { sys::rd_kafka_queue_forward(queue, ptr::null_mut()) };
+        Some(PartitionQueue { queue, taken: VecDeque::new(), _consumer: consumer.clone() })
+    }
+
+    /// The next thing in the queue; waits at most `timeout` for it.
+    pub(crate) fn next(&mut self, timeout: Duration) -> Result<Fetched, FetchError> {
+        if self.taken.is_empty() {
+            self.take_what_is_there();
+        }
+        if self.taken.is_empty() {
+            self.wait_for_one(timeout);
+        }
+        let Some(message) = self.taken.pop_front() else {
+            return Ok(Fetched::Nothing);
+        };
+        match message.error() {
+            RespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(Fetched::Message(message)),
+            RespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                Ok(Fetched::End { offset: message.offset() })
+            }
+            code => {
+                let reason = String::from_utf8_lossy(message.payload()).into_owned();
+                Err(FetchError { code: code.into(), reason })
+            }
+        }
+    }
+
+    /// The bulk call waits until its array is full or its time is over, so it is never given time.
+    fn take_what_is_there(&mut self) {
+        let mut messages = [ptr::null_mut(); BULK];
+        // SAFETY: the array has room for as many pointers as the call is told.
+        let count = unsafe {
+            sys::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), BULK)
+        };
+        let count = usize::try_from(count).unwrap_or(0);
+        self.taken.extend(messages[..count].iter().map(|message| Message(*message)));
+    }
+
+    fn wait_for_one(&mut self, timeout: Duration) {
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue is valid until drop.
+        let message = unsafe { sys::rd_kafka_consume_queue(self.queue, millis) };
+        if !message.is_null() {
+            self.taken.push_back(Message(message));
+        }
+    }
+}
+
+impl<C: ConsumerContext> Drop for PartitionQueue<C> {
+    fn drop(&mut self) {
+        self.taken.clear();
+        // SAFETY: obtained once in `take`, destroyed once; the client is still alive.
+        unsafe { sys::rd_kafka_queue_destroy(self.queue) }
+    }
+}
