@@ -1,0 +1,113 @@
+//! `POST /post` under load, beside the same load on a bare axum handler.
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use axum::{Router, body::Bytes, routing::post as post_route};
+use tokio::net::TcpStream;
+
+use crate::{
+    http_load::{self, HttpLoad},
+    parts::{Parts, TOKEN},
+    process::Process,
+    report::Comparison,
+};
+
+const PATH: &str = "/post/bench?tableName=intake";
+const TOPIC: &str = "in.id.bench.m.batch.t.intake";
+/// A start that takes longer is a failure.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Requests before the measured ones: connections, topic and caches are there then.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// Requests per CPU second of the server, which counts nothing that Kafka or the load itself use.
+pub(crate) async fn post(parts: &Parts, connections: usize, seconds: u64) -> Result<Comparison> {
+    let time = Duration::from_secs(seconds);
+    let port = free_port()?;
+    // a period that does not come while the load runs
+    let server = parts.bulkerapp("bench", "frequency: 1440", port)?;
+    wait_for_port(port).await?;
+    http_load::post(port, PATH, TOKEN, connections, WARM_UP).await?;
+    let before = parts.count_records(TOPIC)?;
+    let (ours, cpu_seconds) = measure(&server, port, connections, time).await?;
+    let found = parts.count_records(TOPIC)? - before;
+    ensure!(
+        u64::try_from(found).ok() == Some(ours.requests),
+        "{} requests answered with 200, {found} records in Kafka",
+        ours.requests
+    );
+    let peak_memory = server.peak_memory_mib()?;
+    server.stop()?;
+
+    let port = free_port()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bare-handler", "--port", &port.to_string()]);
+    let bare = Process::start(command)?;
+    wait_for_port(port).await?;
+    http_load::post(port, PATH, TOKEN, connections, WARM_UP).await?;
+    let (reference, bare_cpu_seconds) = measure(&bare, port, connections, time).await?;
+    bare.stop()?;
+
+    Ok(Comparison {
+        name: format!("POST /post, {connections} connections"),
+        unit: "requests per server CPU second",
+        ours: per(ours.requests, cpu_seconds),
+        reference: per(reference.requests, bare_cpu_seconds),
+        reference_is: "bare axum handler",
+        details: BTreeMap::from([
+            ("requests_per_second", per(ours.requests, ours.seconds)),
+            ("reference_requests_per_second", per(reference.requests, reference.seconds)),
+            ("p50_ms", ours.percentile(0.5)),
+            ("p99_ms", ours.percentile(0.99)),
+            ("reference_p99_ms", reference.percentile(0.99)),
+            ("server_peak_memory_mib", peak_memory),
+        ]),
+    })
+}
+
+async fn measure(
+    server: &Process,
+    port: u16,
+    connections: usize,
+    time: Duration,
+) -> Result<(HttpLoad, f64)> {
+    let before = server.cpu_seconds()?;
+    let load = http_load::post(port, PATH, TOKEN, connections, time).await?;
+    Ok((load, server.cpu_seconds()? - before))
+}
+
+/// The reference: reads the body, answers as `/post` does, and nothing else.
+pub(crate) async fn serve_bare_handler(port: u16) -> Result<()> {
+    let app = Router::new().route(
+        "/post/{destination}",
+        post_route(async |body: Bytes| {
+            std::hint::black_box(body.len());
+            ([("content-type", "application/json; charset=utf-8")], r#"{"message":"ok"}"#)
+        }),
+    );
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    axum::serve(listener, app).await.context("serve")
+}
+
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+async fn wait_for_port(port: u16) -> Result<()> {
+    let started = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        ensure!(started.elapsed() < START_DEADLINE, "nothing listens on port {port}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss)] // counts of requests are far below 2^52
+fn per(requests: u64, seconds: f64) -> f64 {
+    requests as f64 / seconds
+}

@@ -1,0 +1,169 @@
+//! The parts that the benchmarks run on, and bulkerapp as a child process.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::{
+    ClientConfig, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    producer::{BaseRecord, Producer, ThreadedProducer},
+};
+use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+
+use crate::{events::write_event, process::Process};
+
+pub(crate) const TOKEN: &str = "bench-token";
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Addresses of the parts and the program under test.
+pub(crate) struct Parts {
+    pub(crate) kafka: String,
+    pub(crate) postgres_url: String,
+    bulkerapp: PathBuf,
+}
+
+impl Parts {
+    pub(crate) fn from_environment(bulkerapp: PathBuf) -> Result<Parts> {
+        let variable = |name: &str| {
+            std::env::var(name).with_context(|| format!("{name} is not set; run `make bench`"))
+        };
+        ensure!(bulkerapp.exists(), "{} is missing; run `make bench`", bulkerapp.display());
+        Ok(Parts {
+            kafka: variable("TESTKIT_KAFKA")?,
+            postgres_url: variable("TESTKIT_POSTGRES_URL")?,
+            bulkerapp,
+        })
+    }
+
+    pub(crate) async fn database(&self) -> Result<PgConnection> {
+        PgConnection::connect(&self.postgres_url).await.context("connect to PostgreSQL")
+    }
+
+    /// Runs a script with psql and returns how long it took.
+    pub(crate) fn psql(&self, script: &str) -> Result<Duration> {
+        let started = Instant::now();
+        let output = Command::new("psql")
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.postgres_url, "-c", script])
+            .stdin(Stdio::null())
+            .output()
+            .context("start psql")?;
+        if !output.status.success() {
+            bail!("psql failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(started.elapsed())
+    }
+
+    /// Starts bulkerapp with one destination and the given options (hjson).
+    pub(crate) fn bulkerapp(&self, destination: &str, options: &str, port: u16) -> Result<Process> {
+        let url: PgConnectOptions = self.postgres_url.parse()?;
+        // the URL's password is not readable from the parsed options
+        let password = self.postgres_url.split_once("://").map_or("", |(_, rest)| rest);
+        let password = password.split_once('@').map_or("", |(user, _)| user);
+        let password = password.split_once(':').map_or("", |(_, password)| password);
+        let credentials = serde_json::json!({
+            "host": url.get_host(),
+            "port": url.get_port(),
+            "database": url.get_database().unwrap_or("postgres"),
+            "username": url.get_username(),
+            "password": password,
+            "defaultSchema": "public",
+            "sslMode": "disable",
+        });
+        let mut command = Command::new(&self.bulkerapp);
+        command
+            .env_remove("RUST_LOG")
+            .env("BULKER_HTTP_PORT", port.to_string())
+            .env("BULKER_METRICS_PORT", (port + 1).to_string())
+            .env("BULKER_RAW_AUTH_TOKENS", TOKEN)
+            .env("BULKER_INSTANCE_ID", "bench")
+            .env("BULKER_KAFKA_BOOTSTRAP_SERVERS", &self.kafka)
+            .env("BULKER_TOPIC_MANAGER_REFRESH_PERIOD_SEC", "1")
+            .env("BULKER_BATCH_RUNNER_DEFAULT_PERIOD_SEC", "1")
+            .env(
+                format!("BULKER_DESTINATION_{}", destination.to_uppercase()),
+                format!(
+                    r#"{{id: "{destination}", type: "postgres", credentials: {credentials}, options: {{mode: "batch", {options}}}}}"#
+                ),
+            )
+            .stderr(Stdio::inherit());
+        Process::start(command)
+    }
+
+    /// Makes a topic of one partition.
+    pub(crate) async fn create_topic(&self, topic: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+        let created = admin.create_topics([&new], &AdminOptions::new()).await?;
+        for topic in created {
+            topic.map_err(|(topic, code)| anyhow::anyhow!("create {topic}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic, so that the next benchmark finds room.
+    pub(crate) async fn delete_topic(&self, topic: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        admin.delete_topics(&[topic], &AdminOptions::new()).await?;
+        Ok(())
+    }
+
+    /// Fills a topic with `count` events; `key_of` maps an event's number to the number it is written with.
+    pub(crate) fn fill_topic(
+        &self,
+        topic: &str,
+        count: u64,
+        key_of: impl Fn(u64) -> u64,
+    ) -> Result<()> {
+        let producer: ThreadedProducer<_> = self
+            .client()
+            .set("acks", "all")
+            .set("linger.ms", "50")
+            .set("batch.num.messages", "10000")
+            .set("queue.buffering.max.messages", "200000")
+            .set("compression.type", "snappy")
+            .create()?;
+        let mut event = String::new();
+        for number in 0..count {
+            write_event(&mut event, key_of(number));
+            let key = number.to_string();
+            let mut record =
+                BaseRecord::<str, str>::to(topic).key(&key).payload(&event).partition(0);
+            while let Err((error, returned)) = producer.send(record) {
+                if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
+                    return Err(error).context("produce");
+                }
+                std::thread::sleep(Duration::from_millis(5)); // the queue drains meanwhile
+                record = returned;
+            }
+        }
+        producer.flush(Duration::from_secs(120))?;
+        Ok(())
+    }
+
+    /// How many records a topic of one partition holds.
+    pub(crate) fn count_records(&self, topic: &str) -> Result<i64> {
+        let consumer: BaseConsumer = self.client().set("group.id", "bench").create()?;
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(topic, 0);
+        let (low, high) = consumer.fetch_watermarks(topic, 0, TIMEOUT)?;
+        Ok(high - low)
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.kafka);
+        config
+    }
+}
+
+/// The first column of the first row, as a number; `None` when there is none (yet).
+pub(crate) async fn number(database: &mut PgConnection, sql: &'static str) -> Option<i64> {
+    let row = sqlx::query(sql).fetch_optional(database).await.ok()??;
+    row.try_get(0).ok()
+}

@@ -1,0 +1,108 @@
+//! The mark that tells our commits to a consumer group from everybody else's.
+//!
+//! It travels in the metadata of the committed offset. Kafka's own tools, the original and operators
+//! leave no mark, or keep one whose offset is not the committed one: both count as *unmarked*, that is,
+//! as somebody's decision that has to be obeyed.
+
+use std::fmt;
+
+use kafkabase::GroupOffset;
+use uuid::Uuid;
+
+const PRODUCT: &str = "bulker-rust/1";
+
+/// What our commit says about the offsets row that it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The offsets table that the row lies in.
+    pub ledger: Uuid,
+    pub epoch: i64,
+    /// The committed offset, once more: a tool that moves the offset may keep the metadata.
+    pub offset: i64,
+    /// The lowest offset that the row ever started from.
+    pub began: i64,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Mark { ledger, epoch, offset, began } = self;
+        write!(f, "{PRODUCT} ledger={ledger} epoch={epoch} offset={offset} began={began}")
+    }
+}
+
+impl Mark {
+    /// The offset to commit, with this mark.
+    pub fn to_group_offset(&self) -> GroupOffset {
+        GroupOffset { offset: self.offset, metadata: self.to_string() }
+    }
+
+    fn parse(metadata: &str) -> Option<Mark> {
+        let mut words = metadata.split(' ');
+        if words.next() != Some(PRODUCT) {
+            return None;
+        }
+        let mut field = |name: &str| words.next()?.strip_prefix(name)?.strip_prefix('=');
+        let ledger = field("ledger")?.parse().ok()?;
+        let epoch = field("epoch")?.parse().ok()?;
+        let offset = field("offset")?.parse().ok()?;
+        let began = field("began")?.parse().ok()?;
+        Some(Mark { ledger, epoch, offset, began })
+    }
+}
+
+/// What a topic's consumer group says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Group {
+    /// Nothing is committed.
+    None,
+    /// The original, an operator or a tool decided on this offset.
+    Unmarked(i64),
+    /// We did, from some offsets table.
+    Marked(Mark),
+}
+
+impl From<Option<GroupOffset>> for Group {
+    fn from(committed: Option<GroupOffset>) -> Group {
+        let Some(committed) = committed else {
+            return Group::None;
+        };
+        match Mark::parse(&committed.metadata) {
+            Some(mark) if mark.offset == committed.offset => Group::Marked(mark),
+            _ => Group::Unmarked(committed.offset),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark() -> Mark {
+        Mark { ledger: Uuid::from_u128(7), epoch: 3, offset: 42, began: 10 }
+    }
+
+    #[test]
+    fn a_mark_survives_its_way_through_kafka() {
+        let committed = mark().to_group_offset();
+        assert_eq!(Group::from(Some(committed)), Group::Marked(mark()));
+    }
+
+    #[test]
+    fn a_mark_kept_by_a_tool_that_moved_the_offset_counts_as_none() {
+        let moved = GroupOffset { offset: 5, ..mark().to_group_offset() };
+        assert_eq!(Group::from(Some(moved)), Group::Unmarked(5));
+    }
+
+    #[test]
+    fn foreign_or_broken_metadata_is_no_mark() {
+        for metadata in ["", "x", "bulker-rust/2 ledger=a", "bulker-rust/1 ledger=zz epoch=1"] {
+            let committed = GroupOffset { offset: 5, metadata: metadata.to_owned() };
+            assert_eq!(Group::from(Some(committed)), Group::Unmarked(5), "{metadata:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_committed_is_neither() {
+        assert_eq!(Group::from(None), Group::None);
+    }
+}

@@ -1,0 +1,205 @@
+//! What operators see of loading. Names and labels that the original has stay as they are.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    GaugeVec, IntCounterVec, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
+    register_int_gauge_vec,
+};
+use warehouse::LoadReport;
+
+use super::{start::Notice, target::OwnedTopic};
+
+const TOPIC: [&str; 4] = ["topicId", "mode", "destinationId", "tableName"];
+
+macro_rules! topic_labels {
+    ($topic:expr $(, $more:expr)*) => {
+        &[$topic.name.as_str(), $topic.mode, $topic.destination_id.as_str(), $topic.table.as_str() $(, $more)*]
+    };
+}
+
+/// Events by what became of them. Labels: those of a topic, `status` (`consumed`, `processed`,
+/// `processedBytes`, `failed`).
+static CONSUMER_MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_consumer_messages",
+        "Messages of a topic by what became of them; processedBytes counts bytes.",
+        &["topicId", "mode", "destinationId", "tableName", "status"]
+    )
+    .expect("registered once")
+});
+
+/// Runs over a topic. Labels: those of a topic, `status` (`success`, `fail`).
+static CONSUMER_RUNS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_consumer_run",
+        "Runs over a topic.",
+        &["topicId", "mode", "destinationId", "tableName", "status"]
+    )
+    .expect("registered once")
+});
+
+/// Failures while loading. Labels: those of a topic, `errorType`.
+static CONSUMER_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_consumer_error",
+        "Failures while loading a topic.",
+        &["topicId", "mode", "destinationId", "tableName", "errorType"]
+    )
+    .expect("registered once")
+});
+
+/// Messages that wait in a topic. Labels: those of a topic.
+static QUEUE_SIZE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_consumer_queue_size",
+        "Offsets of a topic that are not loaded yet.",
+        &TOPIC
+    )
+    .expect("registered once")
+});
+
+/// Events of a table by what became of them. Labels: `destinationId`, `tableName`, `status`.
+static MESSAGE_STATUSES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "connection_message_statuses",
+        "Events of a table by what became of them.",
+        &["destinationId", "tableName", "status"]
+    )
+    .expect("registered once")
+});
+
+/// Rows inserted or updated. Labels: `destinationId`, `tableName`.
+static LOADED_ROWS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_loaded_rows_total",
+        "Rows inserted or updated.",
+        &["destinationId", "tableName"]
+    )
+    .expect("registered once")
+});
+
+/// Events that were merged away inside their batch. Labels: `destinationId`, `tableName`.
+static MERGED_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_merged_events_total",
+        "Events replaced by a later one with the same key in their batch.",
+        &["destinationId", "tableName"]
+    )
+    .expect("registered once")
+});
+
+/// Seconds since the oldest event was seen that is not loaded yet; 0 when all are. Labels: those of a topic.
+static UNLOADED_AGE: LazyLock<GaugeVec> = LazyLock::new(|| {
+    register_gauge_vec!(
+        "bulkerapp_oldest_unloaded_age_seconds",
+        "Seconds since the oldest event was seen that is not loaded yet.",
+        &TOPIC
+    )
+    .expect("registered once")
+});
+
+/// 1 while a topic is not loaded on purpose. Labels: those of a topic, `reason`.
+static HELD_TOPICS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_held_topics",
+        "1 while a topic is not loaded on purpose.",
+        &["topicId", "mode", "destinationId", "tableName", "reason"]
+    )
+    .expect("registered once")
+});
+
+/// Starts that were decided from outside. Labels: those of a topic, `kind`.
+static START_NOTICES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_start_notices_total",
+        "Starts decided from outside: resets, restores, re-created topics, expired records.",
+        &["topicId", "mode", "destinationId", "tableName", "kind"]
+    )
+    .expect("registered once")
+});
+
+/// Offsets that were skipped or are loaded again because of such a start. Labels: as above.
+static START_NOTICE_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_start_notice_offsets_total",
+        "Offsets skipped or loaded again because of such a start.",
+        &["topicId", "mode", "destinationId", "tableName", "kind"]
+    )
+    .expect("registered once")
+});
+
+/// 1 when a destination keeps its offsets rows, 0 when it falls back to at-least-once. Label: `destinationId`.
+static EXACTLY_ONCE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_exactly_once",
+        "1 when the destination keeps offsets rows, 0 when it falls back to at-least-once.",
+        &["destinationId"]
+    )
+    .expect("registered once")
+});
+
+/// Makes every family of this module known to `/metrics`, also those without a sample yet.
+pub fn register() {
+    for counter in [
+        &CONSUMER_MESSAGES,
+        &CONSUMER_RUNS,
+        &CONSUMER_ERRORS,
+        &MESSAGE_STATUSES,
+        &LOADED_ROWS,
+        &MERGED_EVENTS,
+        &START_NOTICES,
+        &START_NOTICE_EVENTS,
+    ] {
+        LazyLock::force(counter);
+    }
+    for gauge in [&QUEUE_SIZE, &HELD_TOPICS, &EXACTLY_ONCE] {
+        LazyLock::force(gauge);
+    }
+    LazyLock::force(&UNLOADED_AGE);
+}
+
+pub(super) fn count_batch(topic: &OwnedTopic, received: u64, bytes: u64, report: &LoadReport) {
+    let of_table = &[topic.destination_id.as_str(), topic.table.as_str()];
+    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "consumed")).inc_by(received);
+    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "processed")).inc_by(received);
+    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "processedBytes")).inc_by(bytes);
+    MESSAGE_STATUSES.with_label_values(&[of_table[0], of_table[1], "success"]).inc_by(received);
+    LOADED_ROWS.with_label_values(of_table).inc_by(report.counts.loaded);
+    MERGED_EVENTS.with_label_values(of_table).inc_by(report.counts.merged);
+}
+
+pub(super) fn count_failed_batch(topic: &OwnedTopic, received: u64) {
+    let of_table = [topic.destination_id.as_str(), topic.table.as_str()];
+    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "failed")).inc_by(received);
+    MESSAGE_STATUSES.with_label_values(&[of_table[0], of_table[1], "error"]).inc_by(received);
+}
+
+pub(super) fn count_run(topic: &OwnedTopic, success: bool) {
+    let status = if success { "success" } else { "fail" };
+    CONSUMER_RUNS.with_label_values(topic_labels!(topic, status)).inc();
+}
+
+pub(super) fn count_error(topic: &OwnedTopic, error_type: &str) {
+    CONSUMER_ERRORS.with_label_values(topic_labels!(topic, error_type)).inc();
+}
+
+pub(super) fn count_notice(topic: &OwnedTopic, notice: Notice) {
+    START_NOTICES.with_label_values(topic_labels!(topic, notice.kind())).inc();
+    START_NOTICE_EVENTS
+        .with_label_values(topic_labels!(topic, notice.kind()))
+        .inc_by(notice.events().unsigned_abs());
+}
+
+pub(super) fn set_backlog(topic: &OwnedTopic, queue_size: i64, oldest_age_seconds: f64) {
+    QUEUE_SIZE.with_label_values(topic_labels!(topic)).set(queue_size);
+    UNLOADED_AGE.with_label_values(topic_labels!(topic)).set(oldest_age_seconds);
+}
+
+pub(super) fn set_held(topic: &OwnedTopic, reason: &str, held: bool) {
+    HELD_TOPICS.with_label_values(topic_labels!(topic, reason)).set(i64::from(held));
+}
+
+pub(super) fn set_exactly_once(destination_id: &str, exactly_once: bool) {
+    EXACTLY_ONCE.with_label_values(&[destination_id]).set(i64::from(exactly_once));
+}

@@ -1,0 +1,23 @@
+//! From topics to tables, exactly once.
+//!
+//! `loader` decides when a topic runs; a `run` follows the protocol: where it starts (`start`, from the
+//! offsets row, the group's `mark` and the topic), what it reads (`reader`), and how the row moves with
+//! the load (`offsets`).
+
+mod backlog;
+mod loader;
+mod mark;
+mod memory;
+mod metrics;
+mod offsets;
+mod reader;
+mod run;
+mod schedule;
+mod start;
+mod target;
+
+pub use loader::{LoadSource, Loader, LoaderSettings, LoaderStatus};
+pub use memory::MemoryBudget;
+pub use metrics::register as register_metrics;
+pub use run::RunContext;
+pub use target::{LoadTarget, OwnedTopic};

@@ -1,0 +1,344 @@
+//! The offsets table: how far each topic is loaded, kept in the destination's own database.
+//!
+//! Invariant: a row moves in the transaction that carries the rows of the batch (the *checkpoint*), or by
+//! a compare-and-set on (offset, epoch) that raises the epoch, and by nothing else. A loader that was
+//! overtaken therefore finds its (offset, epoch) gone and loads nothing.
+//!
+//! Statements go by the simple protocol with quoted literals, so they work through a pooler that gives
+//! every transaction another connection.
+
+use sqlx::{Row, postgres::PgRow};
+use uuid::Uuid;
+use warehouse::{
+    Checkpoint, LoadCounts, LoadError,
+    postgres::{Postgres, quote_ident, quote_literal},
+};
+
+/// The offsets table, in the destination's default schema.
+pub const OFFSETS_TABLE: &str = "bulker_offsets";
+/// The states of refused events, in the destination's default schema.
+pub const ORIGINS_TABLE: &str = "bulker_origins";
+
+/// Where one partition of a topic stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OffsetsRow {
+    /// The first offset that is not in the table yet.
+    pub next_offset: i64,
+    /// Raised by every move outside a load.
+    pub epoch: i64,
+    /// The lowest offset the row ever started from.
+    pub began: i64,
+    /// Kafka's id of the topic; `None` on brokers before 2.8.
+    pub topic_id: Option<Uuid>,
+}
+
+/// One partition of one topic, as the row's key names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RowKey {
+    pub cluster_id: String,
+    pub topic: String,
+    pub partition: i32,
+}
+
+/// What a batch adds to the row's counters besides what the load itself counts.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchEnd {
+    /// The first offset after the batch.
+    pub next_offset: i64,
+    /// Records read.
+    pub received: u64,
+    /// Kafka's timestamp of the last record, milliseconds since the epoch.
+    pub last_timestamp_ms: Option<i64>,
+}
+
+/// The offsets table of one destination.
+#[derive(Clone)]
+pub struct Offsets {
+    postgres: Postgres,
+    ledger: Uuid,
+}
+
+impl Offsets {
+    /// Opens the table, makes it where it is missing, and reads its ledger id.
+    pub async fn open(postgres: &Postgres) -> Result<Offsets, LoadError> {
+        let schema = postgres.default_schema();
+        if run(postgres, &exists_sql(schema)).await?.is_empty() {
+            run(postgres, &create_sql(schema, Uuid::new_v4())).await?;
+        }
+        let rows = run(postgres, &ledger_sql(schema)).await?;
+        let ledger = rows
+            .first()
+            .and_then(|row| row.try_get::<String, _>(0).ok())
+            .and_then(|ledger| ledger.parse().ok())
+            .ok_or_else(|| {
+                LoadError::config(format!(
+                    "table {OFFSETS_TABLE} has no ledger row; was it emptied by hand?"
+                ))
+            })?;
+        Ok(Offsets { postgres: postgres.clone(), ledger })
+    }
+
+    /// The random id that the table got when it was made.
+    pub fn ledger(&self) -> Uuid {
+        self.ledger
+    }
+
+    /// The row, as it stands now.
+    pub async fn read(&self, key: &RowKey) -> Result<Option<OffsetsRow>, LoadError> {
+        let rows = run(&self.postgres, &read_sql(self.schema(), key)).await?;
+        rows.first().map(parse_row).transpose()
+    }
+
+    /// The row, once nobody holds it any more: after a lost answer to COMMIT it waits for the old session.
+    pub async fn read_settled(&self, key: &RowKey) -> Result<Option<OffsetsRow>, LoadError> {
+        let sql = format!(
+            "begin; set local lock_timeout = '60s'; {} for update; commit",
+            read_sql(self.schema(), key)
+        );
+        let rows = run(&self.postgres, &sql).await?;
+        rows.first().map(parse_row).transpose()
+    }
+
+    /// Inserts the first row of a partition. `false`: somebody else did.
+    pub async fn insert(&self, key: &RowKey, row: &OffsetsRow) -> Result<bool, LoadError> {
+        Ok(!run(&self.postgres, &insert_sql(self.schema(), key, row)).await?.is_empty())
+    }
+
+    /// Moves the row outside a load, from what was read to `to`, whose epoch is higher. `false`: it is not
+    /// what was read any more.
+    pub async fn move_row(
+        &self,
+        key: &RowKey,
+        from: &OffsetsRow,
+        to: &OffsetsRow,
+        forget_origins: bool,
+    ) -> Result<bool, LoadError> {
+        let sql = move_sql(self.schema(), key, from, to, forget_origins);
+        Ok(!run(&self.postgres, &sql).await?.is_empty())
+    }
+
+    /// The statements that move the row inside a load's transaction.
+    pub fn checkpoint(&self, key: &RowKey, from: &OffsetsRow, end: BatchEnd) -> Checkpoint {
+        let lock = lock_sql(self.schema(), key, from);
+        let (schema, key, from) = (self.schema().to_owned(), key.clone(), from.clone());
+        Checkpoint {
+            lock,
+            advance: Box::new(move |counts| advance_sql(&schema, &key, &from, &end, counts)),
+        }
+    }
+
+    fn schema(&self) -> &str {
+        self.postgres.default_schema()
+    }
+}
+
+/// Runs statements that bring their own transaction, or need none.
+async fn run(postgres: &Postgres, sql: &str) -> Result<Vec<PgRow>, LoadError> {
+    postgres.connection().await?.run(sql).await
+}
+
+fn parse_row(row: &PgRow) -> Result<OffsetsRow, LoadError> {
+    let read = || -> Result<OffsetsRow, sqlx::Error> {
+        Ok(OffsetsRow {
+            next_offset: row.try_get(0)?,
+            epoch: row.try_get(1)?,
+            began: row.try_get(2)?,
+            topic_id: row.try_get::<Option<String>, _>(3)?.and_then(|id| id.parse().ok()),
+        })
+    };
+    read().map_err(|_| {
+        LoadError::config(format!("table {OFFSETS_TABLE} does not have the columns it was made with"))
+    })
+}
+
+fn table(schema: &str, table: &str) -> String {
+    format!("{}.{}", quote_ident(schema), quote_ident(table))
+}
+
+fn key_sql(key: &RowKey) -> String {
+    format!(
+        "cluster_id = {} and topic = {} and partition = {}",
+        quote_literal(&key.cluster_id),
+        quote_literal(&key.topic),
+        key.partition
+    )
+}
+
+fn unmoved_sql(key: &RowKey, from: &OffsetsRow) -> String {
+    format!("{} and next_offset = {} and epoch = {}", key_sql(key), from.next_offset, from.epoch)
+}
+
+fn topic_id_sql(topic_id: Option<Uuid>) -> String {
+    topic_id.map_or_else(|| "null".to_owned(), |id| format!("'{id}'"))
+}
+
+/// Answers a row where both tables are there. `create table if not exists` would ask for the right to
+/// create even then.
+fn exists_sql(schema: &str) -> String {
+    format!(
+        "select 1 from pg_catalog.pg_class o, pg_catalog.pg_class r, pg_catalog.pg_namespace n \
+         where n.nspname = {} and o.relnamespace = n.oid and r.relnamespace = n.oid \
+         and o.relname = '{OFFSETS_TABLE}' and r.relname = '{ORIGINS_TABLE}'",
+        quote_literal(schema)
+    )
+}
+
+fn create_sql(schema: &str, ledger: Uuid) -> String {
+    let (offsets, origins) = (table(schema, OFFSETS_TABLE), table(schema, ORIGINS_TABLE));
+    // two creators of one table collide in the catalog in spite of `if not exists`, hence the lock
+    format!(
+        "begin; \
+         select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext({lock})); \
+         create schema if not exists {schema_name}; \
+         create table if not exists {offsets} (\
+         cluster_id text not null, topic text not null, partition integer not null, \
+         ledger_id uuid, topic_id uuid, \
+         next_offset bigint not null, epoch bigint not null, began bigint not null, \
+         last_timestamp timestamp with time zone, \
+         received bigint not null default 0, loaded bigint not null default 0, \
+         merged bigint not null default 0, refused bigint not null default 0, \
+         updated_at timestamp with time zone not null default now(), \
+         primary key (cluster_id, topic, partition)); \
+         create table if not exists {origins} (\
+         cluster_id text not null, topic text not null, partition integer not null, \
+         \"offset\" bigint not null, \
+         state text not null check (state in ('refused', 'loaded', 'dead')), \
+         updated_at timestamp with time zone not null default now(), \
+         primary key (cluster_id, topic, partition, \"offset\")); \
+         insert into {offsets} (cluster_id, topic, partition, ledger_id, next_offset, epoch, began) \
+         values ('', '', 0, '{ledger}', 0, 0, 0) on conflict do nothing; \
+         commit",
+        lock = quote_literal(&offsets),
+        schema_name = quote_ident(schema),
+    )
+}
+
+/// The ledger row is the one without a topic.
+fn ledger_sql(schema: &str) -> String {
+    format!(
+        "select ledger_id::text from {} where cluster_id = '' and topic = ''",
+        table(schema, OFFSETS_TABLE)
+    )
+}
+
+fn read_sql(schema: &str, key: &RowKey) -> String {
+    format!(
+        "select next_offset, epoch, began, topic_id::text from {} where {}",
+        table(schema, OFFSETS_TABLE),
+        key_sql(key)
+    )
+}
+
+fn insert_sql(schema: &str, key: &RowKey, row: &OffsetsRow) -> String {
+    format!(
+        "insert into {} (cluster_id, topic, partition, topic_id, next_offset, epoch, began) \
+         values ({}, {}, {}, {}, {}, {}, {}) on conflict do nothing returning 1",
+        table(schema, OFFSETS_TABLE),
+        quote_literal(&key.cluster_id),
+        quote_literal(&key.topic),
+        key.partition,
+        topic_id_sql(row.topic_id),
+        row.next_offset,
+        row.epoch,
+        row.began,
+    )
+}
+
+fn move_sql(
+    schema: &str,
+    key: &RowKey,
+    from: &OffsetsRow,
+    to: &OffsetsRow,
+    forget_origins: bool,
+) -> String {
+    let forgotten = if forget_origins {
+        format!(
+            ", forgotten as (delete from {} where {} and \"offset\" >= {} \
+             and exists (select 1 from moved))",
+            table(schema, ORIGINS_TABLE),
+            key_sql(key),
+            to.next_offset
+        )
+    } else {
+        String::new()
+    };
+    // one statement, hence one transaction
+    format!(
+        "with moved as (update {} set next_offset = {}, epoch = {}, began = {}, topic_id = {}, \
+         updated_at = now() where {} returning 1){forgotten} select 1 from moved",
+        table(schema, OFFSETS_TABLE),
+        to.next_offset,
+        to.epoch,
+        to.began,
+        topic_id_sql(to.topic_id),
+        unmoved_sql(key, from),
+    )
+}
+
+fn lock_sql(schema: &str, key: &RowKey, from: &OffsetsRow) -> String {
+    format!(
+        "select 1 from {} where {} for update",
+        table(schema, OFFSETS_TABLE),
+        unmoved_sql(key, from)
+    )
+}
+
+fn advance_sql(
+    schema: &str,
+    key: &RowKey,
+    from: &OffsetsRow,
+    end: &BatchEnd,
+    counts: &LoadCounts,
+) -> String {
+    let last_timestamp = end.last_timestamp_ms.map_or_else(String::new, |millis| {
+        format!("last_timestamp = to_timestamp({millis}::double precision / 1000), ")
+    });
+    format!(
+        "update {} set next_offset = {}, topic_id = coalesce({}, topic_id), {last_timestamp}\
+         received = received + {}, loaded = loaded + {}, merged = merged + {}, updated_at = now() \
+         where {}",
+        table(schema, OFFSETS_TABLE),
+        end.next_offset,
+        topic_id_sql(from.topic_id),
+        end.received,
+        counts.loaded,
+        counts.merged,
+        unmoved_sql(key, from),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> RowKey {
+        RowKey { cluster_id: "c".to_owned(), topic: "it's".to_owned(), partition: 0 }
+    }
+
+    #[test]
+    fn a_load_touches_the_row_only_as_it_was_read() {
+        let from = OffsetsRow { next_offset: 10, epoch: 3, ..OffsetsRow::default() };
+        let end = BatchEnd { next_offset: 25, received: 15, last_timestamp_ms: None };
+        let counts = LoadCounts { loaded: 14, merged: 1 };
+        let unmoved = "cluster_id = 'c' and topic = 'it''s' and partition = 0 \
+                       and next_offset = 10 and epoch = 3";
+        assert_eq!(
+            lock_sql("s", &key(), &from),
+            format!("select 1 from \"s\".\"bulker_offsets\" where {unmoved} for update")
+        );
+        let advance = advance_sql("s", &key(), &from, &end, &counts);
+        assert!(advance.ends_with(&format!("where {unmoved}")), "{advance}");
+        assert!(advance.contains("next_offset = 25"), "{advance}");
+        assert!(advance.contains("loaded = loaded + 14, merged = merged + 1"), "{advance}");
+    }
+
+    #[test]
+    fn a_reset_forgets_the_origins_at_and_beyond_it_in_the_same_statement() {
+        let from = OffsetsRow { next_offset: 10, epoch: 3, ..OffsetsRow::default() };
+        let to = OffsetsRow { next_offset: 4, epoch: 4, ..OffsetsRow::default() };
+        let sql = move_sql("s", &key(), &from, &to, true);
+        assert!(sql.contains("delete from \"s\".\"bulker_origins\""), "{sql}");
+        assert!(sql.contains("\"offset\" >= 4"), "{sql}");
+        assert!(!sql.contains(';'), "one statement: {sql}");
+    }
+}

@@ -1,0 +1,269 @@
+//! From a partition's records to batches of parsed events, on a thread of its own.
+//!
+//! Invariant: the batches of one run follow each other without a gap, `first` to `next_offset`, and the
+//! last one ends at the run's end. A record that cannot be parsed ends the batch before it, so that what
+//! came before it is loaded; the run then stops at it.
+
+use std::{
+    collections::HashMap,
+    ffi::CStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kafkabase::{FetchError, Fetched, Message, PartitionReader};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use warehouse::{Batch, OptionError, RowError, StreamOptions};
+
+use super::memory::{HeldMemory, MemoryBudget};
+
+const STREAM_OPTIONS: &CStr = c"stream_options";
+/// How long one wait for a record lasts, and so how late a stop is noticed.
+const POLL: Duration = Duration::from_millis(100);
+/// A batch's bytes are looked at once per so many records.
+const ACCOUNT_EVERY: u64 = 64;
+
+/// What one run reads.
+#[derive(Debug, Clone)]
+pub struct ReadPlan {
+    pub topic: String,
+    pub table: String,
+    /// First offset to read.
+    pub start: i64,
+    /// First offset not to read: the end that the topic had when the run began.
+    pub end: i64,
+    /// Records per batch.
+    pub batch_size: u64,
+    /// Bytes of Kafka values per batch; 0 is no limit.
+    pub batch_size_bytes: u64,
+    /// The destination's options; a record's `stream_options` header goes on top.
+    pub options: Arc<StreamOptions>,
+    /// How long nothing may arrive before the end before the read counts as stuck.
+    pub stall_after: Duration,
+}
+
+/// Events that are loaded in one transaction, grouped by their options.
+pub struct ParsedBatch {
+    pub batches: Vec<Batch>,
+    /// The first offset after the batch.
+    pub next_offset: i64,
+    /// Records read, tombstones included.
+    pub received: u64,
+    /// Bytes of Kafka values.
+    pub bytes: u64,
+    pub last_timestamp_ms: Option<i64>,
+    /// Held until the batch is loaded: its memory, and its place among the two of its run.
+    pub held: HeldMemory,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Why a run's reading ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("no record arrived for {} s although there are some", after.as_secs())]
+    Stalled { after: Duration },
+    #[error("the record at offset {offset} cannot be loaded")]
+    Row {
+        offset: i64,
+        #[source]
+        source: RowError,
+    },
+    #[error("the options of the table's events do not fit")]
+    Options(#[from] OptionError),
+}
+
+/// Reads until the plan's end and sends batches; at most two of a run exist at a time. Ends early when the
+/// receiver is gone or `stop` says so, with whatever was sent by then. Blocks; runs on its own thread.
+pub fn read_batches(
+    mut reader: PartitionReader,
+    plan: &ReadPlan,
+    budget: &MemoryBudget,
+    stop: &CancellationToken,
+    sender: &mpsc::Sender<Result<ParsedBatch, ReadError>>,
+    runtime: &tokio::runtime::Handle,
+) {
+    let places = Arc::new(Semaphore::new(2));
+    let mut next = plan.start;
+    let mut left_over = None;
+    while next < plan.end {
+        let Ok(place) = runtime.block_on(places.clone().acquire_owned()) else {
+            return;
+        };
+        let mut open = OpenBatch::new(plan, next, budget.batch());
+        let end = open.fill(&mut reader, &mut left_over, stop);
+        if stop.is_cancelled() {
+            return;
+        }
+        next = open.next_offset;
+        if next > open.first_offset && sender.blocking_send(Ok(open.close(place))).is_err() {
+            return;
+        }
+        if let Err(error) = end {
+            // the receiver being gone means that nobody waits for the reason either
+            let _ = sender.blocking_send(Err(error));
+            return;
+        }
+    }
+}
+
+/// A batch that is being filled.
+struct OpenBatch<'a> {
+    plan: &'a ReadPlan,
+    first_offset: i64,
+    next_offset: i64,
+    received: u64,
+    bytes: u64,
+    largest: u64,
+    last_timestamp_ms: Option<i64>,
+    batches: Vec<Batch>,
+    /// Index into `batches` by the text of the `stream_options` header; empty text for none.
+    by_options: HashMap<Box<[u8]>, usize>,
+    held: HeldMemory,
+}
+
+impl<'a> OpenBatch<'a> {
+    fn new(plan: &'a ReadPlan, first_offset: i64, held: HeldMemory) -> OpenBatch<'a> {
+        OpenBatch {
+            plan,
+            first_offset,
+            next_offset: first_offset,
+            received: 0,
+            bytes: 0,
+            largest: 0,
+            last_timestamp_ms: None,
+            batches: Vec::new(),
+            by_options: HashMap::new(),
+            held,
+        }
+    }
+
+    /// Takes records until the batch is full or the plan's end is reached.
+    fn fill(
+        &mut self,
+        reader: &mut PartitionReader,
+        left_over: &mut Option<Message>,
+        stop: &CancellationToken,
+    ) -> Result<(), ReadError> {
+        let mut heard = Instant::now();
+        while self.next_offset < self.plan.end && !self.is_full() {
+            let fetched = match left_over.take() {
+                Some(message) => Fetched::Message(message),
+                None => reader.next(POLL)?,
+            };
+            match fetched {
+                Fetched::Message(message) if message.offset() >= self.plan.end => {
+                    self.next_offset = self.plan.end;
+                }
+                Fetched::Message(message) => {
+                    if self.would_exceed() {
+                        *left_over = Some(message);
+                        return Ok(());
+                    }
+                    self.take(&message)?;
+                    heard = Instant::now();
+                }
+                // a lagging leader reports an end too early; it counts only at or beyond ours. What lies
+                // between was transaction markers, which are never delivered.
+                Fetched::End { offset } if offset >= self.plan.end => {
+                    self.next_offset = self.plan.end;
+                }
+                Fetched::End { .. } | Fetched::Nothing => {
+                    if stop.is_cancelled() {
+                        return Ok(());
+                    }
+                    if heard.elapsed() >= self.plan.stall_after {
+                        return Err(ReadError::Stalled { after: self.plan.stall_after });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: &Message) -> Result<(), ReadError> {
+        let payload = message.payload();
+        let batch = self.batch_for(message.header(STREAM_OPTIONS).unwrap_or_default())?;
+        batch
+            .push(payload)
+            .map_err(|source| ReadError::Row { offset: message.offset(), source })?;
+        let size = payload.len() as u64;
+        self.bytes += size;
+        self.largest = self.largest.max(size);
+        self.received += 1;
+        self.next_offset = message.offset() + 1;
+        self.last_timestamp_ms = message.timestamp_ms();
+        Ok(())
+    }
+
+    /// The group of rows that have these options.
+    fn batch_for(&mut self, header: &[u8]) -> Result<&mut Batch, OptionError> {
+        let index = match self.by_options.get(header) {
+            Some(index) => *index,
+            None => {
+                let options = if header.is_empty() {
+                    self.plan.options.clone()
+                } else {
+                    Arc::new(with_header(&self.plan.options, header, &self.plan.topic))
+                };
+                self.batches.push(Batch::new(&self.plan.table, options)?);
+                self.by_options.insert(header.into(), self.batches.len() - 1);
+                self.batches.len() - 1
+            }
+        };
+        Ok(&mut self.batches[index])
+    }
+
+    fn is_full(&mut self) -> bool {
+        if self.received >= self.plan.batch_size {
+            return true;
+        }
+        if self.received == 0 || !self.received.is_multiple_of(ACCOUNT_EVERY) {
+            return false;
+        }
+        let bytes = self.batches.iter().map(Batch::byte_size).sum();
+        self.held.set(bytes)
+    }
+
+    /// Whether one more record as large as the largest so far could pass the limit in bytes. At least one is
+    /// always taken.
+    fn would_exceed(&self) -> bool {
+        let limit = self.plan.batch_size_bytes;
+        limit > 0 && self.received > 0 && self.bytes + self.largest >= limit
+    }
+
+    fn close(mut self, place: OwnedSemaphorePermit) -> ParsedBatch {
+        self.held.set(self.batches.iter().map(Batch::byte_size).sum());
+        ParsedBatch {
+            batches: self.batches,
+            next_offset: self.next_offset,
+            received: self.received,
+            bytes: self.bytes,
+            last_timestamp_ms: self.last_timestamp_ms,
+            held: self.held,
+            _place: place,
+        }
+    }
+}
+
+/// The destination's options with those of a record's header on top. What cannot be read is reported and
+/// left out, as the original does.
+fn with_header(options: &StreamOptions, header: &[u8], topic: &str) -> StreamOptions {
+    let mut options = options.clone();
+    let parsed: serde_json::Map<String, serde_json::Value> = match serde_json::from_slice(header) {
+        Ok(parsed) => parsed,
+        Err(_) => {
+            warn!(topic, "stream_options header is not a JSON object; ignored");
+            return options;
+        }
+    };
+    for (key, value) in &parsed {
+        if let Err(error) = options.set(key, value) {
+            warn!(topic, option = key, error = %error, "option of the stream_options header ignored");
+        }
+    }
+    options
+}

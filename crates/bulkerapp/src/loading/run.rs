@@ -1,0 +1,442 @@
+//! A run over one topic: from where the database stands to the end that the topic had when the run began.
+//!
+//! Invariant: the offsets row moves in the transaction that carries the rows of the table, and nowhere
+//! else but by a compare-and-set that raises its epoch. Everything told to Kafka is a copy of the row and
+//! may be late. So a crash, a lost answer or a second loader at any point leads to a fresh start at the
+//! row, and every record is in the table exactly once.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kafkabase::{Admin, AdminError, Fetcher, OffsetSpec};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use warehouse::LoadError;
+
+use super::{
+    mark::{Group, Mark},
+    memory::MemoryBudget,
+    metrics,
+    offsets::{BatchEnd, Offsets, OffsetsRow, RowKey},
+    reader::{ParsedBatch, ReadError, ReadPlan, read_batches},
+    start::{Decision, Facts, HoldReason, Notice, decide, is_another_topic},
+    target::{LoadTarget, OwnedTopic},
+};
+
+/// How often a run starts over in a row before it gives the topic back to the schedule.
+const MAX_STARTS: usize = 5;
+
+/// What all runs share.
+#[derive(Clone)]
+pub struct RunContext {
+    pub admin: Admin,
+    pub fetcher: Arc<Fetcher>,
+    pub cluster_id: String,
+    pub memory: MemoryBudget,
+    /// How often a long run repeats its claim.
+    pub claim_every: Duration,
+    /// How long nothing may arrive before a read counts as stuck.
+    pub stall_after: Duration,
+}
+
+/// Where a run left its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Loaded up to this offset, the first that is not loaded yet.
+    At { next_offset: i64 },
+    /// Nothing was loaded, and why.
+    Held(HoldReason),
+}
+
+/// Why a run ended early. What it loaded before stays loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("Kafka did not answer")]
+    Kafka(#[from] AdminError),
+    #[error("Kafka refused to hand out the partition")]
+    Assign(#[from] rdkafka::error::KafkaError),
+    #[error("reading the topic failed")]
+    Read(#[from] ReadError),
+    #[error("the warehouse did not take the batch")]
+    Load(#[from] LoadError),
+    #[error("the reading thread ended before its end")]
+    ReaderDied,
+    #[error("the offsets row kept moving: another loader is at work")]
+    Contended,
+}
+
+/// How one attempt of a run ended.
+enum Attempt {
+    Ended(RunEnd),
+    /// Somebody moved the row: look at everything anew.
+    StartOver,
+}
+
+/// One run over one topic.
+pub struct TopicRun<'a> {
+    pub context: &'a RunContext,
+    pub topic: &'a OwnedTopic,
+    pub target: &'a LoadTarget,
+    pub stop: &'a CancellationToken,
+}
+
+impl TopicRun<'_> {
+    /// Runs to the topic's end. Between batches it looks at `stop`.
+    pub async fn run(&self) -> Result<RunEnd, RunError> {
+        for _ in 0..MAX_STARTS {
+            if let Attempt::Ended(end) = self.attempt().await? {
+                return Ok(end);
+            }
+        }
+        Err(RunError::Contended)
+    }
+
+    async fn attempt(&self) -> Result<Attempt, RunError> {
+        let (admin, topic) = (&self.context.admin, self.topic.name.as_str());
+        if admin.group_members(topic).await? > 0 {
+            return Ok(Attempt::Ended(RunEnd::Held(HoldReason::LiveMembers)));
+        }
+        let Some(offsets) = self.target.offsets().await? else {
+            return self.run_at_least_once().await;
+        };
+        let key = self.key();
+        // the order of these reads is part of the protocol; see `start`
+        let row = offsets.read(&key).await?;
+        let group = Group::from(admin.group_offset(topic, topic, self.topic.partition).await?);
+        let end = admin.offset(topic, self.topic.partition, OffsetSpec::CommittedEnd).await?;
+        let topic_id = admin.topic_id(topic).await?;
+        let low = admin.offset(topic, self.topic.partition, OffsetSpec::Earliest).await?;
+        let ledger = offsets.ledger();
+        let facts = Facts { row, group, low, end, topic_id, ledger };
+
+        let Some(row) = self.settle_row(&offsets, &facts).await? else {
+            return Ok(Attempt::StartOver);
+        };
+        let row = match row {
+            Settled::Row(row) => row,
+            Settled::Idle { next_offset } => {
+                return Ok(Attempt::Ended(RunEnd::At { next_offset }));
+            }
+            Settled::Held(reason) => return Ok(Attempt::Ended(RunEnd::Held(reason))),
+        };
+        let Some(row) = self.step_over_gap(&offsets, row, low).await? else {
+            return Ok(Attempt::StartOver);
+        };
+        let is_ours = matches!(&facts.group, Group::Marked(mark) if mark.ledger == ledger);
+        let is_idle = row.next_offset >= end;
+        // a mark of ours that lags behind the row is a late commit and needs no claim; but the first read of
+        // an ownership always proves that the group is free
+        if !is_ours || (!is_idle && !self.topic.is_claimed()) {
+            if let Err(error) = self.commit_mark(&offsets, &row).await {
+                warn!(topic, error = %error, "claim of the start failed");
+                return Ok(Attempt::Ended(RunEnd::Held(match error.is_live_members() {
+                    true => HoldReason::LiveMembers,
+                    false => HoldReason::ClaimNotAcknowledged,
+                })));
+            }
+            self.topic.set_claimed();
+        }
+        if is_idle {
+            return Ok(Attempt::Ended(RunEnd::At { next_offset: row.next_offset }));
+        }
+        self.load_all(&offsets, row, end).await
+    }
+
+    /// Retention may have cut records that were not loaded yet: counts them once and goes on at what is
+    /// left. `None`: somebody else moved the row.
+    async fn step_over_gap(
+        &self,
+        offsets: &Offsets,
+        row: OffsetsRow,
+        low: i64,
+    ) -> Result<Option<OffsetsRow>, LoadError> {
+        if low <= row.next_offset {
+            return Ok(Some(row));
+        }
+        let moved = OffsetsRow { next_offset: low, epoch: row.epoch + 1, ..row.clone() };
+        if !offsets.move_row(&self.key(), &row, &moved, false).await? {
+            return Ok(None);
+        }
+        self.report(Some(Notice::Expired { events: low - row.next_offset }));
+        Ok(Some(moved))
+    }
+
+    /// Brings the row to where the facts say that it belongs. `None`: somebody else was faster.
+    async fn settle_row(
+        &self,
+        offsets: &Offsets,
+        facts: &Facts,
+    ) -> Result<Option<Settled>, LoadError> {
+        let key = self.key();
+        match (decide(facts), &facts.row) {
+            (Decision::Hold(reason), _) => Ok(Some(Settled::Held(reason))),
+            (Decision::Keep { notice }, Some(row)) => {
+                self.report(notice);
+                Ok(Some(Settled::Row(row.clone())))
+            }
+            (Decision::Move { to, forget_origins, notice }, Some(row)) => {
+                let moved = OffsetsRow {
+                    next_offset: to,
+                    epoch: row.epoch + 1,
+                    began: row.began.min(to),
+                    topic_id: facts.topic_id.or(row.topic_id),
+                };
+                if !offsets.move_row(&key, row, &moved, forget_origins).await? {
+                    return Ok(None);
+                }
+                self.report(Some(notice));
+                Ok(Some(Settled::Row(moved)))
+            }
+            (Decision::Insert { at, notice }, None) => {
+                if at.max(facts.low) >= facts.end {
+                    return Ok(Some(Settled::Idle { next_offset: at }));
+                }
+                let row =
+                    OffsetsRow { next_offset: at, epoch: 0, began: at, topic_id: facts.topic_id };
+                if !offsets.insert(&key, &row).await? {
+                    return Ok(None);
+                }
+                self.report(notice);
+                Ok(Some(Settled::Row(row)))
+            }
+            (Decision::Keep { .. } | Decision::Move { .. }, None)
+            | (Decision::Insert { .. }, Some(_)) => {
+                unreachable!("`decide` inserts where there is no row and only there")
+            }
+        }
+    }
+
+    /// Loads batch after batch, from the row to `end`.
+    async fn load_all(
+        &self,
+        offsets: &Offsets,
+        mut row: OffsetsRow,
+        end: i64,
+    ) -> Result<Attempt, RunError> {
+        let mut batches = self.read(row.next_offset, end)?;
+        let mut claimed_at = Instant::now();
+        while let Some(batch) = batches.recv().await {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.tell_kafka(offsets, &row).await;
+                    return Err(error.into());
+                }
+            };
+            if self.stop.is_cancelled() {
+                break; // between batches: nothing is half done
+            }
+            let topic_id = self.context.admin.topic_id(&self.topic.name).await?;
+            if is_another_topic(&row, topic_id) {
+                return Ok(Attempt::StartOver); // the records may be those of the new topic
+            }
+            if claimed_at.elapsed() >= self.context.claim_every {
+                if self.is_unmarked().await? {
+                    return Ok(Attempt::StartOver); // somebody decided on an offset
+                }
+                self.tell_kafka(offsets, &row).await;
+                claimed_at = Instant::now();
+            }
+            match self.load(offsets, &row, batch).await? {
+                Some(next_offset) => row.next_offset = next_offset,
+                None => return Ok(Attempt::StartOver),
+            }
+        }
+        self.tell_kafka(offsets, &row).await;
+        if row.next_offset < end && !self.stop.is_cancelled() {
+            return Err(RunError::ReaderDied);
+        }
+        Ok(Attempt::Ended(RunEnd::At { next_offset: row.next_offset }))
+    }
+
+    /// Loads one batch under its checkpoint. `None`: the row is not what it was, or may not be.
+    async fn load(
+        &self,
+        offsets: &Offsets,
+        row: &OffsetsRow,
+        batch: ParsedBatch,
+    ) -> Result<Option<i64>, LoadError> {
+        let ParsedBatch { batches, next_offset, received, bytes, last_timestamp_ms, held, .. } =
+            batch;
+        let key = self.key();
+        let end = BatchEnd { next_offset, received, last_timestamp_ms };
+        let checkpoint = offsets.checkpoint(&key, row, end);
+        let loaded = self.target.postgres.load(batches, Some(&checkpoint)).await;
+        drop(held);
+        match loaded {
+            Ok(report) => {
+                metrics::count_batch(self.topic, received, bytes, &report);
+                debug!(
+                    topic = self.topic.name,
+                    next_offset, received, "batch loaded, row moved with it"
+                );
+                Ok(Some(next_offset))
+            }
+            Err(LoadError::CheckpointMoved) => {
+                info!(topic = self.topic.name, "offsets row moved by another loader; starting over");
+                Ok(None)
+            }
+            Err(error @ LoadError::CommitUnknown { .. }) => {
+                warn!(
+                    topic = self.topic.name,
+                    error = %appbase::telemetry::chain(&error),
+                    "answer to COMMIT lost; asking the offsets row"
+                );
+                let settled = offsets.read_settled(&key).await?;
+                let committed = settled.is_some_and(|settled| settled.next_offset == next_offset);
+                info!(topic = self.topic.name, committed, "offsets row read after a lost COMMIT");
+                Ok(None)
+            }
+            Err(error) => {
+                metrics::count_failed_batch(self.topic, received);
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the reading thread. Dropping the receiver ends it.
+    fn read(
+        &self,
+        start: i64,
+        end: i64,
+    ) -> Result<mpsc::Receiver<Result<ParsedBatch, ReadError>>, RunError> {
+        let reader = self.context.fetcher.read(&self.topic.name, self.topic.partition, start)?;
+        let plan = ReadPlan {
+            topic: self.topic.name.clone(),
+            table: self.topic.table.clone(),
+            start,
+            end,
+            batch_size: self.target.batch_size,
+            batch_size_bytes: self.target.batch_size_bytes,
+            options: self.target.options.clone(),
+            stall_after: self.context.stall_after,
+        };
+        let (sender, receiver) = mpsc::channel(1);
+        let (memory, stop) = (self.context.memory.clone(), self.stop.clone());
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            read_batches(reader, &plan, &memory, &stop, &sender, &runtime);
+        });
+        Ok(receiver)
+    }
+
+    /// Without the right to keep offsets rows: the group's offset rules, and what lies between a load and its
+    /// commit may be loaded twice.
+    async fn run_at_least_once(&self) -> Result<Attempt, RunError> {
+        let (admin, topic) = (&self.context.admin, self.topic.name.as_str());
+        let partition = self.topic.partition;
+        let committed = admin.group_offset(topic, topic, partition).await?;
+        let end = admin.offset(topic, partition, OffsetSpec::CommittedEnd).await?;
+        let low = admin.offset(topic, partition, OffsetSpec::Earliest).await?;
+        let mut next = committed.map_or(low, |committed| committed.offset.max(low));
+        if next > end {
+            return Ok(Attempt::Ended(RunEnd::Held(HoldReason::Truncated)));
+        }
+        if next == end {
+            return Ok(Attempt::Ended(RunEnd::At { next_offset: next }));
+        }
+        let mut batches = self.read(next, end)?;
+        while let Some(batch) = batches.recv().await {
+            let ParsedBatch { batches, next_offset, received, bytes, .. } = batch?;
+            if self.stop.is_cancelled() {
+                break;
+            }
+            let report = self.target.postgres.load(batches, None).await?;
+            metrics::count_batch(self.topic, received, bytes, &report);
+            let loaded =
+                kafkabase::GroupOffset { offset: next_offset, metadata: String::new() };
+            admin.set_group_offset(topic, topic, partition, loaded).await?;
+            next = next_offset;
+        }
+        Ok(Attempt::Ended(RunEnd::At { next_offset: next }))
+    }
+
+    /// Copies the row to Kafka unless somebody decided otherwise there. May fail: the row rules.
+    async fn tell_kafka(&self, offsets: &Offsets, row: &OffsetsRow) {
+        let told = match self.is_unmarked().await {
+            Ok(true) => return, // a decision for the next run
+            Ok(false) => self.commit_mark(offsets, row).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            info!(topic = self.topic.name, error = %error, "offset not told to Kafka; the row rules");
+        }
+    }
+
+    /// Brings Kafka to the row before the service stops, so that the original can take over.
+    pub async fn hand_over(&self) -> Result<(), RunError> {
+        let Some(offsets) = self.target.offsets().await? else {
+            return Ok(());
+        };
+        for _ in 0..MAX_STARTS {
+            let Some(row) = offsets.read(&self.key()).await? else {
+                return Ok(());
+            };
+            let (admin, topic) = (&self.context.admin, self.topic.name.as_str());
+            if admin.group_members(topic).await? > 0 {
+                return Ok(());
+            }
+            let committed = admin.group_offset(topic, topic, self.topic.partition).await?;
+            match Group::from(committed) {
+                Group::Unmarked(_) => return Ok(()),
+                Group::Marked(mark) if mark == self.mark(&offsets, &row) => return Ok(()),
+                Group::None | Group::Marked(_) => self.commit_mark(&offsets, &row).await?,
+            }
+        }
+        Err(RunError::Contended)
+    }
+
+    async fn is_unmarked(&self) -> Result<bool, AdminError> {
+        let topic = self.topic.name.as_str();
+        let committed =
+            self.context.admin.group_offset(topic, topic, self.topic.partition).await?;
+        Ok(matches!(Group::from(committed), Group::Unmarked(_)))
+    }
+
+    async fn commit_mark(&self, offsets: &Offsets, row: &OffsetsRow) -> Result<(), AdminError> {
+        let topic = self.topic.name.as_str();
+        let marked = self.mark(offsets, row).to_group_offset();
+        self.context.admin.set_group_offset(topic, topic, self.topic.partition, marked).await
+    }
+
+    fn mark(&self, offsets: &Offsets, row: &OffsetsRow) -> Mark {
+        Mark {
+            ledger: offsets.ledger(),
+            epoch: row.epoch,
+            offset: row.next_offset,
+            began: row.began,
+        }
+    }
+
+    fn key(&self) -> RowKey {
+        RowKey {
+            cluster_id: self.context.cluster_id.clone(),
+            topic: self.topic.name.clone(),
+            partition: self.topic.partition,
+        }
+    }
+
+    fn report(&self, notice: Option<Notice>) {
+        let Some(notice) = notice else {
+            return;
+        };
+        metrics::count_notice(self.topic, notice);
+        warn!(
+            topic = self.topic.name,
+            notice = notice.kind(),
+            events = notice.events(),
+            "start of the topic decided from outside"
+        );
+    }
+}
+
+/// The row once the facts have been obeyed.
+enum Settled {
+    Row(OffsetsRow),
+    /// No row yet, and nothing to load: an idle topic is not touched.
+    Idle { next_offset: i64 },
+    Held(HoldReason),
+}
