@@ -1,1 +1,21 @@
-//! 
+//! The loading library: JSON events in, warehouse tables out. It knows no Kafka, no HTTP, no environment.
+//!
+//! Rules and SQL are apart. `batch` turns events into rows without a database; `postgres` reads the table,
+//! fits the batch to it (`fit`), changes the table where columns are missing, and moves the rows by COPY.
+
+mod batch;
+mod data_type;
+mod hints;
+mod identifier;
+mod json;
+mod options;
+mod path;
+mod row;
+mod timestamp;
+
+pub use batch::Batch;
+pub use data_type::DataType;
+pub use identifier::{NameOf, identifier};
+pub use json::MAX_DEPTH;
+pub use options::{OptionError, SchemaField, StreamOptions};
+pub use row::RowError;
