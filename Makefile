@@ -1,0 +1,33 @@
+# Everything that is typed here. `make help` lists it.
+.DEFAULT_GOAL := help
+.PHONY: help fmt lint unit test bench run stop up down
+
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+fmt: ## formats the code
+	cargo fmt --all
+
+lint: ## checks the format and runs clippy; any warning fails
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+unit: ## runs the unit tests: no Kafka, no database
+	cargo test --workspace --lib --bins --exclude testkit
+
+test: ## runs all tests against real parts that it starts and stops itself
+	@scripts/test
+
+bench: ## measures our figures beside their references (docs/performance.md)
+	@scripts/bench
+
+run: ## starts the parts and bulkerapp, loads the sample, shows the rows; Ctrl-C stops bulkerapp
+	@scripts/run
+
+stop: ## stops the parts that `make run` leaves running
+	@scripts/stack down
+
+up: ## starts Kafka, PostgreSQL and Redis alone
+	@scripts/stack up
+
+down: stop ## the same as stop
