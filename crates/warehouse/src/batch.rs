@@ -176,6 +176,26 @@ impl Batch {
         self.rows.byte_size() + self.paths.byte_size() + self.columns.len() * 128
     }
 
+    /// The final name of the schema that the options name.
+    pub(crate) fn namespace(&self) -> Option<String> {
+        let name = same_case(self.options.namespace.as_deref()?, self.options.to_same_case);
+        Some(identifier(&name, NameOf::Table).into_owned())
+    }
+
+    /// Final names of the key columns, in key order.
+    pub(crate) fn key_columns(&self) -> Vec<String> {
+        self.options.primary_key.iter().map(|name| self.column_name(name)).collect()
+    }
+
+    /// The final name of a column that an option names.
+    pub(crate) fn column_name(&self, name: &str) -> String {
+        identifier(&same_case(name, self.options.to_same_case), NameOf::Column).into_owned()
+    }
+
+    pub(crate) fn slot_of(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
     fn walk_event(&mut self, object: &str, hints: &Hints, careful: bool) -> Result<(), Stop> {
         for value in self.scratch.values.drain(..) {
             if let Some(at) = self.scratch.value_of_slot.get_mut(value.slot as usize) {
@@ -506,5 +526,74 @@ fn float(literal: &str) -> (Kind, Cow<'_, str>) {
         Ok(0.0) => (Kind::Float, Cow::Borrowed(if literal.starts_with('-') { "-0" } else { "0" })),
         Ok(value) if value.is_finite() => (Kind::Float, Cow::Borrowed(literal)),
         _ => (Kind::String, Cow::Borrowed(literal)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The columns of a batch of these events, as `name:kind=text` per value.
+    fn rows(events: &[&str]) -> Vec<Vec<String>> {
+        let mut batch = Batch::new("t", Arc::new(StreamOptions::default())).unwrap();
+        for event in events {
+            batch.push(event.as_bytes()).unwrap();
+        }
+        let name = |slot: u32| batch.columns[slot as usize].name.clone();
+        let show =
+            |cell: Cell<'_>| format!("{}:{:?}={}", name(cell.slot), cell.flags.kind(), cell.text);
+        batch.rows.iter().map(|row| row.cells().map(show).collect()).collect()
+    }
+
+    #[test]
+    fn nested_objects_become_columns_of_their_paths() {
+        let event = r#"{"a":{"b":1,"c":{"":2}},"":{"d":"x"},"e":[1, {"f":2}],"g":{},"h":null}"#;
+        assert_eq!(
+            rows(&[event]),
+            [["a_b:Int=1", "a_c_:Int=2", "d:String=x", r#"e:Json=[1,{"f":2}]"#]]
+        );
+    }
+
+    #[test]
+    fn numbers_keep_their_literal_until_a_type_is_chosen() {
+        let event =
+            r#"{"i":-0,"big":9223372036854775808,"f":1.0,"e":1e3,"inf":1e999,"tiny":1e-999}"#;
+        assert_eq!(
+            rows(&[event]),
+            [[
+                "i:Int=0",
+                "big:String=9223372036854775808",
+                "f:Float=1.0",
+                "e:Float=1e3",
+                "inf:String=1e999",
+                "tiny:Float=0",
+            ]]
+        );
+    }
+
+    #[test]
+    fn a_repeated_key_has_its_last_value_and_nothing_of_the_first() {
+        assert_eq!(rows(&[r#"{"a":{"x":1},"b":1,"a":{"y":2}}"#]), [["a_y:Int=2", "b:Int=1"]]);
+        assert_eq!(rows(&[r#"{"a":1,"a":null}"#]), [Vec::<String>::new()]);
+    }
+
+    #[test]
+    fn paths_that_meet_in_one_column_leave_the_later_value() {
+        assert_eq!(rows(&[r#"{"a_b":1,"c":2,"a":{"b":"x"}}"#]), [["a_b:String=x", "c:Int=2"]]);
+    }
+
+    #[test]
+    fn a_refused_event_leaves_no_row_behind() {
+        let mut batch = Batch::new("t", Arc::new(StreamOptions::default())).unwrap();
+        batch.push(br#"{"a":1}"#).unwrap();
+        for broken in [r#"{"a":1,"b":}"#, r#"{"a":1} {"#, r#"{"a":"\x"}"#, r#"{"b":"\ud8"}"#, "[]"]
+        {
+            assert!(batch.push(broken.as_bytes()).is_err(), "{broken}");
+        }
+        batch.push(br#"{"c":2}"#).unwrap();
+        assert_eq!(batch.row_count(), 2);
+        let names: Vec<_> =
+            batch.order.iter().map(|slot| &*batch.columns[*slot as usize].name).collect();
+        assert_eq!(names, ["a", "c"], "columns of refused events are not made");
     }
 }

@@ -6,14 +6,14 @@ use sonic_rs::{LazyValue, to_array_iter, to_object_iter};
 
 use crate::row::RowError;
 
-/// Objects and arrays nested deeper than this are refused: nested text is scanned once per level, and
-/// PostgreSQL's own limit is not far.
-pub const MAX_DEPTH: usize = 128;
+/// Objects and arrays nested deeper than this are refused. The scanner recurses and takes about 16 KiB of stack
+/// for each level, so an unbounded depth would end the process; and nested text is scanned once per level.
+pub const MAX_DEPTH: usize = 64;
 /// Keys that start so are type hints.
-pub const HINT_PREFIX: &str = "__sql_type";
+pub(crate) const HINT_PREFIX: &str = "__sql_type";
 
 /// Entries of an object, in order. The text was not checked before.
-pub fn entries<'a>(
+pub(crate) fn entries<'a>(
     object: &'a str,
 ) -> impl Iterator<Item = Result<(std::borrow::Cow<'a, str>, &'a str), RowError>> {
     to_object_iter(object).map(|entry| {
@@ -36,7 +36,7 @@ fn raw<'a>(value: &LazyValue<'a>) -> Result<&'a str, RowError> {
 
 /// Appends what a string stands for; `inner` is its text between the quotes. A half of a surrogate pair
 /// becomes U+FFFD.
-pub fn unescape(inner: &str, out: &mut String) -> Result<(), RowError> {
+pub(crate) fn unescape(inner: &str, out: &mut String) -> Result<(), RowError> {
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
         out.push_str(&rest[..at]);
@@ -91,7 +91,7 @@ fn broken_escape() -> RowError {
 }
 
 /// Appends `text` as a JSON string: escapes only for `"`, `\` and control characters.
-pub fn write_string(text: &str, out: &mut String) {
+pub(crate) fn write_string(text: &str, out: &mut String) {
     use std::fmt::Write;
     out.push('"');
     for character in text.chars() {
@@ -113,7 +113,7 @@ pub fn write_string(text: &str, out: &mut String) {
 
 /// Appends the compact text of any value. `drop_hints` leaves out type hints of objects that are not inside
 /// an array.
-pub fn compact(
+pub(crate) fn compact(
     value: &str,
     drop_hints: bool,
     depth: usize,
@@ -177,7 +177,9 @@ fn compact_object(
 }
 
 /// Entries of an object where a repeated key keeps its first position and its last value.
-pub fn last_values(object: &str) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, RowError> {
+pub(crate) fn last_values(
+    object: &str,
+) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, RowError> {
     let mut kept: Vec<(std::borrow::Cow<'_, str>, &str)> = Vec::new();
     let mut position = std::collections::HashMap::new();
     for entry in entries(object) {
@@ -196,11 +198,44 @@ pub fn last_values(object: &str) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)
     Ok(kept)
 }
 
+/// Whether `document` is one JSON object that can become a row: what a service answers before it takes it.
+pub fn check_event(document: &[u8]) -> Result<(), RowError> {
+    let object = one_object(document)?;
+    let checked: Result<LazyValue<'_>, _> = sonic_rs::from_str(object);
+    checked.map(drop).map_err(|_| RowError::json("broken, or something follows the object"))
+}
+
+/// Refuses text that is nested too deep, before any recursion over it.
+fn check_depth(text: &str) -> Result<(), RowError> {
+    // few opening brackets cannot be nested deep; counting them costs next to nothing
+    let opening = text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if opening <= MAX_DEPTH {
+        return Ok(());
+    }
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(RowError::TooDeep);
+        }
+    }
+    Ok(())
+}
+
 /// The text of the one object that `document` is. What the iterator over it does not see is checked here:
 /// that nothing follows it.
-pub fn one_object(document: &[u8]) -> Result<&str, RowError> {
+pub(crate) fn one_object(document: &[u8]) -> Result<&str, RowError> {
     let text = std::str::from_utf8(document).map_err(|_| RowError::json("not UTF-8"))?;
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    check_depth(text)?;
     match text.as_bytes().first() {
         None => Err(RowError::json("empty")),
         Some(b'{') => Ok(text),
@@ -209,7 +244,7 @@ pub fn one_object(document: &[u8]) -> Result<&str, RowError> {
 }
 
 /// Whether `object` ends right after its last value (`None`: it has none).
-pub fn ends_after(object: &str, last_value: Option<&str>) -> Result<(), RowError> {
+pub(crate) fn ends_after(object: &str, last_value: Option<&str>) -> Result<(), RowError> {
     let end = match last_value {
         // both are slices of one text, so their distance is the value's position in it
         Some(value) => value.as_ptr() as usize + value.len() - object.as_ptr() as usize,
@@ -257,9 +292,25 @@ mod tests {
     }
 
     #[test]
-    fn nesting_has_a_limit() {
-        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
-        let refused = compact(&deep, false, 0, &mut String::new());
-        assert!(matches!(refused, Err(RowError::TooDeep)));
+    fn nesting_has_a_limit_that_brackets_in_strings_do_not_count_for() {
+        let nested =
+            |depth: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check_event(nested(MAX_DEPTH - 1).as_bytes()), Ok(()));
+        assert_eq!(check_event(nested(MAX_DEPTH).as_bytes()), Err(RowError::TooDeep));
+        assert_eq!(check_event(nested(500_000).as_bytes()), Err(RowError::TooDeep));
+        let in_string = format!(r#"{{"a":"\"{}"}}"#, "[".repeat(500));
+        assert_eq!(check_event(in_string.as_bytes()), Ok(()));
+    }
+
+    #[test]
+    fn an_event_is_one_object_and_nothing_else() {
+        for good in ["{}", " {\"a\":1}\n", r#"{"a":{"b":[]}}"#] {
+            assert_eq!(check_event(good.as_bytes()), Ok(()), "{good}");
+        }
+        let bad: [&[u8]; 9] =
+            [b"", b" ", b"null", b"[1]", b"\"x\"", b"{", b"{}{}", b"{\"a\":}", b"{\"a\":\"\xff\"}"];
+        for bad in bad {
+            assert!(matches!(check_event(bad), Err(RowError::Json(_))), "{bad:?}");
+        }
     }
 }

@@ -4,18 +4,23 @@
 //! fits the batch to it (`fit`), changes the table where columns are missing, and moves the rows by COPY.
 
 mod batch;
+mod convert;
 mod data_type;
+mod dedup;
 mod hints;
 mod identifier;
 mod json;
 mod options;
 mod path;
+pub mod postgres;
 mod row;
+pub mod stream;
 mod timestamp;
 
 pub use batch::Batch;
 pub use data_type::DataType;
 pub use identifier::{NameOf, identifier};
-pub use json::MAX_DEPTH;
+pub use json::{MAX_DEPTH, check_event};
 pub use options::{OptionError, SchemaField, StreamOptions};
+pub use postgres::{Checkpoint, LoadCounts, LoadError, LoadReport, SchemaChanges};
 pub use row::RowError;

@@ -24,6 +24,11 @@ pub enum RowError {
 }
 
 impl RowError {
+    /// Whether the text was no JSON object at all, rather than an object that cannot be taken.
+    pub fn is_parse_error(&self) -> bool {
+        matches!(self, RowError::Json(_) | RowError::TooDeep)
+    }
+
     pub(crate) fn json(reason: &'static str) -> RowError {
         RowError::Json(reason)
     }

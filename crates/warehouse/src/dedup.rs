@@ -1,0 +1,148 @@
+//! Which rows of a batch survive when rows with equal keys are merged.
+
+use std::{cmp::Ordering, collections::HashMap};
+
+use crate::{
+    batch::Batch,
+    convert::key_text,
+    identifier::{NameOf, identifier},
+    row::{Cell, Kind, Row},
+};
+
+/// What a missing key value counts as.
+const MISSING: &str = "<nil>";
+const SEPARATOR: &str = "_###_";
+
+/// One flag per row: whether it survives. The later of two rows wins, or, with a discriminator, the one with the
+/// greater value.
+pub(crate) fn survivors(batch: &Batch) -> Vec<bool> {
+    let key: Vec<Option<u32>> =
+        batch.key_columns().iter().map(|name| batch.slot_of(name)).collect();
+    let discriminator = discriminator_slot(batch);
+    let mut kept: HashMap<Box<str>, (usize, Option<Value>)> =
+        HashMap::with_capacity(batch.row_count());
+    let mut survives = vec![true; batch.row_count()];
+    let mut identity = String::new();
+    for (number, row) in batch.rows.iter().enumerate() {
+        write_identity(row, &key, &mut identity);
+        let value = discriminator.and_then(|slot| row.cell(slot?)).map(Value::from);
+        match kept.get_mut(identity.as_str()) {
+            None => {
+                kept.insert(identity.as_str().into(), (number, value));
+            }
+            Some((earlier, greatest)) => {
+                let is_older = discriminator.is_some()
+                    && compare(value.as_ref(), greatest.as_ref()) == Ordering::Less;
+                if is_older {
+                    survives[number] = false;
+                } else {
+                    survives[*earlier] = false;
+                    (*earlier, *greatest) = (number, value);
+                }
+            }
+        }
+    }
+    survives
+}
+
+/// `None`: no discriminator is set. `Some(None)`: no row has it.
+fn discriminator_slot(batch: &Batch) -> Option<Option<u32>> {
+    let path = &batch.options.discriminator_field;
+    if path.is_empty() {
+        return None;
+    }
+    Some(batch.slot_of(&identifier(&path.join("_"), NameOf::Column)))
+}
+
+fn write_identity(row: Row<'_>, key: &[Option<u32>], identity: &mut String) {
+    identity.clear();
+    for (index, slot) in key.iter().enumerate() {
+        if index > 0 {
+            identity.push_str(SEPARATOR);
+        }
+        match slot.and_then(|slot| row.cell(slot)) {
+            Some(cell) => key_text(cell.flags.kind(), cell.text, identity),
+            None => identity.push_str(MISSING),
+        }
+    }
+}
+
+struct Value {
+    kind: Kind,
+    text: Box<str>,
+}
+
+impl From<Cell<'_>> for Value {
+    fn from(cell: Cell<'_>) -> Value {
+        Value { kind: cell.flags.kind(), text: cell.text.into() }
+    }
+}
+
+/// Missing is less than present; values of different types count as equal.
+fn compare(a: Option<&Value>, b: Option<&Value>) -> Ordering {
+    let (a, b) = match (a, b) {
+        (Some(a), Some(b)) if a.kind == b.kind => (a, b),
+        (Some(_), Some(_)) => return Ordering::Equal,
+        (a, b) => return a.is_some().cmp(&b.is_some()),
+    };
+    match a.kind {
+        Kind::Int => a.text.parse::<i64>().ok().cmp(&b.text.parse().ok()),
+        Kind::Float => {
+            let number = |value: &Value| value.text.parse::<f64>().unwrap_or(f64::NAN);
+            number(a).total_cmp(&number(b))
+        }
+        // canonical texts without their `Z` sort like the moments they name
+        Kind::Timestamp => a.text.trim_end_matches('Z').cmp(b.text.trim_end_matches('Z')),
+        Kind::String | Kind::Json => a.text.cmp(&b.text),
+        Kind::Bool => Ordering::Equal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::StreamOptions;
+
+    fn surviving(options: &[(&str, &str)], events: &[&str]) -> Vec<bool> {
+        let mut stream_options = StreamOptions::default();
+        stream_options.set("deduplicate", &json!(true)).unwrap();
+        for (key, value) in options {
+            stream_options.set(key, &json!(value)).unwrap();
+        }
+        let mut batch = Batch::new("t", Arc::new(stream_options)).unwrap();
+        for event in events {
+            batch.push(event.as_bytes()).unwrap();
+        }
+        survivors(&batch)
+    }
+
+    #[test]
+    fn the_later_of_two_rows_with_one_key_survives_whole() {
+        let events = [r#"{"id":7,"a":1}"#, r#"{"id":"7"}"#, r#"{"id":7.0}"#, r#"{"id":"07"}"#];
+        assert_eq!(surviving(&[("primaryKey", "id")], &events), [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_discriminator_keeps_the_greatest_and_of_equals_the_later() {
+        let options = [("primaryKey", "id"), ("discriminatorField", "v,at")];
+        let events = [
+            r#"{"id":1,"v":{"at":"2022-01-01T00:00:00.5Z"}}"#,
+            r#"{"id":1,"v":{"at":"2022-01-01T00:00:00Z"}}"#,
+            r#"{"id":1}"#,
+            r#"{"id":1,"v":{"at":"2022-01-01T00:00:00.500Z"}}"#,
+        ];
+        assert_eq!(surviving(&options, &events), [false, false, false, true]);
+    }
+
+    #[test]
+    fn missing_key_values_are_one_key() {
+        assert_eq!(
+            surviving(&[("primaryKey", "a,b")], &[r#"{"a":1}"#, r#"{"a":1,"b":null}"#]),
+            [false, true]
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! Connections to one PostgreSQL destination.
+//!
+//! Invariant: only a connection whose last statement ended well goes back to the pool. Anything else (an
+//! error, a time-out, a dropped future) closes it, because its transaction may be open or its answers
+//! out of step.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{
+    AssertSqlSafe, PgPool,
+    pool::PoolConnection,
+    postgres::{PgPoolOptions, PgRow},
+};
+
+use super::{
+    credentials::Credentials,
+    error::{LoadError, Purpose, sort},
+    quote_ident,
+};
+
+/// Limits of a destination's connections.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// For a connection, from the pool or new. `connect_timeout` of the credentials wins.
+    pub connect_timeout: Duration,
+    /// For each lock; a long reader of the table delays the load, it does not queue everybody behind it.
+    pub lock_timeout: Duration,
+    /// For each statement, a COPY being one.
+    pub statement_timeout: Duration,
+    /// After this a vanished owner loses its transaction, and with it its locks.
+    pub idle_in_transaction_timeout: Duration,
+    pub max_connections: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            connect_timeout: Duration::from_secs(90),
+            lock_timeout: Duration::from_secs(30),
+            statement_timeout: Duration::from_secs(600),
+            idle_in_transaction_timeout: Duration::from_secs(60),
+            max_connections: 10,
+        }
+    }
+}
+
+/// A PostgreSQL destination; cheap to clone.
+#[derive(Clone)]
+pub struct Postgres(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    default_schema: String,
+    settings: Settings,
+}
+
+impl Postgres {
+    /// Checks the credentials; connects with the first statement.
+    pub fn new(credentials: &Credentials, settings: Settings) -> Result<Postgres, LoadError> {
+        let default_schema = credentials.schema()?.to_owned();
+        let options = credentials.connect_options()?;
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections)
+            .acquire_timeout(credentials.connect_timeout().unwrap_or(settings.connect_timeout))
+            .idle_timeout(Duration::from_secs(180))
+            .connect_lazy_with(options);
+        Ok(Postgres(Arc::new(Inner { pool, default_schema, settings })))
+    }
+
+    /// The schema of tables without a namespace.
+    pub fn default_schema(&self) -> &str {
+        &self.0.default_schema
+    }
+
+    /// A connection that answers.
+    pub async fn connection(&self) -> Result<Connection, LoadError> {
+        let connection =
+            self.0.pool.acquire().await.map_err(|error| sort(error, Purpose::Other))?;
+        Ok(Connection { inner: connection, is_sound: true })
+    }
+
+    /// Closes all connections; those in use once they come back.
+    pub async fn close(&self) {
+        self.0.pool.close().await;
+    }
+
+    /// Begins a transaction with its limits, in one round trip.
+    pub(crate) fn begin_sql(&self) -> String {
+        let Settings { lock_timeout, statement_timeout, idle_in_transaction_timeout, .. } =
+            &self.0.settings;
+        format!(
+            "begin; set local lock_timeout = {}; set local statement_timeout = {}; \
+             set local idle_in_transaction_session_timeout = {}; set local time zone 'UTC'; \
+             set local tcp_keepalives_idle = 30; set local tcp_keepalives_interval = 10; \
+             set local tcp_keepalives_count = 3; set local search_path = {}",
+            lock_timeout.as_millis(),
+            statement_timeout.as_millis(),
+            idle_in_transaction_timeout.as_millis(),
+            quote_ident(&self.0.default_schema),
+        )
+    }
+}
+
+/// A connection of a destination. Closed instead of pooled after anything went wrong.
+pub struct Connection {
+    inner: PoolConnection<sqlx::Postgres>,
+    is_sound: bool,
+}
+
+impl Connection {
+    /// Runs one or more statements by the simple protocol and returns the rows of all.
+    pub async fn run(&mut self, sql: &str) -> Result<Vec<PgRow>, LoadError> {
+        self.run_for(sql, Purpose::Other).await
+    }
+
+    pub(crate) async fn run_for(
+        &mut self,
+        sql: &str,
+        purpose: Purpose<'_>,
+    ) -> Result<Vec<PgRow>, LoadError> {
+        self.is_sound = false;
+        // every name and value in our statements went through `quote_ident` or `quote_literal`
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.inner).await;
+        let rows = rows.map_err(|error| sort(error, purpose))?;
+        self.is_sound = true;
+        Ok(rows)
+    }
+
+    /// Runs a statement and returns how many rows it hit.
+    pub(crate) async fn execute(
+        &mut self,
+        sql: &str,
+        purpose: Purpose<'_>,
+    ) -> Result<u64, LoadError> {
+        self.is_sound = false;
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *self.inner).await;
+        let done = done.map_err(|error| sort(error, purpose))?;
+        self.is_sound = true;
+        Ok(done.rows_affected())
+    }
+
+    /// The driver's connection, for COPY; the caller says with [`Connection::is_sound_again`] that it ended well.
+    pub(crate) fn for_copy(&mut self) -> &mut sqlx::PgConnection {
+        self.is_sound = false;
+        &mut self.inner
+    }
+
+    pub(crate) fn is_sound_again(&mut self) {
+        self.is_sound = true;
+    }
+
+    /// Ends the transaction after a refusal, so that its locks go now and not when the server notices the
+    /// closed connection. It is closed all the same: a refused COPY may leave answers unread.
+    pub(crate) async fn roll_back_and_close(&mut self) {
+        let _ = self.run("rollback").await; // the reason is the caller's first error, not this one
+        self.is_sound = false;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.is_sound {
+            self.inner.close_on_drop();
+        }
+    }
+}

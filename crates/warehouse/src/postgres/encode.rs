@@ -1,0 +1,164 @@
+//! Rows in the text format of COPY.
+
+use super::fit::{Action, Fit};
+use crate::{
+    convert,
+    json::write_string,
+    row::{Cell, Row},
+    timestamp::cut_fraction,
+};
+
+/// What stands for NULL.
+const NULL: &[u8] = b"\\N";
+/// PostgreSQL's precision of timestamps, in digits of a second.
+const MICROSECONDS: usize = 6;
+/// Canonical timestamps up to this length have no more than that.
+const SHORT_TIMESTAMP: usize = "2022-08-18T14:17:22.123456Z".len();
+
+/// Turns the rows of one batch into COPY text.
+pub(crate) struct Encoder<'a> {
+    fit: &'a Fit,
+    names: &'a [Box<str>],
+    converted: String,
+}
+
+impl<'a> Encoder<'a> {
+    /// `names` are the batch's column names by slot.
+    pub(crate) fn new(fit: &'a Fit, names: &'a [Box<str>]) -> Encoder<'a> {
+        Encoder { fit, names, converted: String::new() }
+    }
+
+    /// Appends one row.
+    pub(crate) fn encode(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
+        let start = out.len();
+        if !self.encode_in_order(row_number, row, out) {
+            out.truncate(start);
+            self.encode_any_order(row_number, row, out);
+        }
+        // every value is followed by a tab; the last one ends the row
+        match out.last_mut() {
+            Some(last) if !self.fit.columns.is_empty() => *last = b'\n',
+            _ => out.push(b'\n'),
+        }
+    }
+
+    /// The common case: the row's values come in the order of the columns and all of them fit. `false`: not so.
+    fn encode_in_order(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) -> bool {
+        let mut next = 0;
+        for cell in row.cells() {
+            let Some(column) = self.fit.column_of_slot[cell.slot as usize] else {
+                return false;
+            };
+            if column < next {
+                return false;
+            }
+            for _ in next..column {
+                out.extend_from_slice(NULL);
+                out.push(b'\t');
+            }
+            if !self.write(row_number, column, &cell, out) {
+                return false;
+            }
+            out.push(b'\t');
+            next = column + 1;
+        }
+        for _ in next as usize..self.fit.columns.len() {
+            out.extend_from_slice(NULL);
+            out.push(b'\t');
+        }
+        true
+    }
+
+    fn encode_any_order(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
+        let mut cells: Vec<Option<Cell<'_>>> = vec![None; self.fit.columns.len()];
+        let mut unmapped = String::new();
+        for cell in row.cells() {
+            match self.fit.column_of_slot[cell.slot as usize] {
+                Some(column) => cells[column as usize] = Some(cell),
+                None => self.add_unmapped(&cell, &mut unmapped),
+            }
+        }
+        let mut unmapped_at = None;
+        for (column, cell) in (0..).zip(&cells) {
+            let start = out.len();
+            let is_written = match cell {
+                Some(cell) => {
+                    let is_written = self.write(row_number, column, cell, out);
+                    if !is_written {
+                        self.add_unmapped(cell, &mut unmapped);
+                    }
+                    is_written
+                }
+                None => false,
+            };
+            if !is_written {
+                out.truncate(start);
+                out.extend_from_slice(NULL);
+            }
+            if self.fit.unmapped == Some(column) {
+                unmapped_at = Some(start..out.len());
+            }
+            out.push(b'\t');
+        }
+        // known only now; it replaces what the event itself may have had there
+        if let Some(range) = unmapped_at
+            && !unmapped.is_empty()
+        {
+            unmapped.push('}');
+            let mut text = Vec::with_capacity(unmapped.len());
+            push_escaped(&unmapped, &mut text);
+            out.splice(range, text);
+        }
+    }
+
+    fn add_unmapped(&self, cell: &Cell<'_>, unmapped: &mut String) {
+        unmapped.push(if unmapped.is_empty() { '{' } else { ',' });
+        write_string(&self.names[cell.slot as usize], unmapped);
+        unmapped.push(':');
+        convert::as_json(cell.flags.kind(), cell.text, unmapped);
+    }
+
+    /// Appends one value. `false`: it does not fit the column.
+    fn write(
+        &mut self,
+        row_number: usize,
+        column: u32,
+        cell: &Cell<'_>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        match self.fit.columns[column as usize].action {
+            Action::Copy if cell.flags.may_need_escape() => push_escaped(cell.text, out),
+            Action::Copy => out.extend_from_slice(cell.text.as_bytes()),
+            Action::Timestamp if cell.text.len() <= SHORT_TIMESTAMP => {
+                out.extend_from_slice(cell.text.as_bytes());
+            }
+            Action::Timestamp => {
+                let (first, last) = cut_fraction(cell.text, MICROSECONDS);
+                out.extend_from_slice(first.as_bytes());
+                out.extend_from_slice(last.as_bytes());
+            }
+            Action::Convert(conversion) => {
+                self.converted.clear();
+                if !conversion.apply(row_number, cell, &mut self.converted) {
+                    return false;
+                }
+                push_escaped(&self.converted, out);
+            }
+        }
+        true
+    }
+}
+
+/// Appends text with what COPY reads specially escaped. NUL, which no text can hold, is left out.
+fn push_escaped(text: &str, out: &mut Vec<u8>) {
+    for byte in text.bytes() {
+        match byte {
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0 => {}
+            other => out.push(other),
+        }
+    }
+}
