@@ -1,0 +1,155 @@
+//! A case, step by step: each step is one stream.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{Map, Value};
+use warehouse::{
+    StreamOptions,
+    postgres::{Postgres, quote_ident},
+    stream::{BatchStream, StreamError},
+};
+
+use crate::{
+    case::{Case, Step},
+    compare,
+    database::{Database, SCHEMA},
+    inspect::Inspector,
+};
+
+/// Runs all steps in a fresh database; the answer is the first difference.
+pub(crate) async fn run(case: &Case) -> Result<(), String> {
+    let database = Database::create().await?;
+    let result = run_in(case, &database).await;
+    database.drop().await?;
+    result
+}
+
+async fn run_in(case: &Case, database: &Database) -> Result<(), String> {
+    let in_database = |error: sqlx::Error| error.to_string();
+    let mut inspector = Inspector::connect(&database.url()).await.map_err(in_database)?;
+    let schema = quote_ident(SCHEMA);
+    inspector.execute(&format!("create schema {schema}")).await.map_err(in_database)?;
+    for sql in &case.preexisting_sql {
+        inspector.execute(&sql.replace("{{schema}}", &schema)).await.map_err(in_database)?;
+    }
+    let destination = database.destination()?;
+    for (number, step) in case.steps.iter().enumerate() {
+        let result = run_step(case, step, &destination, &mut inspector).await;
+        result.map_err(|difference| format!("step {}: {difference}", number + 1))?;
+    }
+    destination.close().await;
+    Ok(())
+}
+
+/// What a stream did with its events.
+#[derive(Default)]
+struct Outcome {
+    /// Errors of events, by index.
+    refused: BTreeMap<usize, String>,
+    /// The first error of any other call.
+    failed: Option<String>,
+    state: Option<Value>,
+}
+
+async fn run_step(
+    case: &Case,
+    step: &Step,
+    destination: &Postgres,
+    inspector: &mut Inspector,
+) -> Result<(), String> {
+    let options = step.options.as_ref().unwrap_or(&case.options);
+    let mode = step.mode.as_deref().unwrap_or(&case.mode);
+    let outcome = play(case, step, mode, options, destination).await?;
+    expect_errors(step, &outcome)?;
+    if let Some(expected) = &step.expect_state {
+        let state = outcome.state.ok_or("state: there is no stream")?;
+        compare::state(expected, &state)?;
+    }
+    let given_namespace = options.get("namespace").and_then(Value::as_str);
+    let schema = step.expect_namespace.as_deref().or(given_namespace).unwrap_or(SCHEMA);
+    let table = step.expect_table.as_deref().unwrap_or(&case.table);
+    compare::table(step, inspector, schema, table).await
+}
+
+/// Creates the stream, feeds it, and ends it. The error is one of the runner, not of the stream.
+async fn play(
+    case: &Case,
+    step: &Step,
+    mode: &str,
+    options: &Map<String, Value>,
+    destination: &Postgres,
+) -> Result<Outcome, String> {
+    let mut outcome = Outcome::default();
+    let mut parsed = StreamOptions::default();
+    for (key, value) in options {
+        if let Err(error) = parsed.set(key, value) {
+            outcome.failed = Some(error.to_string());
+            return Ok(outcome);
+        }
+    }
+    if mode != "batch" {
+        return Err(format!("mode {mode} is not there yet"));
+    }
+    let stream = BatchStream::new(destination.clone(), &case.table, Arc::new(parsed));
+    let mut stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => {
+            outcome.failed = Some(error.to_string());
+            return Ok(outcome);
+        }
+    };
+    for (index, line) in step.lines()?.iter().enumerate() {
+        if let Err(error) = stream.consume(line) {
+            outcome.refused.insert(index, full_text(&error));
+            if !step.continue_on_error {
+                break;
+            }
+        }
+    }
+    if step.abort {
+        stream.abort();
+    } else if let Err(error) = stream.complete().await {
+        outcome.failed = Some(full_text(&error));
+    }
+    outcome.state = Some(serde_json::to_value(stream.state()).map_err(|error| error.to_string())?);
+    Ok(outcome)
+}
+
+fn expect_errors(step: &Step, outcome: &Outcome) -> Result<(), String> {
+    if step.continue_on_error {
+        let expected: Vec<_> = step.expect_consume_errors.keys().cloned().collect();
+        let refused: Vec<_> = outcome.refused.keys().map(ToString::to_string).collect();
+        if expected != refused {
+            return Err(format!("refused events: expected {expected:?}, found {refused:?}"));
+        }
+        for (expected, error) in step.expect_consume_errors.values().zip(outcome.refused.values()) {
+            contains(expected, error)?;
+        }
+    }
+    let first_refused = outcome.refused.values().next().filter(|_| !step.continue_on_error);
+    match (&step.expect_error, first_refused.or(outcome.failed.as_ref())) {
+        (None, None) => Ok(()),
+        (None, Some(error)) => Err(format!("error: expected none, found {error}")),
+        (Some(expected), None) => Err(format!("error: expected {expected:?}, found none")),
+        (Some(expected), Some(error)) => contains(expected, error),
+    }
+}
+
+fn contains(expected: &str, error: &str) -> Result<(), String> {
+    if error.contains(expected) {
+        return Ok(());
+    }
+    Err(format!("error: expected {expected:?}, found {error:?}"))
+}
+
+/// The error's own text and the database's words, which it keeps apart.
+fn full_text(error: &StreamError) -> String {
+    let mut text = error.to_string();
+    if let StreamError::Load(error) = error
+        && let Some(server) = error.server_error()
+    {
+        text.push_str(": ");
+        text.push_str(&server.full_text);
+    }
+    text
+}
