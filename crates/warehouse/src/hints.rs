@@ -5,22 +5,8 @@ use std::collections::HashMap;
 use crate::{
     json::{HINT_PREFIX, MAX_DEPTH, entries, unescape},
     row::RowError,
+    sql_type::SqlType,
 };
-
-/// The SQL type that an event, or the `columnTypes` option, wants for a column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SqlType {
-    /// Used in casts.
-    pub(crate) cast: String,
-    /// Used when the column is created; may carry a default clause.
-    pub(crate) ddl: String,
-}
-
-impl SqlType {
-    pub(crate) fn plain(name: &str) -> SqlType {
-        SqlType { cast: name.to_owned(), ddl: name.to_owned() }
-    }
-}
 
 /// The hints of one event, by the joined path of the field; the empty path is the event itself.
 pub(crate) type Hints = HashMap<String, SqlType>;
@@ -45,7 +31,12 @@ fn collect_into(
         let (key, value) = entry?;
         if let Some(field) = key.strip_prefix(HINT_PREFIX) {
             let field = field.strip_prefix('_').unwrap_or(field);
-            hints.insert(join_filled(parent, field), read(value)?);
+            let field = join_filled(parent, field);
+            let sql_type = read(value)?;
+            let Some(sql_type) = sql_type else {
+                return Err(RowError::SqlType { field });
+            };
+            hints.insert(field, sql_type);
         } else if value.starts_with('{') {
             collect_into(hints, &join_filled(parent, &key), value, depth + 1)?;
         }
@@ -62,8 +53,8 @@ fn join_filled(parent: &str, key: &str) -> String {
     }
 }
 
-/// A hint's value: a string, or an array of one or two.
-fn read(value: &str) -> Result<SqlType, RowError> {
+/// A hint's value: a string, or an array of one or two. `None`: it names no type.
+fn read(value: &str) -> Result<Option<SqlType>, RowError> {
     let parsed: Vec<String> = match value.as_bytes().first() {
         Some(b'"') => {
             let mut text = String::new();
@@ -79,7 +70,7 @@ fn read(value: &str) -> Result<SqlType, RowError> {
     match parsed.as_slice() {
         [] => Err(RowError::Hint { kind: "empty array" }),
         [cast] => Ok(SqlType::plain(cast)),
-        [cast, ddl, ..] => Ok(SqlType { cast: cast.clone(), ddl: ddl.clone() }),
+        [cast, ddl, ..] => Ok(SqlType::new(cast, ddl)),
     }
 }
 
@@ -112,6 +103,9 @@ mod tests {
 
     #[test]
     fn a_hint_of_another_type_is_an_error() {
+        let not_a_type = r#"{"__sql_type_a":"bigint; drop table t"}"#;
+        let field = "a".to_owned();
+        assert_eq!(collect(not_a_type), Err(RowError::SqlType { field }));
         for value in ["5", "true", "null", "{}", "[]", "[5]"] {
             let event = format!(r#"{{"__sql_type_a":{value}}}"#);
             assert!(matches!(collect(&event), Err(RowError::Hint { .. })), "{value}");

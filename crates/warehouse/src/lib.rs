@@ -14,6 +14,7 @@ mod options;
 mod path;
 pub mod postgres;
 mod row;
+mod sql_type;
 pub mod stream;
 mod timestamp;
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::data_type::DataType;
+use crate::{data_type::DataType, sql_type::SqlType};
 
 /// An option that cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +58,7 @@ pub struct StreamOptions {
     pub to_same_case: bool,
     pub schema: Vec<SchemaField>,
     /// Column → SQL type.
-    pub column_types: Vec<(String, String)>,
+    pub(crate) column_types: Vec<(String, SqlType)>,
     pub omit_nils: bool,
     pub schema_freeze: bool,
     pub max_columns_count: i64,
@@ -292,14 +292,17 @@ fn schema(value: &Value) -> Result<Vec<SchemaField>, Refusal> {
         .collect()
 }
 
-fn column_types(value: &Value) -> Result<Vec<(String, String)>, Refusal> {
+fn column_types(value: &Value) -> Result<Vec<(String, SqlType)>, Refusal> {
     let Value::Object(types) = value else {
         return wrong_type(value, "object");
     };
-    let strings = types
-        .iter()
-        .filter_map(|(name, sql_type)| Some((name.clone(), sql_type.as_str()?.to_owned())));
-    Ok(strings.collect())
+    let strings = types.iter().filter_map(|(name, sql_type)| Some((name, sql_type.as_str()?)));
+    strings
+        .map(|(name, sql_type)| match SqlType::plain(sql_type) {
+            Some(sql_type) => Ok((name.clone(), sql_type)),
+            None => Err(Refusal::Value(format!("the type of {name} is not an SQL type"))),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -335,6 +338,7 @@ mod tests {
             ("mode", json!("replace_table")),
             ("namespace", json!(5)),
             ("schema", json!({"fields": []})),
+            ("columnTypes", json!({"a": "text; drop table t"})),
         ];
         for (key, value) in refused {
             let error = set(key, value).unwrap_err().to_string();

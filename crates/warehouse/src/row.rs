@@ -18,6 +18,9 @@ pub enum RowError {
     Null { field: String },
     #[error("incorrect type of value for '__sql_type_' hint: {kind}")]
     Hint { kind: &'static str },
+    /// The hint is text, but not the name of a type; what it says instead is not repeated.
+    #[error("the type hint of field [{field}] is not an SQL type")]
+    SqlType { field: String },
     /// A batch with more names than any table could take.
     #[error("the batch has more than {} columns", u32::MAX)]
     TooManyColumns,

@@ -3,6 +3,8 @@
 //! The batch is fitted to the table as it is when it is loaded. So a batch that was parsed before another
 //! loader added a column finds that column, and converts to its type.
 
+use std::collections::HashSet;
+
 use super::{
     ddl::NewColumn,
     table::{Table, TableName},
@@ -86,8 +88,9 @@ impl Conversion {
 }
 
 impl Fit {
-    /// Fits `batch` to `table` (`None`: it is to be made).
-    pub(crate) fn new(batch: &Batch, table: Option<&Table>) -> Fit {
+    /// Fits `batch` to `table` (`None`: it is to be made). `made` are columns that were made for this batch: their
+    /// type is the batch's own, so its values are not converted to it.
+    pub(crate) fn new(batch: &Batch, table: Option<&Table>, made: &HashSet<String>) -> Fit {
         let options = &batch.options;
         let limit = usize::try_from(options.max_columns_count).unwrap_or(0).min(MAX_COLUMNS);
         let mut count = table.map_or(0, |table| table.columns.len());
@@ -106,6 +109,7 @@ impl Fit {
                 continue;
             }
             let fitted = match present {
+                Some(present) if made.contains(&present.name) => FitColumn::to_new(column),
                 Some(present) => FitColumn::to_present(column, present.data_type),
                 None => {
                     count += 1;

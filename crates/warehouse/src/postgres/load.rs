@@ -5,7 +5,10 @@
 //! the last statement before COMMIT, which must hit one row: a COMMIT of an aborted transaction answers
 //! ROLLBACK without an error.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -172,9 +175,10 @@ impl Postgres {
         let timestamp_column =
             batch.options.timestamp_column.as_deref().map(|column| batch.column_name(column));
         let purpose = Purpose::Schema { table: &name.table };
+        let mut made = HashSet::new();
         for _ in 0..MAX_FITS {
             let table = Table::read(connection, &name).await?;
-            let fit = Fit::new(&batch, table.as_ref());
+            let fit = Fit::new(&batch, table.as_ref(), &made);
             let wanted = |table: Option<&Table>, fit: &Fit| {
                 ddl::changes(&name, table, &fit.missing, &key, timestamp_column.as_deref())
             };
@@ -193,13 +197,14 @@ impl Postgres {
             if table.is_none() {
                 ensure_schema(connection, &name).await?;
             }
-            let fit = Fit::new(&batch, table.as_ref());
+            let fit = Fit::new(&batch, table.as_ref(), &made);
             for statement in wanted(table.as_ref(), &fit).statements {
                 connection.run_for(&statement, purpose).await?;
             }
             if !in_load {
                 connection.run("commit").await?;
             }
+            made.extend(fit.missing.into_iter().map(|column| column.name));
         }
         Err(LoadError::config(format!(
             "table {} changes faster than a batch can be fitted to it",

@@ -116,7 +116,7 @@ impl Inspector {
         };
         let rows = self
             .texts(format!(
-                "select {} from {}.{}{order}",
+                "select {} from {}.{} as t{order}",
                 selected.join(", "),
                 quote_ident(schema),
                 quote_ident(table)
@@ -145,5 +145,6 @@ fn order_term(name: &str, shape: &TableShape) -> String {
         column == name && (sql_type == "text" || sql_type.starts_with("character"))
     });
     let collation = if is_text { " collate \"C\"" } else { "" };
-    format!("{}{collation} asc nulls last", quote_ident(name))
+    // qualified: a plain name would mean the text that is selected under it
+    format!("t.{}{collation} asc nulls last", quote_ident(name))
 }
