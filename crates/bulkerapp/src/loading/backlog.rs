@@ -14,7 +14,7 @@ const REMEMBERED: usize = 64;
 
 /// The unloaded part of one topic.
 #[derive(Debug, Default)]
-pub struct Backlog {
+pub(super) struct Backlog {
     /// Ends that were seen, each with the time of its first sight; oldest first.
     growths: VecDeque<(i64, Instant)>,
     next_offset: i64,
@@ -23,7 +23,7 @@ pub struct Backlog {
 
 impl Backlog {
     /// A sweep saw the topic's end.
-    pub fn seen(&mut self, end: i64, now: Instant) {
+    pub(super) fn seen(&mut self, end: i64, now: Instant) {
         // a smaller end is another topic of the same name, or a truncated one
         if end < self.end {
             self.growths.clear();
@@ -32,14 +32,15 @@ impl Backlog {
         if end <= self.next_offset || self.growths.back().is_some_and(|(seen, _)| *seen >= end) {
             return;
         }
-        match self.growths.back_mut() {
-            Some(newest) if self.growths.len() >= REMEMBERED => newest.0 = end,
-            _ => self.growths.push_back((end, now)),
+        if self.growths.len() < REMEMBERED {
+            self.growths.push_back((end, now));
+        } else if let Some(newest) = self.growths.back_mut() {
+            newest.0 = end;
         }
     }
 
     /// The topic is loaded up to this offset. It may go back: somebody reset it.
-    pub fn loaded(&mut self, next_offset: i64, now: Instant) {
+    pub(super) fn loaded(&mut self, next_offset: i64, now: Instant) {
         let went_back = next_offset < self.next_offset;
         self.next_offset = next_offset;
         while self.growths.front().is_some_and(|(end, _)| *end <= next_offset) {
@@ -51,12 +52,14 @@ impl Backlog {
     }
 
     /// Age of the oldest event that is not loaded; zero when all are.
-    pub fn age(&self, now: Instant) -> Duration {
-        self.growths.front().map_or(Duration::ZERO, |(_, seen)| now.saturating_duration_since(*seen))
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        self.growths
+            .front()
+            .map_or(Duration::ZERO, |(_, seen)| now.saturating_duration_since(*seen))
     }
 
     /// Offsets that are not loaded yet.
-    pub fn size(&self) -> i64 {
+    pub(super) fn size(&self) -> i64 {
         (self.end - self.next_offset).max(0)
     }
 }
@@ -75,7 +78,11 @@ mod tests {
         backlog.seen(20, start + SECOND);
         assert_eq!(backlog.age(start + 3 * SECOND), 3 * SECOND);
         backlog.loaded(10, start + 3 * SECOND);
-        assert_eq!(backlog.age(start + 3 * SECOND), 2 * SECOND, "the second growth waits since 1 s");
+        assert_eq!(
+            backlog.age(start + 3 * SECOND),
+            2 * SECOND,
+            "the second growth waits since 1 s"
+        );
         backlog.loaded(20, start + 3 * SECOND);
         assert_eq!(backlog.age(start + 9 * SECOND), Duration::ZERO);
     }

@@ -198,7 +198,7 @@ impl<S: LoadSource> Loader<S> {
             .filter(|state| !state.is_running && state.due <= now)
             .map(|state| (state.due, state.topic.clone()))
             .collect();
-        due.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        due.sort_unstable_by_key(|(due, _)| *due);
         for (_, topic) in due {
             if free == 0 {
                 return;
@@ -235,10 +235,7 @@ impl<S: LoadSource> Loader<S> {
         self.running.insert(task.id(), name);
     }
 
-    fn run_ended(
-        &mut self,
-        ended: Result<(Id, Result<RunEnd, RunError>), tokio::task::JoinError>,
-    ) {
+    fn run_ended(&mut self, ended: Result<(Id, Result<RunEnd, RunError>), tokio::task::JoinError>) {
         let (id, result) = match ended {
             Ok((id, result)) => (id, Some(result)),
             Err(error) => (error.id(), None),
@@ -392,7 +389,11 @@ impl TopicState {
         match held {
             Some(reason) => {
                 metrics::set_held(&self.topic, reason.kind(), true);
-                error!(topic = self.topic.name, reason = reason.kind(), "topic held: nothing is loaded");
+                error!(
+                    topic = self.topic.name,
+                    reason = reason.kind(),
+                    "topic held: nothing is loaded"
+                );
             }
             None => info!(topic = self.topic.name, "topic no longer held"),
         }

@@ -13,14 +13,14 @@ const PRODUCT: &str = "bulker-rust/1";
 
 /// What our commit says about the offsets row that it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub(super) struct Mark {
     /// The offsets table that the row lies in.
-    pub ledger: Uuid,
-    pub epoch: i64,
+    pub(super) ledger: Uuid,
+    pub(super) epoch: i64,
     /// The committed offset, once more: a tool that moves the offset may keep the metadata.
-    pub offset: i64,
+    pub(super) offset: i64,
     /// The lowest offset that the row ever started from.
-    pub began: i64,
+    pub(super) began: i64,
 }
 
 impl fmt::Display for Mark {
@@ -32,7 +32,7 @@ impl fmt::Display for Mark {
 
 impl Mark {
     /// The offset to commit, with this mark.
-    pub fn to_group_offset(&self) -> GroupOffset {
+    pub(super) fn to_group_offset(&self) -> GroupOffset {
         GroupOffset { offset: self.offset, metadata: self.to_string() }
     }
 
@@ -52,7 +52,7 @@ impl Mark {
 
 /// What a topic's consumer group says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Group {
+pub(super) enum Group {
     /// Nothing is committed.
     None,
     /// The original, an operator or a tool decided on this offset.

@@ -15,52 +15,52 @@ use warehouse::{
 };
 
 /// The offsets table, in the destination's default schema.
-pub const OFFSETS_TABLE: &str = "bulker_offsets";
+pub(super) const OFFSETS_TABLE: &str = "bulker_offsets";
 /// The states of refused events, in the destination's default schema.
-pub const ORIGINS_TABLE: &str = "bulker_origins";
+pub(super) const ORIGINS_TABLE: &str = "bulker_origins";
 
 /// Where one partition of a topic stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OffsetsRow {
+pub(super) struct OffsetsRow {
     /// The first offset that is not in the table yet.
-    pub next_offset: i64,
+    pub(super) next_offset: i64,
     /// Raised by every move outside a load.
-    pub epoch: i64,
+    pub(super) epoch: i64,
     /// The lowest offset the row ever started from.
-    pub began: i64,
+    pub(super) began: i64,
     /// Kafka's id of the topic; `None` on brokers before 2.8.
-    pub topic_id: Option<Uuid>,
+    pub(super) topic_id: Option<Uuid>,
 }
 
 /// One partition of one topic, as the row's key names it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RowKey {
-    pub cluster_id: String,
-    pub topic: String,
-    pub partition: i32,
+pub(super) struct RowKey {
+    pub(super) cluster_id: String,
+    pub(super) topic: String,
+    pub(super) partition: i32,
 }
 
 /// What a batch adds to the row's counters besides what the load itself counts.
 #[derive(Debug, Clone, Copy)]
-pub struct BatchEnd {
+pub(super) struct BatchEnd {
     /// The first offset after the batch.
-    pub next_offset: i64,
+    pub(super) next_offset: i64,
     /// Records read.
-    pub received: u64,
+    pub(super) received: u64,
     /// Kafka's timestamp of the last record, milliseconds since the epoch.
-    pub last_timestamp_ms: Option<i64>,
+    pub(super) last_timestamp_ms: Option<i64>,
 }
 
 /// The offsets table of one destination.
 #[derive(Clone)]
-pub struct Offsets {
+pub(super) struct Offsets {
     postgres: Postgres,
     ledger: Uuid,
 }
 
 impl Offsets {
     /// Opens the table, makes it where it is missing, and reads its ledger id.
-    pub async fn open(postgres: &Postgres) -> Result<Offsets, LoadError> {
+    pub(super) async fn open(postgres: &Postgres) -> Result<Offsets, LoadError> {
         let schema = postgres.default_schema();
         if run(postgres, &exists_sql(schema)).await?.is_empty() {
             run(postgres, &create_sql(schema, Uuid::new_v4())).await?;
@@ -79,18 +79,18 @@ impl Offsets {
     }
 
     /// The random id that the table got when it was made.
-    pub fn ledger(&self) -> Uuid {
+    pub(super) fn ledger(&self) -> Uuid {
         self.ledger
     }
 
     /// The row, as it stands now.
-    pub async fn read(&self, key: &RowKey) -> Result<Option<OffsetsRow>, LoadError> {
+    pub(super) async fn read(&self, key: &RowKey) -> Result<Option<OffsetsRow>, LoadError> {
         let rows = run(&self.postgres, &read_sql(self.schema(), key)).await?;
         rows.first().map(parse_row).transpose()
     }
 
     /// The row, once nobody holds it any more: after a lost answer to COMMIT it waits for the old session.
-    pub async fn read_settled(&self, key: &RowKey) -> Result<Option<OffsetsRow>, LoadError> {
+    pub(super) async fn read_settled(&self, key: &RowKey) -> Result<Option<OffsetsRow>, LoadError> {
         let sql = format!(
             "begin; set local lock_timeout = '60s'; {} for update; commit",
             read_sql(self.schema(), key)
@@ -100,13 +100,13 @@ impl Offsets {
     }
 
     /// Inserts the first row of a partition. `false`: somebody else did.
-    pub async fn insert(&self, key: &RowKey, row: &OffsetsRow) -> Result<bool, LoadError> {
+    pub(super) async fn insert(&self, key: &RowKey, row: &OffsetsRow) -> Result<bool, LoadError> {
         Ok(!run(&self.postgres, &insert_sql(self.schema(), key, row)).await?.is_empty())
     }
 
     /// Moves the row outside a load, from what was read to `to`, whose epoch is higher. `false`: it is not
     /// what was read any more.
-    pub async fn move_row(
+    pub(super) async fn move_row(
         &self,
         key: &RowKey,
         from: &OffsetsRow,
@@ -118,7 +118,7 @@ impl Offsets {
     }
 
     /// The statements that move the row inside a load's transaction.
-    pub fn checkpoint(&self, key: &RowKey, from: &OffsetsRow, end: BatchEnd) -> Checkpoint {
+    pub(super) fn checkpoint(&self, key: &RowKey, from: &OffsetsRow, end: BatchEnd) -> Checkpoint {
         let lock = lock_sql(self.schema(), key, from);
         let (schema, key, from) = (self.schema().to_owned(), key.clone(), from.clone());
         Checkpoint {
@@ -147,7 +147,9 @@ fn parse_row(row: &PgRow) -> Result<OffsetsRow, LoadError> {
         })
     };
     read().map_err(|_| {
-        LoadError::config(format!("table {OFFSETS_TABLE} does not have the columns it was made with"))
+        LoadError::config(format!(
+            "table {OFFSETS_TABLE} does not have the columns it was made with"
+        ))
     })
 }
 

@@ -27,41 +27,41 @@ const ACCOUNT_EVERY: u64 = 64;
 
 /// What one run reads.
 #[derive(Debug, Clone)]
-pub struct ReadPlan {
-    pub topic: String,
-    pub table: String,
+pub(super) struct ReadPlan {
+    pub(super) topic: String,
+    pub(super) table: String,
     /// First offset to read.
-    pub start: i64,
+    pub(super) start: i64,
     /// First offset not to read: the end that the topic had when the run began.
-    pub end: i64,
+    pub(super) end: i64,
     /// Records per batch.
-    pub batch_size: u64,
+    pub(super) batch_size: u64,
     /// Bytes of Kafka values per batch; 0 is no limit.
-    pub batch_size_bytes: u64,
+    pub(super) batch_size_bytes: u64,
     /// The destination's options; a record's `stream_options` header goes on top.
-    pub options: Arc<StreamOptions>,
+    pub(super) options: Arc<StreamOptions>,
     /// How long nothing may arrive before the end before the read counts as stuck.
-    pub stall_after: Duration,
+    pub(super) stall_after: Duration,
 }
 
 /// Events that are loaded in one transaction, grouped by their options.
-pub struct ParsedBatch {
-    pub batches: Vec<Batch>,
+pub(super) struct ParsedBatch {
+    pub(super) batches: Vec<Batch>,
     /// The first offset after the batch.
-    pub next_offset: i64,
+    pub(super) next_offset: i64,
     /// Records read, tombstones included.
-    pub received: u64,
+    pub(super) received: u64,
     /// Bytes of Kafka values.
-    pub bytes: u64,
-    pub last_timestamp_ms: Option<i64>,
+    pub(super) bytes: u64,
+    pub(super) last_timestamp_ms: Option<i64>,
     /// Held until the batch is loaded: its memory, and its place among the two of its run.
-    pub held: HeldMemory,
+    pub(super) held: HeldMemory,
     _place: OwnedSemaphorePermit,
 }
 
 /// Why a run's reading ended before its end.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub(super) enum ReadError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("no record arrived for {} s although there are some", after.as_secs())]
@@ -78,7 +78,7 @@ pub enum ReadError {
 
 /// Reads until the plan's end and sends batches; at most two of a run exist at a time. Ends early when the
 /// receiver is gone or `stop` says so, with whatever was sent by then. Blocks; runs on its own thread.
-pub fn read_batches(
+pub(super) fn read_batches(
     mut reader: PartitionReader,
     plan: &ReadPlan,
     budget: &MemoryBudget,

@@ -44,7 +44,7 @@ pub struct RunContext {
 
 /// Where a run left its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunEnd {
+pub(super) enum RunEnd {
     /// Loaded up to this offset, the first that is not loaded yet.
     At { next_offset: i64 },
     /// Nothing was loaded, and why.
@@ -53,7 +53,7 @@ pub enum RunEnd {
 
 /// Why a run ended early. What it loaded before stays loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
+pub(super) enum RunError {
     #[error("Kafka did not answer")]
     Kafka(#[from] AdminError),
     #[error("Kafka refused to hand out the partition")]
@@ -68,6 +68,22 @@ pub enum RunError {
     Contended,
 }
 
+impl RunError {
+    /// The label of the error in `bulkerapp_consumer_error`.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            RunError::Kafka(_) => "kafka error",
+            RunError::Assign(_) => "assignment_error",
+            RunError::Read(ReadError::Stalled { .. }) => "stalled",
+            RunError::Read(ReadError::Row { .. }) => "row_error",
+            RunError::Read(_) | RunError::ReaderDied => "consumer_error",
+            RunError::Load(error) if error.is_retriable() => "warehouse_unavailable",
+            RunError::Load(_) => "bulker_stream_error",
+            RunError::Contended => "contended",
+        }
+    }
+}
+
 /// How one attempt of a run ended.
 enum Attempt {
     Ended(RunEnd),
@@ -76,16 +92,16 @@ enum Attempt {
 }
 
 /// One run over one topic.
-pub struct TopicRun<'a> {
-    pub context: &'a RunContext,
-    pub topic: &'a OwnedTopic,
-    pub target: &'a LoadTarget,
-    pub stop: &'a CancellationToken,
+pub(super) struct TopicRun<'a> {
+    pub(super) context: &'a RunContext,
+    pub(super) topic: &'a OwnedTopic,
+    pub(super) target: &'a LoadTarget,
+    pub(super) stop: &'a CancellationToken,
 }
 
 impl TopicRun<'_> {
     /// Runs to the topic's end. Between batches it looks at `stop`.
-    pub async fn run(&self) -> Result<RunEnd, RunError> {
+    pub(super) async fn run(&self) -> Result<RunEnd, RunError> {
         for _ in 0..MAX_STARTS {
             if let Attempt::Ended(end) = self.attempt().await? {
                 return Ok(end);
@@ -276,7 +292,10 @@ impl TopicRun<'_> {
                 Ok(Some(next_offset))
             }
             Err(LoadError::CheckpointMoved) => {
-                info!(topic = self.topic.name, "offsets row moved by another loader; starting over");
+                info!(
+                    topic = self.topic.name,
+                    "offsets row moved by another loader; starting over"
+                );
                 Ok(None)
             }
             Err(error @ LoadError::CommitUnknown { .. }) => {
@@ -346,8 +365,7 @@ impl TopicRun<'_> {
             }
             let report = self.target.postgres.load(batches, None).await?;
             metrics::count_batch(self.topic, received, bytes, &report);
-            let loaded =
-                kafkabase::GroupOffset { offset: next_offset, metadata: String::new() };
+            let loaded = kafkabase::GroupOffset { offset: next_offset, metadata: String::new() };
             admin.set_group_offset(topic, topic, partition, loaded).await?;
             next = next_offset;
         }
@@ -367,7 +385,7 @@ impl TopicRun<'_> {
     }
 
     /// Brings Kafka to the row before the service stops, so that the original can take over.
-    pub async fn hand_over(&self) -> Result<(), RunError> {
+    pub(super) async fn hand_over(&self) -> Result<(), RunError> {
         let Some(offsets) = self.target.offsets().await? else {
             return Ok(());
         };
@@ -391,8 +409,7 @@ impl TopicRun<'_> {
 
     async fn is_unmarked(&self) -> Result<bool, AdminError> {
         let topic = self.topic.name.as_str();
-        let committed =
-            self.context.admin.group_offset(topic, topic, self.topic.partition).await?;
+        let committed = self.context.admin.group_offset(topic, topic, self.topic.partition).await?;
         Ok(matches!(Group::from(committed), Group::Unmarked(_)))
     }
 
@@ -437,6 +454,8 @@ impl TopicRun<'_> {
 enum Settled {
     Row(OffsetsRow),
     /// No row yet, and nothing to load: an idle topic is not touched.
-    Idle { next_offset: i64 },
+    Idle {
+        next_offset: i64,
+    },
     Held(HoldReason),
 }

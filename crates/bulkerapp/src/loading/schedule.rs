@@ -14,7 +14,7 @@ const TOO_NEAR: i64 = 5;
 const TABLE_SPREAD: i64 = 30;
 
 /// The delay within a period, in seconds.
-pub fn delay(topic: &str, destination_id: &str, period: i64, spread_tables: bool) -> i64 {
+pub(super) fn delay(topic: &str, destination_id: &str, period: i64, spread_tables: bool) -> i64 {
     let period = period.max(1);
     if spread_tables {
         i64::from(fnv1a(topic)) % period
@@ -24,7 +24,7 @@ pub fn delay(topic: &str, destination_id: &str, period: i64, spread_tables: bool
 }
 
 /// The first start after `now` (Unix seconds) of a job with this period and delay, in seconds.
-pub fn first_start(now: i64, period: i64, delay: i64) -> i64 {
+pub(super) fn first_start(now: i64, period: i64, delay: i64) -> i64 {
     if period <= 1 {
         return now + period.max(1);
     }
@@ -34,7 +34,7 @@ pub fn first_start(now: i64, period: i64, delay: i64) -> i64 {
 }
 
 /// The first start after `now` of a job that started at `start` once and comes every `period` seconds.
-pub fn next_start(start: i64, now: i64, period: i64) -> i64 {
+pub(super) fn next_start(start: i64, now: i64, period: i64) -> i64 {
     let period = period.max(1);
     if start > now { start } else { start + ((now - start) / period + 1) * period }
 }

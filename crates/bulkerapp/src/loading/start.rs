@@ -14,22 +14,22 @@ use super::{
 
 /// What is known about one topic when a run begins.
 #[derive(Debug, Clone)]
-pub struct Facts {
-    pub row: Option<OffsetsRow>,
-    pub group: Group,
+pub(super) struct Facts {
+    pub(super) row: Option<OffsetsRow>,
+    pub(super) group: Group,
     /// The first offset that Kafka still has.
-    pub low: i64,
+    pub(super) low: i64,
     /// The end as a read-committed client sees it.
-    pub end: i64,
+    pub(super) end: i64,
     /// Kafka's id of the topic; `None` on brokers that have none.
-    pub topic_id: Option<Uuid>,
+    pub(super) topic_id: Option<Uuid>,
     /// The id of the offsets table that the destination has today.
-    pub ledger: Uuid,
+    pub(super) ledger: Uuid,
 }
 
 /// What the run does first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(super) enum Decision {
     /// The topic has no row here yet: insert one at this offset.
     Insert { at: i64, notice: Option<Notice> },
     /// The row moves outside a load: compare-and-set, with the epoch raised.
@@ -42,7 +42,7 @@ pub enum Decision {
 
 /// Something an operator should know; each is counted and logged once when it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
+pub(super) enum Notice {
     /// No row, but our mark from this very table: the database was restored from before the row.
     RestoredFromBeforeTheRow,
     /// No row, but our mark from another table: the destination points to another database now.
@@ -63,7 +63,7 @@ pub enum Notice {
 
 impl Notice {
     /// The label of the notice in metrics and logs.
-    pub fn kind(self) -> &'static str {
+    pub(super) fn kind(self) -> &'static str {
         match self {
             Notice::RestoredFromBeforeTheRow => "restored_from_before_the_row",
             Notice::OtherDatabase => "other_database",
@@ -77,7 +77,7 @@ impl Notice {
     }
 
     /// How many offsets the notice is about; 0 where it is not about a number.
-    pub fn events(self) -> i64 {
+    pub(super) fn events(self) -> i64 {
         match self {
             Notice::ResetBackward { events }
             | Notice::ResetForward { events }
@@ -89,7 +89,7 @@ impl Notice {
 
 /// Why a topic is not loaded although it has something to load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HoldReason {
+pub(super) enum HoldReason {
     /// The topic's consumer group has live members: another loader reads it.
     LiveMembers,
     /// The start lies beyond the topic's end although it is the same topic: records were lost in Kafka.
@@ -100,7 +100,7 @@ pub enum HoldReason {
 
 impl HoldReason {
     /// The label of the reason in metrics, logs and `/health`.
-    pub fn kind(self) -> &'static str {
+    pub(super) fn kind(self) -> &'static str {
         match self {
             HoldReason::LiveMembers => "live_group_members",
             HoldReason::Truncated => "topic_truncated",
@@ -110,7 +110,7 @@ impl HoldReason {
 }
 
 /// Decides where the run starts.
-pub fn decide(facts: &Facts) -> Decision {
+pub(super) fn decide(facts: &Facts) -> Decision {
     let Some(row) = &facts.row else {
         return decide_first_start(facts);
     };
@@ -151,7 +151,7 @@ fn decide_first_start(facts: &Facts) -> Decision {
 }
 
 /// Whether the topic is another one than the row's, of the same name. Ids that are not known prove nothing.
-pub fn is_another_topic(row: &OffsetsRow, topic_id: Option<Uuid>) -> bool {
+pub(super) fn is_another_topic(row: &OffsetsRow, topic_id: Option<Uuid>) -> bool {
     matches!((row.topic_id, topic_id), (Some(then), Some(now)) if then != now)
 }
 
@@ -221,10 +221,7 @@ mod tests {
     #[test]
     fn a_topic_made_anew_is_read_from_its_low_watermark_whatever_the_offsets_say() {
         for group in [Group::None, Group::Unmarked(20), marked(LEDGER, 4, 50)] {
-            let facts = Facts {
-                topic_id: Some(Uuid::from_u128(3)),
-                ..facts(Some(row(50)), group)
-            };
+            let facts = Facts { topic_id: Some(Uuid::from_u128(3)), ..facts(Some(row(50)), group) };
             let expected =
                 Decision::Move { to: 5, forget_origins: false, notice: Notice::Recreated };
             assert_eq!(decide(&facts), expected);

@@ -75,7 +75,9 @@ impl LoadTarget {
         // minutes, cut to whole seconds
         #[allow(clippy::cast_possible_truncation)]
         let own_period = (options.frequency * 60.0) as i64;
-        let positive = |own: i64, default: u64| u64::try_from(own).ok().filter(|own| *own > 0).unwrap_or(default);
+        let positive = |own: i64, default: u64| {
+            u64::try_from(own).ok().filter(|own| *own > 0).unwrap_or(default)
+        };
         LoadTarget {
             destination_id: destination_id.to_owned(),
             postgres,
@@ -91,7 +93,7 @@ impl LoadTarget {
     /// The destination's offsets table, opened anew for each run: the database may have been restored or
     /// replaced. `None`: no right to make it; loads are at-least-once then, which is said once and shown in a
     /// gauge.
-    pub async fn offsets(&self) -> Result<Option<Offsets>, LoadError> {
+    pub(super) async fn offsets(&self) -> Result<Option<Offsets>, LoadError> {
         match Offsets::open(&self.postgres).await {
             Ok(offsets) => {
                 if self.guarantee.swap(EXACTLY_ONCE, Ordering::Relaxed) == AT_LEAST_ONCE {
