@@ -1,0 +1,13 @@
+//! HTTP as the original answers it, on servers that have limits.
+
+mod body;
+mod path;
+mod probe;
+mod reply;
+mod serve;
+
+pub use body::{BodyError, read_body};
+pub use path::redirect_to_route;
+pub use probe::probe;
+pub use reply::{error_reply, json_reply, not_found, ok_message};
+pub use serve::{Server, ServerLimits};
