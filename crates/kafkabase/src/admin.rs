@@ -17,8 +17,8 @@ use crate::native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, Top
 /// A handle for administrative calls; cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    client: Arc<AdminClient<DefaultClientContext>>,
-    timeout: Duration,
+    pub(crate) client: Arc<AdminClient<DefaultClientContext>>,
+    pub(crate) timeout: Duration,
 }
 
 impl Admin {
@@ -126,7 +126,7 @@ impl Admin {
     }
 
     /// Runs a blocking call on a thread of its own.
-    async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
         name: &'static str,
         call: impl FnOnce(Admin) -> Result<T, AdminError> + Send + 'static,

@@ -1,18 +1,24 @@
 //! Kafka without policy: what a topic is, how bytes get in and out, what the cluster knows.
 
 mod admin;
+mod client_log;
 mod config;
+mod create;
 mod fetcher;
 mod native;
+mod outstanding;
+mod producer;
 mod topic;
 
 pub use admin::Admin;
 pub use config::{AckMode, KafkaConfig, SaslSettings};
+pub use create::{TopicMetadata, TopicSettings};
 pub use fetcher::{Fetcher, FetcherSettings, PartitionReader};
 pub use native::{
     AdminError, FetchError, Fetched, GroupMembers, GroupOffset, Message, OffsetSpec,
     TopicDescription,
 };
+pub use producer::{AckProducer, ProducerMetrics, ProducerTopic, SendError};
 pub use topic::{
     ALL_TABLES, MAX_TOPIC_NAME, Mode, TopicId, TopicNameError, check_length, fnv1a, is_topic_part,
     topic_name,

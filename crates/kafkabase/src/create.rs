@@ -1,0 +1,226 @@
+//! Making topics, and what the cluster says of those that are there.
+//!
+//! The settings of a topic are shared with deployments of the original, so they are pinned.
+
+use std::{collections::HashMap, time::Duration};
+
+use rdkafka::{
+    admin::{AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use crate::{Admin, KafkaConfig, native::AdminError};
+
+/// How long the controller may take until all brokers know a new topic.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a topic is made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSettings {
+    pub partitions: i32,
+    /// 0 is the brokers' default.
+    pub replication_factor: i32,
+    pub entries: Vec<(&'static str, String)>,
+}
+
+impl TopicSettings {
+    /// A topic of one table.
+    pub fn table(config: &KafkaConfig) -> TopicSettings {
+        let mut entries = vec![
+            ("retention.ms", millis(config.kafka_topic_retention_hours)),
+            ("segment.ms", millis(config.kafka_topic_segment_hours)),
+            ("compression.type", config.kafka_topic_compression.clone()),
+        ];
+        if config.kafka_topic_min_insync_replicas > 0 {
+            entries
+                .push(("min.insync.replicas", config.kafka_topic_min_insync_replicas.to_string()));
+        }
+        TopicSettings {
+            partitions: 1,
+            replication_factor: config.kafka_topic_replication_factor,
+            entries,
+        }
+    }
+
+    /// A retry topic.
+    pub fn retry(config: &KafkaConfig) -> TopicSettings {
+        TopicSettings::table(config)
+            .with("cleanup.policy", "delete,compact".to_owned())
+            .with("segment.bytes", config.kafka_retry_topic_segment_bytes.to_string())
+            .with("retention.ms", millis(config.kafka_retry_topic_retention_hours))
+    }
+
+    /// The dead letter topic.
+    pub fn dead_letter(config: &KafkaConfig) -> TopicSettings {
+        TopicSettings::table(config)
+            .with("cleanup.policy", "delete,compact".to_owned())
+            .with("retention.ms", millis(config.kafka_dead_topic_retention_hours))
+    }
+
+    fn with(mut self, key: &'static str, value: String) -> TopicSettings {
+        self.entries.retain(|(other, _)| *other != key);
+        self.entries.push((key, value));
+        self
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+/// A topic as the cluster's metadata shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicMetadata {
+    pub name: String,
+    pub partitions: usize,
+    /// Replicas of the partition that has the fewest.
+    pub replication_factor: usize,
+}
+
+impl Admin {
+    /// Makes a topic; returns once all brokers know it. One that is there already is fine.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        settings: &TopicSettings,
+    ) -> Result<(), AdminError> {
+        const CALL: &str = "CreateTopics";
+        let replication = match settings.replication_factor {
+            0 => -1,
+            factor => factor,
+        };
+        let mut topic =
+            NewTopic::new(name, settings.partitions, TopicReplication::Fixed(replication));
+        for (key, value) in &settings.entries {
+            topic = topic.set(key, value);
+        }
+        let options = AdminOptions::new()
+            .request_timeout(Some(CREATE_TIMEOUT))
+            .operation_timeout(Some(CREATE_TIMEOUT));
+        let results = self.client.create_topics([&topic], &options).await;
+        match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
+            None | Some(Ok(_)) => Ok(()),
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            Some(Err((_, code))) => Err(AdminError { call: CALL, code, reason: code.to_string() }),
+        }
+    }
+
+    /// All topics of the cluster.
+    pub async fn topics(&self) -> Result<Vec<TopicMetadata>, AdminError> {
+        const CALL: &str = "Metadata";
+        self.call(CALL, |admin| {
+            let metadata = admin
+                .client
+                .inner()
+                .fetch_metadata(None, admin.timeout)
+                .map_err(|error| failed(CALL, &error))?;
+            Ok(metadata
+                .topics()
+                .iter()
+                .filter(|topic| topic.error().is_none())
+                .map(|topic| TopicMetadata {
+                    name: topic.name().to_owned(),
+                    partitions: topic.partitions().len(),
+                    replication_factor: topic
+                        .partitions()
+                        .iter()
+                        .map(|partition| partition.replicas().len())
+                        .min()
+                        .unwrap_or_default(),
+                })
+                .collect())
+        })
+        .await
+    }
+
+    /// The effective `min.insync.replicas` of each topic that the cluster tells of.
+    pub async fn min_insync_replicas(
+        &self,
+        topics: &[String],
+    ) -> Result<HashMap<String, usize>, AdminError> {
+        let resources: Vec<_> = topics.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(self.timeout));
+        let described = self
+            .client
+            .describe_configs(&resources, &options)
+            .await
+            .map_err(|error| failed("DescribeConfigs", &error))?;
+        let effective = described.into_iter().filter_map(|described| {
+            let resource = described.ok()?;
+            let value = resource.get("min.insync.replicas")?.value.as_deref()?.parse().ok()?;
+            match resource.specifier {
+                OwnedResourceSpecifier::Topic(name) => Some((name, value)),
+                _ => None,
+            }
+        });
+        Ok(effective.collect())
+    }
+}
+
+fn failed(call: &'static str, error: &KafkaError) -> AdminError {
+    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+    AdminError { call, code, reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use appbase::config::{Environment, Names};
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Sample {
+        #[command(flatten)]
+        kafka: KafkaConfig,
+    }
+
+    fn config(variables: &[(&str, &str)]) -> KafkaConfig {
+        let servers = [("BULKER_KAFKA_BOOTSTRAP_SERVERS", "a:1")];
+        let environment = Environment::new("BULKER", servers.iter().chain(variables).copied(), []);
+        environment.parse::<Sample>(&[], &Names::default()).unwrap().config.kafka
+    }
+
+    fn entries(settings: &TopicSettings) -> Vec<(&str, &str)> {
+        let mut entries: Vec<_> =
+            settings.entries.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        entries.sort_unstable();
+        entries
+    }
+
+    #[test]
+    fn topics_have_the_settings_of_the_original() {
+        let config = config(&[]);
+        let (two_days, day, week) = ("172800000", "86400000", "604800000");
+        assert_eq!(
+            entries(&TopicSettings::table(&config)),
+            [("compression.type", "snappy"), ("retention.ms", two_days), ("segment.ms", day)]
+        );
+        assert_eq!(
+            entries(&TopicSettings::retry(&config)),
+            [
+                ("cleanup.policy", "delete,compact"),
+                ("compression.type", "snappy"),
+                ("retention.ms", two_days),
+                ("segment.bytes", "104857600"),
+                ("segment.ms", day),
+            ]
+        );
+        assert_eq!(
+            entries(&TopicSettings::dead_letter(&config)),
+            [
+                ("cleanup.policy", "delete,compact"),
+                ("compression.type", "snappy"),
+                ("retention.ms", week),
+                ("segment.ms", day),
+            ]
+        );
+    }
+
+    #[test]
+    fn replicas_that_must_be_in_sync_are_set_when_told_to() {
+        let config = config(&[("BULKER_KAFKA_TOPIC_MIN_INSYNC_REPLICAS", "2")]);
+        let settings = TopicSettings::table(&config);
+        assert!(settings.entries.contains(&("min.insync.replicas", "2".to_owned())));
+    }
+}
