@@ -1,0 +1,186 @@
+//! bulkerapp as operators run it: a process with an environment, against real parts.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use testkit::{Database, Kafka, process::Service, wait_until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+pub const TOKEN: &str = "it-token";
+/// The destination of every test; topics are kept apart by their prefix.
+pub const DESTINATION: &str = "it";
+/// Longer than anything here takes on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Everything that one test's bulkerapp needs to know. Each test has its own topics, by a prefix.
+#[derive(Clone)]
+pub struct Setup {
+    pub bootstrap: String,
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    pub user: String,
+    pub password: String,
+    pub prefix: String,
+    /// Options of the destination, as in its configuration.
+    pub options: String,
+    pub environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    pub fn new(kafka: &Kafka, database: &Database) -> Setup {
+        Setup {
+            bootstrap: kafka.bootstrap().to_owned(),
+            host: database.host().to_owned(),
+            port: database.port(),
+            database: database.name().to_owned(),
+            user: database.user().to_owned(),
+            password: database.password().to_owned(),
+            prefix: format!("it{}.", uuid::Uuid::new_v4().simple()),
+            options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
+            environment: Vec::new(),
+        }
+    }
+
+    pub fn with_options(mut self, options: &str) -> Setup {
+        self.options = options.to_owned();
+        self
+    }
+
+    /// Reaches the database through a proxy.
+    pub fn through(mut self, host: &str, port: u16) -> Setup {
+        host.clone_into(&mut self.host);
+        self.port = port;
+        self
+    }
+
+    pub fn with(mut self, name: &str, value: &str) -> Setup {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The topic of a table.
+    pub fn topic(&self, table: &str) -> String {
+        format!("{}in.id.{DESTINATION}.m.batch.t.{table}", self.prefix)
+    }
+
+    /// Starts the process and waits until it takes traffic.
+    pub async fn start(&self) -> Result<App> {
+        let mut app = self.spawn()?;
+        app.service.wait_for_ok(app.port, "/ready", PATIENCE).await?;
+        Ok(app)
+    }
+
+    /// Starts the process on a free port.
+    pub fn spawn(&self) -> Result<App> {
+        self.spawn_on(testkit::free_port()?)
+    }
+
+    /// Starts the process on this port.
+    pub fn spawn_on(&self, port: u16) -> Result<App> {
+        let destination = format!(
+            r#"{{id: "{DESTINATION}", type: "postgres", credentials: {{host: "{}", port: {}, database: "{}", username: "{}", password: "{}", defaultSchema: "public", sslMode: "disable"}}, options: {{{}}}}}"#,
+            self.host, self.port, self.database, self.user, self.password, self.options
+        );
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_bulkerapp"));
+        command
+            .env("BULKER_HTTP_PORT", port.to_string())
+            .env("BULKER_METRICS_PORT", testkit::free_port()?.to_string())
+            .env("BULKER_RAW_AUTH_TOKENS", TOKEN)
+            .env("BULKER_INSTANCE_ID", "it")
+            .env("BULKER_KAFKA_BOOTSTRAP_SERVERS", &self.bootstrap)
+            .env("BULKER_KAFKA_TOPIC_PREFIX", &self.prefix)
+            .env("BULKER_KAFKA_TOPIC_REPLICATION_FACTOR", "1")
+            .env("BULKER_TOPIC_MANAGER_REFRESH_PERIOD_SEC", "1")
+            .env("BULKER_SHUTDOWN_EXTRA_DELAY_SEC", "0")
+            .env("BULKER_DESTINATION_IT", destination);
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
+        Ok(App { service: Service::start(command)?, port })
+    }
+}
+
+/// A running bulkerapp.
+pub struct App {
+    pub service: Service,
+    pub port: u16,
+}
+
+impl App {
+    /// Posts one event and returns the status.
+    pub async fn post(&self, table: &str, event: &str) -> Result<u16> {
+        post(self.port, table, event).await
+    }
+
+    pub async fn get(&self, path: &str) -> Result<String> {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n"
+        );
+        exchange(self.port, &request).await
+    }
+
+    /// Stops it as an orchestrator does.
+    pub async fn stop(mut self) -> Result<()> {
+        let status = self.service.terminate(PATIENCE).await?;
+        ensure!(status.success(), "ended with {status}: {:#?}", self.service.lines());
+        Ok(())
+    }
+}
+
+/// Posts one event to the app on this port and returns the status.
+pub async fn post(port: u16, table: &str, event: &str) -> Result<u16> {
+    let request = format!(
+        "POST /post/{DESTINATION}?tableName={table} HTTP/1.1\r\nhost: localhost\r\n\
+         authorization: Bearer {TOKEN}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{event}",
+        event.len()
+    );
+    let answer = exchange(port, &request).await?;
+    let status = answer.split(' ').nth(1).context("no status")?;
+    Ok(status.parse()?)
+}
+
+async fn exchange(port: u16, request: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Numbered events; the number is `id`.
+pub fn events(numbers: std::ops::Range<u64>) -> Vec<String> {
+    numbers.map(|id| format!(r#"{{"id":{id},"name":"event {id}"}}"#)).collect()
+}
+
+/// Waits until the table's offsets row stands at `offset`.
+pub async fn loaded_to(database: &Database, topic: &str, offset: i64) -> Result<()> {
+    let sql = format!("select next_offset from bulker_offsets where topic = '{topic}'");
+    let wanted = offset.to_string();
+    let reached = wait_until(PATIENCE, || async {
+        // the table is not there before the first run
+        database.value(&sql).await.is_ok_and(|value| value == wanted)
+    })
+    .await;
+    reached.with_context(|| format!("{topic} was not loaded to {offset}"))
+}
+
+/// Checks that the events `0..count` are in the table, each exactly once.
+pub async fn assert_exactly_once(database: &Database, table: &str, count: u64) -> Result<()> {
+    let sql = format!(
+        "select count(*) || ' rows, ' || count(distinct id) || ' ids, ' || coalesce(max(id), -1) || ' the last' from {table}"
+    );
+    let found = database.value(&sql).await?;
+    let last = i64::try_from(count)? - 1;
+    ensure!(found == format!("{count} rows, {count} ids, {last} the last"), "found {found}");
+    Ok(())
+}
+
+/// SIGSTOP: alive, connected, and silent.
+pub fn freeze(pid: i32) {
+    let stopped = std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status();
+    assert!(stopped.is_ok_and(|status| status.success()), "process {pid} was not stopped");
+}
