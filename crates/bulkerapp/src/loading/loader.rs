@@ -68,7 +68,7 @@ pub struct LoaderStatus {
 }
 
 /// The loader: made once, run as one task.
-pub struct Loader<S> {
+pub(super) struct Loader<S> {
     context: RunContext,
     source: Arc<S>,
     settings: LoaderSettings,
@@ -95,14 +95,14 @@ struct TopicState {
 
 impl<S: LoadSource> Loader<S> {
     /// `rebuild_fetcher` makes a new fetcher when the present one is stuck.
-    pub fn new(
+    pub(super) fn new(
         context: RunContext,
         source: Arc<S>,
         settings: LoaderSettings,
+        status: watch::Sender<LoaderStatus>,
         rebuild_fetcher: impl Fn() -> Option<Fetcher> + Send + 'static,
-    ) -> (Loader<S>, watch::Receiver<LoaderStatus>) {
-        let (status, receiver) = watch::channel(LoaderStatus::default());
-        let loader = Loader {
+    ) -> Loader<S> {
+        Loader {
             context,
             source,
             settings,
@@ -111,12 +111,11 @@ impl<S: LoadSource> Loader<S> {
             runs: JoinSet::new(),
             running: HashMap::new(),
             status,
-        };
-        (loader, receiver)
+        }
     }
 
     /// Loads until `stop`, then finishes the batches in hand and hands the topics over.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(self.settings.sweep_every);

@@ -13,38 +13,38 @@ const WORTH_ENDING: usize = 1 << 20;
 
 /// The limit and what is held against it; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct MemoryBudget {
+pub(super) struct MemoryBudget {
     held: Arc<AtomicUsize>,
     limit: usize,
 }
 
 impl MemoryBudget {
     /// `limit` in bytes.
-    pub fn new(limit: usize) -> MemoryBudget {
+    pub(super) fn new(limit: usize) -> MemoryBudget {
         MemoryBudget { held: Arc::default(), limit }
     }
 
     /// Starts to account for one batch.
-    pub fn batch(&self) -> HeldMemory {
+    pub(super) fn batch(&self) -> HeldMemory {
         HeldMemory { budget: self.clone(), bytes: 0 }
     }
 
     /// Bytes held now.
-    pub fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 }
 
 /// What one batch holds; given back when dropped.
 #[derive(Debug)]
-pub struct HeldMemory {
+pub(super) struct HeldMemory {
     budget: MemoryBudget,
     bytes: usize,
 }
 
 impl HeldMemory {
     /// The batch holds `bytes` now. `true`: it should end here.
-    pub fn set(&mut self, bytes: usize) -> bool {
+    pub(super) fn set(&mut self, bytes: usize) -> bool {
         let held = &self.budget.held;
         if bytes >= self.bytes {
             held.fetch_add(bytes - self.bytes, Ordering::Relaxed);

@@ -13,11 +13,11 @@ mod offsets;
 mod reader;
 mod run;
 mod schedule;
+mod spawn;
 mod start;
 mod target;
 
-pub use loader::{LoadSource, Loader, LoaderSettings, LoaderStatus};
-pub use memory::MemoryBudget;
+pub use loader::{LoadSource, LoaderSettings, LoaderStatus};
 pub use metrics::register as register_metrics;
-pub use run::RunContext;
+pub use spawn::{Loading, LoadingConfig, spawn};
 pub use target::{LoadTarget, OwnedTopic};

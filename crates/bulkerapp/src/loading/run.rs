@@ -31,15 +31,15 @@ const MAX_STARTS: usize = 5;
 
 /// What all runs share.
 #[derive(Clone)]
-pub struct RunContext {
-    pub admin: Admin,
-    pub fetcher: Arc<Fetcher>,
-    pub cluster_id: String,
-    pub memory: MemoryBudget,
+pub(super) struct RunContext {
+    pub(super) admin: Admin,
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) cluster_id: String,
+    pub(super) memory: MemoryBudget,
     /// How often a long run repeats its claim.
-    pub claim_every: Duration,
+    pub(super) claim_every: Duration,
     /// How long nothing may arrive before a read counts as stuck.
-    pub stall_after: Duration,
+    pub(super) stall_after: Duration,
 }
 
 /// Where a run left its topic.

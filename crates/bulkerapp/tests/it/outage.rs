@@ -42,7 +42,8 @@ impl Posting {
             let (answered, stop, next) = (answered.clone(), stop.clone(), next.clone());
             tasks.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
-                    if post_over_one_connection(port, table, &next, &answered, &stop).await.is_err() {
+                    if post_over_one_connection(port, table, &next, &answered, &stop).await.is_err()
+                    {
                         tokio::time::sleep(Duration::from_millis(20)).await; // a client's pause before it tries again
                     }
                 }
@@ -91,7 +92,11 @@ async fn post_over_one_connection(
 }
 
 /// Every answered event is in the table, and no event is there twice.
-async fn assert_answered_once(database: &Database, table: &str, answered: &HashSet<u64>) -> Result<()> {
+async fn assert_answered_once(
+    database: &Database,
+    table: &str,
+    answered: &HashSet<u64>,
+) -> Result<()> {
     let rows = database.query(&format!("select id::text from {table}")).await?;
     let mut found = HashSet::new();
     for row in &rows {

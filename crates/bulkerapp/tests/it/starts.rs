@@ -203,14 +203,16 @@ async fn a_topic_made_anew_is_read_from_its_beginning_also_when_it_outgrew_the_r
     let loaded = loaded(5).await?;
     let name = loaded.topic.name();
     loaded.kafka.delete_topic(name).await?;
-    let is_gone = || async { loaded.kafka.topics().await.is_ok_and(|all| !all.iter().any(|t| t == name)) };
+    let is_gone =
+        || async { loaded.kafka.topics().await.is_ok_and(|all| !all.iter().any(|t| t == name)) };
     wait_until(PATIENCE, is_gone).await?;
     loaded.kafka.create_topic(name, 1, &[]).await?;
     loaded.more(100, 109).await?;
     let app = loaded.start().await?;
     loaded.loaded_to(9).await?;
     app.stop().await?;
-    let found = loaded.database.value("select count(*) || ' ' || count(distinct id) from t").await?;
+    let found =
+        loaded.database.value("select count(*) || ' ' || count(distinct id) from t").await?;
     assert_eq!(found, "14 14");
     Ok(())
 }

@@ -1,0 +1,86 @@
+//! Puts the loader together and keeps it apart from intake: Kafka may be away when the service starts.
+
+use std::{sync::Arc, time::Duration};
+
+use kafkabase::{Admin, Fetcher, FetcherSettings};
+use rdkafka::{ClientConfig, error::KafkaError};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{
+    loader::{LoadSource, Loader, LoaderSettings, LoaderStatus},
+    memory::MemoryBudget,
+    run::RunContext,
+};
+
+/// Pause between two questions for the cluster's id.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What the loader needs of Kafka and of memory.
+#[derive(Debug, Clone)]
+pub struct LoadingConfig {
+    /// Brokers and security.
+    pub client: ClientConfig,
+    pub fetcher: FetcherSettings,
+    /// For each administrative call.
+    pub admin_timeout: Duration,
+    /// Bytes of parsed events, over all runs.
+    pub memory_limit: usize,
+    /// How often a long run repeats its claim of the group.
+    pub claim_every: Duration,
+    /// How long nothing may arrive before a read counts as stuck.
+    pub stall_after: Duration,
+    pub loader: LoaderSettings,
+}
+
+/// A loader at work.
+pub struct Loading {
+    pub status: watch::Receiver<LoaderStatus>,
+    /// Ends some time after `stop`, once the batches in hand are done.
+    pub task: JoinHandle<()>,
+}
+
+/// Starts the loader as a task. Clients are made here, so that bad settings end the start.
+pub fn spawn<S: LoadSource>(
+    config: LoadingConfig,
+    source: Arc<S>,
+    stop: CancellationToken,
+) -> Result<Loading, KafkaError> {
+    let (sender, status) = watch::channel(LoaderStatus::default());
+    let admin = Admin::new(&config.client, config.admin_timeout)?;
+    let fetcher = Arc::new(Fetcher::new(&config.client, &config.fetcher)?);
+    let task = tokio::spawn(async move {
+        let Some(cluster_id) = cluster_id(&admin, &stop).await else {
+            return;
+        };
+        let context = RunContext {
+            admin,
+            fetcher,
+            cluster_id,
+            memory: MemoryBudget::new(config.memory_limit),
+            claim_every: config.claim_every,
+            stall_after: config.stall_after,
+        };
+        let rebuild = {
+            let (client, settings) = (config.client.clone(), config.fetcher.clone());
+            move || Fetcher::new(&client, &settings).ok()
+        };
+        Loader::new(context, source, config.loader, sender, rebuild).run(stop).await;
+    });
+    Ok(Loading { status, task })
+}
+
+/// Asks until a broker tells. `None`: stopped before.
+async fn cluster_id(admin: &Admin, stop: &CancellationToken) -> Option<String> {
+    loop {
+        match admin.cluster_id().await {
+            Ok(cluster_id) => return Some(cluster_id),
+            Err(error) => warn!(error = %error, "Kafka is away; loading starts once it is there"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(ASK_AGAIN_AFTER) => {}
+        }
+    }
+}
