@@ -9,6 +9,7 @@ fmt: ## formats the code
 	cargo fmt --all
 
 lint: ## checks the format and runs clippy; any warning fails
+	@STACK=native scripts/stack install
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
