@@ -1,0 +1,492 @@
+//! A Kafka broker as tests use it: topics, records, group offsets.
+
+use std::{collections::HashSet, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::KafkaError,
+    message::{Header, Headers, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord, Producer},
+};
+use tokio::sync::oneshot;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A record as it lies in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<i64>,
+}
+
+impl Record {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(self.value.as_deref().unwrap_or_default()).into_owned()
+    }
+
+    pub fn key_text(&self) -> String {
+        String::from_utf8_lossy(self.key.as_deref().unwrap_or_default()).into_owned()
+    }
+
+    /// The text of the first header of that name.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
+        Some(String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned())
+    }
+}
+
+/// What a group committed for a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The next offset to read.
+    pub offset: i64,
+    pub metadata: String,
+}
+
+/// A cluster, by its bootstrap address.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    bootstrap: String,
+    thrown_away: bool,
+}
+
+impl Kafka {
+    pub fn at(bootstrap: impl Into<String>) -> Kafka {
+        Kafka { bootstrap: bootstrap.into(), thrown_away: false }
+    }
+
+    /// For brokers that are thrown away, topics and all.
+    pub(crate) fn thrown_away(bootstrap: impl Into<String>) -> Kafka {
+        Kafka { bootstrap: bootstrap.into(), thrown_away: true }
+    }
+
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// A new topic with a name of its own that begins with `prefix`; deleted with its handle.
+    pub async fn topic(&self, prefix: &str, partitions: i32) -> Result<Topic> {
+        self.topic_with(prefix, partitions, 1, &[]).await
+    }
+
+    /// The same with a replication factor and topic settings.
+    pub async fn topic_with(
+        &self,
+        prefix: &str,
+        partitions: i32,
+        replication: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<Topic> {
+        let name = format!("{prefix}-{}", uuid::Uuid::new_v4().simple());
+        self.create_topic(&name, partitions, replication, settings).await?;
+        Ok(self.adopt(name))
+    }
+
+    /// Takes over a topic that somebody else makes or made: it is deleted with the handle.
+    pub fn adopt(&self, name: impl Into<String>) -> Topic {
+        Topic { name: name.into(), kafka: self.clone() }
+    }
+
+    /// Makes a topic that stays until it is deleted, and waits until the brokers know its leaders.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        partitions: i32,
+        replication: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<()> {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        for result in self.admin()?.create_topics([&topic], &admin_options()).await? {
+            result.map_err(|(topic, code)| anyhow::anyhow!("create topic {topic}: {code}"))?;
+        }
+        crate::wait_until(LIMIT, || async {
+            let leaders = self.leaders(name).await.unwrap_or_default();
+            leaders.len() == partitions as usize && leaders.iter().all(|leader| *leader >= 0)
+        })
+        .await
+        .with_context(|| format!("topic {name} got no leaders"))
+    }
+
+    /// Deletes a topic and waits until it is gone from the cluster's metadata.
+    pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        for result in self.admin()?.delete_topics(&[name], &admin_options()).await? {
+            result.map_err(|(topic, code)| anyhow::anyhow!("delete topic {topic}: {code}"))?;
+        }
+        crate::wait_until(LIMIT, || async {
+            self.topics().await.is_ok_and(|topics| !topics.iter().any(|topic| topic == name))
+        })
+        .await
+        .with_context(|| format!("topic {name} does not go away"))
+    }
+
+    /// Removes all records of a partition before `offset`, as retention does.
+    pub async fn delete_records_before(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) -> Result<()> {
+        let mut until = TopicPartitionList::new();
+        until.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+        let done = self.admin()?.delete_records(&until, &admin_options()).await?;
+        for element in done.elements() {
+            element.error()?;
+        }
+        Ok(())
+    }
+
+    /// The names of all topics.
+    pub async fn topics(&self) -> Result<Vec<String>> {
+        self.with_consumer("none", &[], |consumer| {
+            let metadata = consumer.fetch_metadata(None, LIMIT)?;
+            Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+        })
+        .await
+    }
+
+    /// The broker id of each partition's leader; -1 where there is none.
+    pub async fn leaders(&self, topic: &str) -> Result<Vec<i32>> {
+        let topic = topic.to_owned();
+        self.with_consumer("none", &[], move |consumer| {
+            let metadata = consumer.fetch_metadata(Some(&topic), LIMIT)?;
+            let found = metadata.topics().first().context("no metadata")?;
+            Ok(found.partitions().iter().map(|partition| partition.leader()).collect())
+        })
+        .await
+    }
+
+    /// Appends a record, waits for all replicas, and returns its offset.
+    pub async fn produce(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &str,
+        value: impl AsRef<[u8]>,
+        headers: &[(&str, &str)],
+    ) -> Result<i64> {
+        let producer: FutureProducer = self.producer().create()?;
+        let mut owned = OwnedHeaders::new();
+        for (key, value) in headers {
+            owned = owned.insert(Header { key, value: Some(*value) });
+        }
+        let record = FutureRecord::to(topic)
+            .partition(partition)
+            .key(key)
+            .payload(value.as_ref())
+            .headers(owned);
+        let sent = producer.send(record, LIMIT).await.map_err(|(error, _)| error);
+        Ok(sent.with_context(|| format!("produce to {topic}"))?.offset)
+    }
+
+    /// Appends many values, keyed by their number, through one producer.
+    pub async fn produce_all<V: AsRef<[u8]>>(
+        &self,
+        topic: &str,
+        partition: i32,
+        values: impl IntoIterator<Item = V>,
+    ) -> Result<()> {
+        let producer: FutureProducer = self.producer().set("linger.ms", "5").create()?;
+        let mut reports = Vec::new();
+        for (number, value) in values.into_iter().enumerate() {
+            let key = number.to_string();
+            loop {
+                let record =
+                    FutureRecord::to(topic).partition(partition).key(&key).payload(value.as_ref());
+                match producer.send_result(record) {
+                    Ok(report) => break reports.push(report),
+                    Err((error, _)) if is_full(&error) => {
+                        tokio::time::sleep(Duration::from_millis(5)).await; // the queue drains meanwhile
+                    }
+                    Err((error, _)) => return Err(error).context("produce"),
+                }
+            }
+        }
+        for report in reports {
+            report
+                .await?
+                .map_err(|(error, _)| error)
+                .with_context(|| format!("produce to {topic}"))?;
+        }
+        Ok(())
+    }
+
+    /// Appends values in one transaction, which is then committed or aborted; either way the topic
+    /// ends on a marker that no consumer is ever given.
+    pub async fn produce_transaction(
+        &self,
+        topic: &str,
+        partition: i32,
+        values: &[&str],
+        commit: bool,
+    ) -> Result<()> {
+        let id = format!("testkit-{}", uuid::Uuid::new_v4());
+        let producer: FutureProducer = self.producer().set("transactional.id", id).create()?;
+        let (topic, values) =
+            (topic.to_owned(), values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            producer.init_transactions(LIMIT)?;
+            producer.begin_transaction()?;
+            for value in &values {
+                let record =
+                    FutureRecord::<str, str>::to(&topic).partition(partition).payload(value);
+                runtime
+                    .block_on(producer.send(record, LIMIT))
+                    .map_err(|(error, _)| error)
+                    .context("produce in a transaction")?;
+            }
+            if commit {
+                producer.commit_transaction(LIMIT)?;
+            } else {
+                producer.abort_transaction(LIMIT)?;
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// All committed records of a topic, from the first to the end that it has now, by partition.
+    pub async fn read_all(&self, topic: &str) -> Result<Vec<Record>> {
+        let topic = topic.to_owned();
+        let settings = [
+            ("isolation.level", "read_committed"),
+            ("enable.partition.eof", "true"),
+            ("fetch.wait.max.ms", "10"),
+        ];
+        self.with_consumer("none", &settings, move |consumer| read_to_end(consumer, &topic)).await
+    }
+
+    /// The first offset that is still there, and the one that the next record gets.
+    pub async fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        let topic = topic.to_owned();
+        self.with_consumer("none", &[], move |consumer| {
+            Ok(consumer.fetch_watermarks(&topic, partition, LIMIT)?)
+        })
+        .await
+    }
+
+    /// The offset that the next record of the partition gets.
+    pub async fn end_offset(&self, topic: &str, partition: i32) -> Result<i64> {
+        Ok(self.watermarks(topic, partition).await?.1)
+    }
+
+    /// What `group` committed for a partition; `None` when it never did.
+    pub async fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+    ) -> Result<Option<Committed>> {
+        let topic = topic.to_owned();
+        self.with_consumer(group, &[], move |consumer| {
+            let mut wanted = TopicPartitionList::new();
+            wanted.add_partition(&topic, partition);
+            let found = consumer.committed_offsets(wanted, LIMIT)?;
+            let element = found.find_partition(&topic, partition).context("no answer")?;
+            element.error()?;
+            Ok(match element.offset() {
+                Offset::Offset(offset) => {
+                    Some(Committed { offset, metadata: element.metadata().to_owned() })
+                }
+                _ => None,
+            })
+        })
+        .await
+    }
+
+    /// Commits for a group without members, as Kafka's own reset tool does; refused while it has some.
+    pub async fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        metadata: &str,
+    ) -> Result<()> {
+        let (topic, metadata) = (topic.to_owned(), metadata.to_owned());
+        self.with_consumer(group, &[], move |consumer| {
+            let mut offsets = TopicPartitionList::new();
+            let mut element = offsets.add_partition(&topic, partition);
+            element.set_offset(Offset::Offset(offset))?;
+            element.set_metadata(metadata);
+            consumer.commit(&offsets, CommitMode::Sync)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// A live member of `group`, reading `topic`; it has its partitions when this returns.
+    pub async fn join(&self, group: &str, topic: &str) -> Result<GroupMember> {
+        let consumer: BaseConsumer =
+            self.consumer(group).set("session.timeout.ms", "6000").create()?;
+        consumer.subscribe(&[topic])?;
+        let (joined, wait) = oneshot::channel();
+        let (leave, left) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let mut joined = Some(joined);
+            while left.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                let _ = consumer.poll(Duration::from_millis(50));
+                if consumer.assignment().is_ok_and(|partitions| partitions.count() > 0)
+                    && let Some(joined) = joined.take()
+                {
+                    let _ = joined.send(());
+                }
+            }
+            consumer.unsubscribe(); // leaves the group; dropping waits until the broker knows
+        });
+        let member = GroupMember { leave, thread: Some(thread) };
+        tokio::time::timeout(LIMIT, wait).await.context("the group gave us no partition")??;
+        Ok(member)
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap).set("client.id", "testkit");
+        // brokers of tests come and go
+        config.set("reconnect.backoff.ms", "20").set("reconnect.backoff.max.ms", "200");
+        config.set_log_level(rdkafka::config::RDKafkaLogLevel::Critical);
+        config
+    }
+
+    fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "0");
+        config
+    }
+
+    fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest");
+        config
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
+        Ok(self.client().create()?)
+    }
+
+    /// librdkafka's consumer calls block: they run on a thread that may.
+    async fn with_consumer<T: Send + 'static>(
+        &self,
+        group: &str,
+        settings: &[(&str, &str)],
+        work: impl FnOnce(&BaseConsumer) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut config = self.consumer(group);
+        for (key, value) in settings {
+            config.set(*key, *value);
+        }
+        tokio::task::spawn_blocking(move || work(&config.create()?)).await?
+    }
+}
+
+/// A topic of a test's own, deleted with its handle.
+#[derive(Debug)]
+pub struct Topic {
+    name: String,
+    kafka: Kafka,
+}
+
+impl Topic {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl std::ops::Deref for Topic {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        if self.kafka.thrown_away {
+            return;
+        }
+        let (kafka, name) = (self.kafka.clone(), self.name.clone());
+        let deleted = crate::wait::on_own_thread(LIMIT, async move {
+            kafka.admin()?.delete_topics(&[&name], &admin_options()).await?;
+            Ok(())
+        });
+        if let Err(error) = deleted {
+            eprintln!("testkit: cannot delete topic {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// A consumer that sits in a group until it is dropped.
+#[derive(Debug)]
+pub struct GroupMember {
+    leave: std::sync::mpsc::Sender<()>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for GroupMember {
+    fn drop(&mut self) {
+        let _ = self.leave.send(());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Record>> {
+    let metadata = consumer.fetch_metadata(Some(topic), LIMIT)?;
+    let found = metadata.topics().first().context("no metadata")?;
+    let mut open: HashSet<i32> = found.partitions().iter().map(|p| p.id()).collect();
+    let mut assignment = TopicPartitionList::new();
+    for partition in &open {
+        assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+    let mut records = Vec::new();
+    while !open.is_empty() {
+        match consumer.poll(LIMIT) {
+            None => bail!("topic {topic} could not be read to its end"),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                open.remove(&partition);
+            }
+            Some(Err(error)) => return Err(error).with_context(|| format!("read {topic}")),
+            Some(Ok(message)) => records.push(Record {
+                partition: message.partition(),
+                offset: message.offset(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers: message.headers().map_or_else(Vec::new, |headers| {
+                    let owned = |header: Header<&[u8]>| {
+                        (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
+                    };
+                    headers.iter().map(owned).collect()
+                }),
+                timestamp: message.timestamp().to_millis(),
+            }),
+        }
+    }
+    records.sort_by_key(|record| (record.partition, record.offset));
+    Ok(records)
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(LIMIT)).operation_timeout(Some(LIMIT))
+}
+
+fn is_full(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull)
+}
