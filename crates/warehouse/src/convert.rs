@@ -85,11 +85,12 @@ pub(crate) fn as_json(kind: Kind, text: &str, out: &mut String) {
     }
 }
 
-/// The text that a key is compared by: `7`, `7.0` and `"7"` are one key.
+/// The text of a value that keeps its kind, equal numbers spelled equally: `7` and `7.0` are one key.
 pub(crate) fn key_text(kind: Kind, text: &str, out: &mut String) {
     match kind {
         Kind::Float => push_float(text, out),
-        _ => out.push_str(text),
+        Kind::Timestamp => push_cut(text, MICROSECONDS, out),
+        Kind::Bool | Kind::Int | Kind::String | Kind::Json => push_without(text, "\0", out),
     }
 }
 

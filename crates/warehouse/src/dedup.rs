@@ -4,7 +4,6 @@ use std::{cmp::Ordering, collections::HashMap};
 
 use crate::{
     batch::Batch,
-    convert::key_text,
     identifier::{NameOf, identifier},
     row::{Cell, Kind, Row},
 };
@@ -15,7 +14,14 @@ const SEPARATOR: &str = "_###_";
 
 /// One flag per row: whether it survives. The later of two rows wins, or, with a discriminator, the one with the
 /// greater value.
-pub(crate) fn survivors(batch: &Batch) -> Vec<bool> {
+///
+/// `stored` appends the text that a value (of a row, by number) has in its column, equal numbers spelled equally,
+/// and answers what it is there; `None` if it does not get there. Rows are compared by what is stored because
+/// the database does: two rows that it takes for one would fail the whole merge.
+pub(crate) fn survivors(
+    batch: &Batch,
+    stored: impl Fn(usize, &Cell<'_>, &mut String) -> Option<Kind>,
+) -> Vec<bool> {
     let key: Vec<Option<u32>> =
         batch.key_columns().iter().map(|name| batch.slot_of(name)).collect();
     let discriminator = discriminator_slot(batch);
@@ -24,8 +30,12 @@ pub(crate) fn survivors(batch: &Batch) -> Vec<bool> {
     let mut survives = vec![true; batch.row_count()];
     let mut identity = String::new();
     for (number, row) in batch.rows.iter().enumerate() {
-        write_identity(row, &key, &mut identity);
-        let value = discriminator.and_then(|slot| row.cell(slot?)).map(Value::from);
+        write_identity(number, row, &key, &stored, &mut identity);
+        let value = discriminator.and_then(|slot| row.cell(slot?)).and_then(|cell| {
+            let mut text = String::new();
+            let kind = stored(number, &cell, &mut text)?;
+            Some(Value { kind, text: text.into() })
+        });
         match kept.get_mut(identity.as_str()) {
             None => {
                 kept.insert(identity.as_str().into(), (number, value));
@@ -54,15 +64,21 @@ fn discriminator_slot(batch: &Batch) -> Option<Option<u32>> {
     Some(batch.slot_of(&identifier(&path.join("_"), NameOf::Column)))
 }
 
-fn write_identity(row: Row<'_>, key: &[Option<u32>], identity: &mut String) {
+fn write_identity(
+    number: usize,
+    row: Row<'_>,
+    key: &[Option<u32>],
+    stored: impl Fn(usize, &Cell<'_>, &mut String) -> Option<Kind>,
+    identity: &mut String,
+) {
     identity.clear();
     for (index, slot) in key.iter().enumerate() {
         if index > 0 {
             identity.push_str(SEPARATOR);
         }
-        match slot.and_then(|slot| row.cell(slot)) {
-            Some(cell) => key_text(cell.flags.kind(), cell.text, identity),
-            None => identity.push_str(MISSING),
+        let cell = slot.and_then(|slot| row.cell(slot));
+        if cell.and_then(|cell| stored(number, &cell, identity)).is_none() {
+            identity.push_str(MISSING);
         }
     }
 }
@@ -70,12 +86,6 @@ fn write_identity(row: Row<'_>, key: &[Option<u32>], identity: &mut String) {
 struct Value {
     kind: Kind,
     text: Box<str>,
-}
-
-impl From<Cell<'_>> for Value {
-    fn from(cell: Cell<'_>) -> Value {
-        Value { kind: cell.flags.kind(), text: cell.text.into() }
-    }
 }
 
 /// Missing is less than present; values of different types count as equal.
@@ -105,7 +115,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::StreamOptions;
+    use crate::{StreamOptions, convert::key_text};
 
     fn surviving(options: &[(&str, &str)], events: &[&str]) -> Vec<bool> {
         let mut stream_options = StreamOptions::default();
@@ -117,7 +127,10 @@ mod tests {
         for event in events {
             batch.push(event.as_bytes()).unwrap();
         }
-        survivors(&batch)
+        survivors(&batch, |_, cell, out| {
+            key_text(cell.flags.kind(), cell.text, out);
+            Some(cell.flags.kind())
+        })
     }
 
     #[test]

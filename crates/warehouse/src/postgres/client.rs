@@ -11,12 +11,17 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgPoolOptions, PgRow},
 };
+use tokio::sync::mpsc;
 
 use super::{
     credentials::Credentials,
     error::{LoadError, Purpose, sort},
     quote_ident,
 };
+
+/// How much later than the server we give up on a statement. The server's own time-out comes first, unless
+/// the server, or the way to it, is gone without a word.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Limits of a destination's connections.
 #[derive(Debug, Clone)]
@@ -76,7 +81,8 @@ impl Postgres {
     pub async fn connection(&self) -> Result<Connection, LoadError> {
         let connection =
             self.0.pool.acquire().await.map_err(|error| sort(error, Purpose::Other))?;
-        Ok(Connection { inner: connection, is_sound: true })
+        let patience = self.0.settings.statement_timeout + GRACE;
+        Ok(Connection { inner: connection, is_sound: true, patience })
     }
 
     /// Closes all connections; those in use once they come back.
@@ -105,6 +111,7 @@ impl Postgres {
 pub struct Connection {
     inner: PoolConnection<sqlx::Postgres>,
     is_sound: bool,
+    patience: Duration,
 }
 
 impl Connection {
@@ -120,8 +127,8 @@ impl Connection {
     ) -> Result<Vec<PgRow>, LoadError> {
         self.is_sound = false;
         // every name and value in our statements went through `quote_ident` or `quote_literal`
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.inner).await;
-        let rows = rows.map_err(|error| sort(error, purpose))?;
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.inner);
+        let rows = in_time(self.patience, purpose, rows).await?;
         self.is_sound = true;
         Ok(rows)
     }
@@ -133,20 +140,38 @@ impl Connection {
         purpose: Purpose<'_>,
     ) -> Result<u64, LoadError> {
         self.is_sound = false;
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *self.inner).await;
-        let done = done.map_err(|error| sort(error, purpose))?;
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *self.inner);
+        let done = in_time(self.patience, purpose, done).await?;
         self.is_sound = true;
         Ok(done.rows_affected())
     }
 
-    /// The driver's connection, for COPY; the caller says with [`Connection::is_sound_again`] that it ended well.
-    pub(crate) fn for_copy(&mut self) -> &mut sqlx::PgConnection {
+    /// Sends COPY text as it comes; returns the number of rows stored.
+    pub(crate) async fn copy(
+        &mut self,
+        sql: &str,
+        chunks: &mut mpsc::Receiver<Vec<u8>>,
+        purpose: Purpose<'_>,
+    ) -> Result<u64, LoadError> {
         self.is_sound = false;
-        &mut self.inner
+        let patience = self.patience;
+        let mut copy = in_time(patience, purpose, self.inner.copy_in_raw(sql)).await?;
+        while let Some(chunk) = chunks.recv().await {
+            let Ok(sent) = tokio::time::timeout(patience, copy.send(chunk)).await else {
+                return Err(no_answer());
+            };
+            if sent.is_err() {
+                break; // the server's reason comes with `finish`; `abort` would hide it and leave answers unread
+            }
+        }
+        let stored = in_time(patience, purpose, copy.finish()).await?;
+        self.is_sound = true;
+        Ok(stored)
     }
 
-    pub(crate) fn is_sound_again(&mut self) {
-        self.is_sound = true;
+    /// The connection is not to be used again, whatever its last statement said.
+    pub(crate) fn give_up(&mut self) {
+        self.is_sound = false;
     }
 
     /// Ends the transaction after a refusal, so that its locks go now and not when the server notices the
@@ -163,4 +188,19 @@ impl Drop for Connection {
             self.inner.close_on_drop();
         }
     }
+}
+
+async fn in_time<T>(
+    patience: Duration,
+    purpose: Purpose<'_>,
+    answer: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, LoadError> {
+    match tokio::time::timeout(patience, answer).await {
+        Ok(answer) => answer.map_err(|error| sort(error, purpose)),
+        Err(_) => Err(no_answer()),
+    }
+}
+
+fn no_answer() -> LoadError {
+    LoadError::Connection { reason: "no answer in time".to_owned() }
 }

@@ -66,14 +66,17 @@ pub(crate) struct Conversion {
 }
 
 impl Conversion {
+    /// Whether the value is the column's as it is.
+    fn goes_as_it_is(self, row: usize, cell: &Cell<'_>) -> bool {
+        let is_hinted = cell.flags.is_hinted();
+        let own_type = if is_hinted { self.hinted_as } else { cell.flags.kind().data_type() };
+        own_type == self.to || row < self.as_it_is_before || (self.is_new && is_hinted)
+    }
+
     /// Appends the text of a value. `false`: it is unmapped.
     pub(crate) fn apply(self, row: usize, cell: &Cell<'_>, out: &mut String) -> bool {
         let kind = cell.flags.kind();
-        let own_type = if cell.flags.is_hinted() { self.hinted_as } else { kind.data_type() };
-        let goes_as_it_is = own_type == self.to
-            || row < self.as_it_is_before
-            || (self.is_new && cell.flags.is_hinted());
-        if goes_as_it_is {
+        if self.goes_as_it_is(row, cell) {
             let is_date = cell.flags.is_date() && self.is_new;
             if is_date && self.to == DataType::String {
                 // the batch had taken the date for a timestamp before the column became text
@@ -169,6 +172,33 @@ impl Fit {
             action: Action::Copy,
             cutting_cast: None,
         });
+    }
+
+    /// Appends the text that a value has in its column, equal numbers spelled equally, and answers what it is there.
+    /// `None`: it is unmapped.
+    pub(crate) fn stored(&self, row: usize, cell: &Cell<'_>, out: &mut String) -> Option<Kind> {
+        let column = self.column_of_slot[cell.slot as usize]?;
+        let kind = cell.flags.kind();
+        let Action::Convert(conversion) = self.columns[column as usize].action else {
+            convert::key_text(kind, cell.text, out);
+            return Some(kind);
+        };
+        let mut text = String::new();
+        if !conversion.apply(row, cell, &mut text) {
+            return None;
+        }
+        let stored_kind = match (conversion.goes_as_it_is(row, cell), conversion.to) {
+            (true, DataType::Int64 | DataType::Float64) if kind == Kind::Bool => Kind::Int,
+            (true, DataType::Float64) if kind == Kind::String => Kind::Float,
+            (true, _) => kind,
+            (false, DataType::Bool) => Kind::Bool,
+            (false, DataType::Int64) => Kind::Int,
+            (false, DataType::Float64) => Kind::Float,
+            (false, DataType::Timestamp) => Kind::Timestamp,
+            (false, DataType::String | DataType::Json | DataType::Unknown) => Kind::String,
+        };
+        convert::key_text(stored_kind, &text, out);
+        Some(stored_kind)
     }
 
     /// Quoted names of the columns, in order.

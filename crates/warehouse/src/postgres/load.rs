@@ -18,7 +18,7 @@ use super::{
     client::{Connection, Postgres},
     ddl,
     encode::Encoder,
-    error::{LoadError, Purpose, sort},
+    error::{LoadError, Purpose},
     fit::{Fit, target},
     quote_ident, quote_literal,
     table::{Table, TableName},
@@ -105,10 +105,10 @@ impl Postgres {
         let mut connection = self.connection().await?;
         let loaded =
             self.load_on(&mut connection, batches, checkpoint, schema_changes, &mut report).await;
-        if let Err(error) = &loaded
-            && error.server_error().is_some()
-        {
-            connection.roll_back_and_close().await;
+        match &loaded {
+            Ok(()) | Err(LoadError::CheckpointMoved) => {}
+            Err(error) if error.server_error().is_some() => connection.roll_back_and_close().await,
+            Err(_) => connection.give_up(), // its transaction may be open
         }
         loaded.map(|()| report)
     }
@@ -238,7 +238,10 @@ async fn send(connection: &mut Connection, prepared: Prepared) -> Result<LoadCou
         return Ok(LoadCounts { loaded: 0, merged: total });
     }
     let purpose = Purpose::Rows { table: &name.table };
-    let survivors = batch.options.deduplicate.then(|| dedup::survivors(&batch));
+    let survivors = batch
+        .options
+        .deduplicate
+        .then(|| dedup::survivors(&batch, |row, cell, out| fit.stored(row, cell, out)));
     let columns = fit.quoted_columns();
     let is_merged = batch.options.merges_into_table();
     if !is_merged && !fit.needs_cast() {
@@ -291,22 +294,14 @@ async fn copy(
     let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
     let encoding =
         tokio::task::spawn_blocking(move || encode(batch, &fit, survivors.as_deref(), &sender));
-    let mut copy =
-        connection.for_copy().copy_in_raw(&sql).await.map_err(|error| sort(error, purpose))?;
-    while let Some(chunk) = chunks.recv().await {
-        if copy.send(chunk).await.is_err() {
-            break; // the server's reason comes with `finish`; `abort` would hide it and leave answers unread
-        }
-    }
-    drop(chunks);
-    let stored = copy.finish().await;
+    let stored = connection.copy(&sql, &mut chunks, purpose).await;
+    drop(chunks); // after a refusal the encoder waits for room in it
     if encoding.await.is_err() {
-        // the rows sent are not all rows: the connection stays unsound, nothing is committed
+        // the rows sent are not all rows
+        connection.give_up();
         return Err(LoadError::config("encoding the batch panicked; see the log"));
     }
-    let stored = stored.map_err(|error| sort(error, purpose))?;
-    connection.is_sound_again();
-    Ok(stored)
+    stored
 }
 
 fn encode(batch: Batch, fit: &Fit, survivors: Option<&[bool]>, sender: &mpsc::Sender<Vec<u8>>) {
@@ -337,6 +332,10 @@ async fn commit(connection: &mut Connection) -> Result<(), LoadError> {
     match connection.run_for("commit", Purpose::Rows { table: "" }).await {
         Ok(_) => Ok(()),
         Err(LoadError::Connection { reason }) => Err(LoadError::CommitUnknown { reason }),
+        // a session that is ended on purpose may say so after the commit is durable
+        Err(LoadError::Busy(error)) if error.sqlstate.starts_with("57P") => {
+            Err(LoadError::CommitUnknown { reason: error.to_string() })
+        }
         Err(error) => Err(error),
     }
 }
