@@ -175,6 +175,17 @@ impl KafkaConfig {
         "FAILOVER_LOGGER_S3_PREFIX",
     ];
 
+    /// Bytes that one event may have at most, its key and headers included.
+    pub fn producer_message_max_bytes(&self) -> usize {
+        self.kafka_message_max_bytes as usize
+    }
+
+    /// Events in the producer's queue above which the service wants no traffic.
+    pub fn producer_queue_threshold(&self) -> usize {
+        // a share between 0 and 1 of a number that fits into 32 bits
+        (f64::from(self.producer_queue_size) * self.producer_queue_size_threshold) as usize
+    }
+
     /// What all clients have in common: brokers, security, reconnecting.
     pub fn client_config(&self, client_id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();

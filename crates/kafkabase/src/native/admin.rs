@@ -37,6 +37,19 @@ impl AdminError {
         )
     }
 
+    /// Kafka said no, and will say no again: rights, names, policies.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self.code,
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::InvalidTopic
+                | RDKafkaErrorCode::InvalidReplicationFactor
+                | RDKafkaErrorCode::InvalidConfig
+                | RDKafkaErrorCode::PolicyViolation
+        )
+    }
+
     /// The topic is not (or no longer) there.
     pub fn is_unknown_topic(&self) -> bool {
         matches!(
