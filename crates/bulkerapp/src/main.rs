@@ -1,1 +1,49 @@
-fn main() {}
+//! The bulkerapp process: read the settings, start, serve, stop.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::{Context, Result};
+use appbase::{config::Environment, http::probe, telemetry};
+use bulkerapp::{
+    config::{Config, PREFIX},
+    service,
+};
+
+/// The JSON scanner takes about 16 KiB of stack for each of the levels that an event may be nested.
+const THREAD_STACK: usize = 4 << 20;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bulkerapp: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<ExitCode> {
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let is_healthcheck = arguments.first().is_some_and(|first| first == "healthcheck");
+    if is_healthcheck {
+        arguments.remove(0);
+    }
+    let environment = Environment::of_process(PREFIX)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(THREAD_STACK)
+        .build()
+        .context("start the runtime")?;
+    let parsed = Config::parse(&environment, &arguments)?;
+    if is_healthcheck {
+        let is_healthy = runtime.block_on(probe(parsed.config.app.http_port, "/health"));
+        return Ok(if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    parsed.config.validate()?;
+    telemetry::init(telemetry::LogFormat::of(&parsed.config.app.log_format));
+    Config::log_ignored(&parsed);
+    runtime.block_on(service::run(&parsed.config, &environment))?;
+    // threads that still wait for Kafka must not hold the process
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}

@@ -13,11 +13,16 @@ mod offsets;
 mod reader;
 mod run;
 mod schedule;
+mod settings;
+mod source;
 mod spawn;
 mod start;
 mod target;
+mod targets;
 
-pub use loader::{LoadSource, LoaderSettings, LoaderStatus};
+pub use loader::{LoaderSettings, LoaderStatus};
 pub use metrics::register as register_metrics;
+pub use settings::LoaderConfig;
+pub use source::{OwnedTopics, Shard};
 pub use spawn::{Loading, LoadingConfig, spawn};
-pub use target::{LoadTarget, OwnedTopic};
+pub use targets::open_all;

@@ -167,13 +167,7 @@ mod tests {
     const TOPIC: Uuid = Uuid::from_u128(2);
 
     fn row(next_offset: i64) -> OffsetsRow {
-        OffsetsRow {
-            next_offset,
-            epoch: 4,
-            began: 10,
-            topic_id: Some(TOPIC),
-            ..OffsetsRow::default()
-        }
+        OffsetsRow { next_offset, epoch: 4, began: 10, topic_id: Some(TOPIC) }
     }
 
     fn facts(row: Option<OffsetsRow>, group: Group) -> Facts {

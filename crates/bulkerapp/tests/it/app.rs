@@ -9,29 +9,29 @@ use tokio::{
     net::TcpStream,
 };
 
-pub const TOKEN: &str = "it-token";
+pub(crate) const TOKEN: &str = "it-token";
 /// The destination of every test; topics are kept apart by their prefix.
-pub const DESTINATION: &str = "it";
+pub(crate) const DESTINATION: &str = "it";
 /// Longer than anything here takes on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that one test's bulkerapp needs to know. Each test has its own topics, by a prefix.
 #[derive(Clone)]
-pub struct Setup {
-    pub bootstrap: String,
-    pub host: String,
-    pub port: u16,
-    pub database: String,
-    pub user: String,
-    pub password: String,
-    pub prefix: String,
+pub(crate) struct Setup {
+    pub(crate) bootstrap: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) database: String,
+    pub(crate) user: String,
+    pub(crate) password: String,
+    pub(crate) prefix: String,
     /// Options of the destination, as in its configuration.
-    pub options: String,
-    pub environment: Vec<(String, String)>,
+    pub(crate) options: String,
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Setup {
-    pub fn new(kafka: &Kafka, database: &Database) -> Setup {
+    pub(crate) fn new(kafka: &Kafka, database: &Database) -> Setup {
         Setup {
             bootstrap: kafka.bootstrap().to_owned(),
             host: database.host().to_owned(),
@@ -45,42 +45,42 @@ impl Setup {
         }
     }
 
-    pub fn with_options(mut self, options: &str) -> Setup {
+    pub(crate) fn with_options(mut self, options: &str) -> Setup {
         self.options = options.to_owned();
         self
     }
 
     /// Reaches the database through a proxy.
-    pub fn through(mut self, host: &str, port: u16) -> Setup {
+    pub(crate) fn through(mut self, host: &str, port: u16) -> Setup {
         host.clone_into(&mut self.host);
         self.port = port;
         self
     }
 
-    pub fn with(mut self, name: &str, value: &str) -> Setup {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Setup {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// The topic of a table.
-    pub fn topic(&self, table: &str) -> String {
+    pub(crate) fn topic(&self, table: &str) -> String {
         format!("{}in.id.{DESTINATION}.m.batch.t.{table}", self.prefix)
     }
 
     /// Starts the process and waits until it takes traffic.
-    pub async fn start(&self) -> Result<App> {
+    pub(crate) async fn start(&self) -> Result<App> {
         let mut app = self.spawn()?;
         app.service.wait_for_ok(app.port, "/ready", PATIENCE).await?;
         Ok(app)
     }
 
     /// Starts the process on a free port.
-    pub fn spawn(&self) -> Result<App> {
+    pub(crate) fn spawn(&self) -> Result<App> {
         self.spawn_on(testkit::free_port()?)
     }
 
     /// Starts the process on this port.
-    pub fn spawn_on(&self, port: u16) -> Result<App> {
+    pub(crate) fn spawn_on(&self, port: u16) -> Result<App> {
         let destination = format!(
             r#"{{id: "{DESTINATION}", type: "postgres", credentials: {{host: "{}", port: {}, database: "{}", username: "{}", password: "{}", defaultSchema: "public", sslMode: "disable"}}, options: {{{}}}}}"#,
             self.host, self.port, self.database, self.user, self.password, self.options
@@ -105,18 +105,18 @@ impl Setup {
 }
 
 /// A running bulkerapp.
-pub struct App {
-    pub service: Service,
-    pub port: u16,
+pub(crate) struct App {
+    pub(crate) service: Service,
+    pub(crate) port: u16,
 }
 
 impl App {
     /// Posts one event and returns the status.
-    pub async fn post(&self, table: &str, event: &str) -> Result<u16> {
+    pub(crate) async fn post(&self, table: &str, event: &str) -> Result<u16> {
         post(self.port, table, event).await
     }
 
-    pub async fn get(&self, path: &str) -> Result<String> {
+    pub(crate) async fn get(&self, path: &str) -> Result<String> {
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n"
         );
@@ -124,7 +124,7 @@ impl App {
     }
 
     /// Stops it as an orchestrator does.
-    pub async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         let status = self.service.terminate(PATIENCE).await?;
         ensure!(status.success(), "ended with {status}: {:#?}", self.service.lines());
         Ok(())
@@ -132,7 +132,7 @@ impl App {
 }
 
 /// Posts one event to the app on this port and returns the status.
-pub async fn post(port: u16, table: &str, event: &str) -> Result<u16> {
+pub(crate) async fn post(port: u16, table: &str, event: &str) -> Result<u16> {
     let request = format!(
         "POST /post/{DESTINATION}?tableName={table} HTTP/1.1\r\nhost: localhost\r\n\
          authorization: Bearer {TOKEN}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{event}",
@@ -152,12 +152,12 @@ async fn exchange(port: u16, request: &str) -> Result<String> {
 }
 
 /// Numbered events; the number is `id`.
-pub fn events(numbers: std::ops::Range<u64>) -> Vec<String> {
+pub(crate) fn events(numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(|id| format!(r#"{{"id":{id},"name":"event {id}"}}"#)).collect()
 }
 
 /// Waits until the table's offsets row stands at `offset`.
-pub async fn loaded_to(database: &Database, topic: &str, offset: i64) -> Result<()> {
+pub(crate) async fn loaded_to(database: &Database, topic: &str, offset: i64) -> Result<()> {
     let sql = format!("select next_offset from bulker_offsets where topic = '{topic}'");
     let wanted = offset.to_string();
     let reached = wait_until(PATIENCE, || async {
@@ -169,7 +169,11 @@ pub async fn loaded_to(database: &Database, topic: &str, offset: i64) -> Result<
 }
 
 /// Checks that the events `0..count` are in the table, each exactly once.
-pub async fn assert_exactly_once(database: &Database, table: &str, count: u64) -> Result<()> {
+pub(crate) async fn assert_exactly_once(
+    database: &Database,
+    table: &str,
+    count: u64,
+) -> Result<()> {
     let sql = format!(
         "select count(*) || ' rows, ' || count(distinct id) || ' ids, ' || coalesce(max(id), -1) || ' the last' from {table}"
     );
@@ -180,7 +184,7 @@ pub async fn assert_exactly_once(database: &Database, table: &str, count: u64) -
 }
 
 /// SIGSTOP: alive, connected, and silent.
-pub fn freeze(pid: i32) {
+pub(crate) fn freeze(pid: i32) {
     let stopped = std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status();
     assert!(stopped.is_ok_and(|status| status.success()), "process {pid} was not stopped");
 }

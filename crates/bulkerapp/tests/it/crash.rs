@@ -22,7 +22,7 @@ async fn killed_at(event: Event) -> Result<()> {
     let proxy = PostgresProxy::start(database.host(), database.port()).await?;
     let setup = Setup::new(&kafka, &database).through(&proxy.host(), proxy.port());
     let topic = kafka.adopt(setup.topic("t"));
-    kafka.create_topic(topic.name(), 1, &[]).await?;
+    kafka.create_topic(topic.name(), 1, 1, &[]).await?;
     kafka.produce_all(topic.name(), 0, events(0..COUNT)).await?;
 
     let mut first: App = setup.spawn()?;
@@ -71,7 +71,7 @@ async fn a_lost_answer_to_commit_is_settled_by_the_row_without_a_restart() -> Re
     let proxy = PostgresProxy::start(database.host(), database.port()).await?;
     let setup = Setup::new(&kafka, &database).through(&proxy.host(), proxy.port());
     let topic = kafka.adopt(setup.topic("t"));
-    kafka.create_topic(topic.name(), 1, &[]).await?;
+    kafka.create_topic(topic.name(), 1, 1, &[]).await?;
     kafka.produce_all(topic.name(), 0, events(0..COUNT)).await?;
     // given a connection that breaks once on each side of the moment of truth
     for event in [Event::BeforeCommitForwarded, Event::BeforeCommitAnswer] {
@@ -94,7 +94,7 @@ async fn two_loaders_on_one_new_topic_load_each_event_once() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
     let setup = Setup::new(&kafka, &database);
     let topic = kafka.adopt(setup.topic("t"));
-    kafka.create_topic(topic.name(), 1, &[]).await?;
+    kafka.create_topic(topic.name(), 1, 1, &[]).await?;
     let (first, second) = (setup.start().await?, setup.start().await?);
     for start in (0..20).map(|round| round * 500) {
         kafka.produce_all(topic.name(), 0, events(start..start + 500)).await?;
@@ -111,7 +111,7 @@ async fn a_paused_loader_that_wakes_after_another_took_over_loads_nothing_twice(
     let proxy = PostgresProxy::start(database.host(), database.port()).await?;
     let direct = Setup::new(&kafka, &database);
     let topic = kafka.adopt(direct.topic("t"));
-    kafka.create_topic(topic.name(), 1, &[]).await?;
+    kafka.create_topic(topic.name(), 1, 1, &[]).await?;
     kafka.produce_all(topic.name(), 0, events(0..COUNT)).await?;
 
     // given a loader that is frozen between its first batch and the next

@@ -166,7 +166,7 @@ async fn a_postgresql_that_goes_away_is_loaded_again_without_a_restart() -> Resu
     let setup = Setup::new(&kafka, &database)
         .with_options(r#"mode: "batch", frequency: 0.0167, batchSize: 500"#);
     let topic = kafka.adopt(setup.topic("t"));
-    kafka.create_topic(topic.name(), 1, &[]).await?;
+    kafka.create_topic(topic.name(), 1, 1, &[]).await?;
     kafka.produce_all(topic.name(), 0, events(0..5_000)).await?;
     let app = setup.start().await?;
     let some = || async { database.count("t").await.is_ok_and(|count| count > 0) };

@@ -25,7 +25,7 @@ async fn unloaded(count: u64) -> Result<Loaded> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
     let setup = Setup::new(&kafka, &database);
     let topic = kafka.adopt(setup.topic("t"));
-    kafka.create_topic(topic.name(), 1, &[]).await?;
+    kafka.create_topic(topic.name(), 1, 1, &[]).await?;
     kafka.produce_all(topic.name(), 0, events(0..count)).await?;
     Ok(Loaded { kafka, database, setup, topic })
 }
@@ -206,7 +206,7 @@ async fn a_topic_made_anew_is_read_from_its_beginning_also_when_it_outgrew_the_r
     let is_gone =
         || async { loaded.kafka.topics().await.is_ok_and(|all| !all.iter().any(|t| t == name)) };
     wait_until(PATIENCE, is_gone).await?;
-    loaded.kafka.create_topic(name, 1, &[]).await?;
+    loaded.kafka.create_topic(name, 1, 1, &[]).await?;
     loaded.more(100, 109).await?;
     let app = loaded.start().await?;
     loaded.loaded_to(9).await?;

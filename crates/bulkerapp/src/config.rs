@@ -1,0 +1,322 @@
+//! Every variable of the service. Names and defaults are a contract with operators of the original.
+
+use std::{ffi::OsString, time::Duration};
+
+use appbase::{
+    AppConfig,
+    config::{ConfigError, Environment, Names, Parsed},
+    values::{boolean, float, integer, seconds},
+};
+use clap::{ArgAction, Args, Parser};
+use kafkabase::{AckMode, KafkaConfig};
+use tracing::{debug, info};
+
+use crate::loading::LoaderConfig;
+
+/// What names of variables start with.
+pub const PREFIX: &str = "BULKER";
+
+/// Takes events over HTTP, keeps them in Kafka, loads them into warehouses.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "bulkerapp",
+    version,
+    after_help = "`bulkerapp healthcheck` asks a running instance \
+    for its /health and exits with 0 or 1; it reads HTTP_PORT only."
+)]
+pub struct Config {
+    #[command(flatten)]
+    pub app: AppConfig,
+    #[command(flatten)]
+    pub kafka: KafkaConfig,
+    #[command(flatten)]
+    pub server: ServerConfig,
+    #[command(flatten)]
+    pub loader: LoaderConfig,
+    #[command(flatten)]
+    pub later: LaterConfig,
+}
+
+/// Settings of this service that have an effect.
+#[derive(Debug, Clone, Args)]
+pub struct ServerConfig {
+    /// Where destinations come from: empty or `env://BULKER_<NAME>`.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub config_source: String,
+    /// Seconds between two looks at the cluster's topics.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub topic_manager_refresh_period_sec: Duration,
+    /// Seconds between two runs over a table's topic, unless the destination has a `frequency`.
+    #[arg(long, default_value = "300", value_parser = integer::<u32>)]
+    pub batch_runner_default_period_sec: u32,
+    /// Events per batch, unless the destination has a `batchSize`.
+    #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
+    pub batch_runner_default_batch_size: u32,
+    /// Port of the metrics alone, without tokens.
+    #[arg(long, default_value = "9091", value_parser = integer::<u16>)]
+    pub metrics_port: u16,
+    /// Number of this instance among its siblings.
+    #[arg(long, default_value = "0", value_parser = integer::<u32>)]
+    pub instance_index: u32,
+    /// How many instances share the topics.
+    #[arg(long, default_value = "1", value_parser = integer::<u32>)]
+    pub shards: u32,
+    /// Load topics into warehouses.
+    #[arg(long, default_value = "true", value_parser = boolean, action = ArgAction::Set)]
+    pub enable_consumers: bool,
+    /// Seconds that a stop may take.
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub shutdown_timeout_sec: Duration,
+}
+
+/// Settings that are accepted and have no effect yet, or none any more.
+#[derive(Debug, Clone, Args)]
+pub struct LaterConfig {
+    /// Bearer token for a configuration over HTTP.
+    #[arg(long)]
+    pub config_source_http_auth_token: Option<String>,
+    /// Query for a configuration in PostgreSQL.
+    #[arg(long, default_value = "select * from enriched_connections")]
+    pub config_source_sql_query: String,
+    /// Folder for the last known configuration.
+    #[arg(long)]
+    pub cache_dir: Option<String>,
+    /// Seconds between two looks at the configuration.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub config_refresh_period_sec: Duration,
+    /// The default Redis.
+    #[arg(long)]
+    pub redis_url: Option<String>,
+    /// Certificates to trust for Redis, as PEM.
+    #[arg(long)]
+    pub redis_tls_ca: Option<String>,
+    /// Redis of the events log.
+    #[arg(long)]
+    pub events_log_redis_url: Option<String>,
+    /// Events per stream of the events log.
+    #[arg(long, default_value = "1000", value_parser = integer::<u32>)]
+    pub events_log_max_size: u32,
+    /// Seconds without a message that end a batch.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub batch_runner_wait_for_messages_sec: Duration,
+    /// Seconds between two runs over a retry topic.
+    #[arg(long, default_value = "300", value_parser = seconds)]
+    pub batch_runner_default_retry_period_sec: Duration,
+    /// Share of a batch that is retried at a time.
+    #[arg(long, default_value = "0.1", value_parser = float)]
+    pub batch_runner_default_retry_batch_fraction: f64,
+    /// Messages per batch of a retry topic.
+    #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
+    pub retry_consumer_batch_size: u32,
+    /// Attempts before an event is a dead letter.
+    #[arg(long, default_value = "5", value_parser = integer::<u32>)]
+    pub messages_retry_count: u32,
+    /// Minutes, the base of the pause between attempts.
+    #[arg(long, default_value = "5", value_parser = float)]
+    pub messages_retry_backoff_base: f64,
+    /// Minutes, the longest pause between attempts.
+    #[arg(long, default_value = "1440", value_parser = float)]
+    pub messages_retry_backoff_max_delay: f64,
+    /// Destination of relayed metrics.
+    #[arg(long)]
+    pub metrics_relay_destination: Option<String>,
+    /// Seconds between two relays of metrics.
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    pub metrics_relay_period_sec: Duration,
+    /// Close idle consumers: there are none that idle.
+    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
+    pub suspend_consumers: bool,
+    /// Drop consumers of quiet topics: a quiet topic has none.
+    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
+    pub stale_topics: bool,
+    /// Seconds of sleep before the end: nothing is left to wait for.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub shutdown_extra_delay_sec: Duration,
+    /// Prometheus that `/connections-metrics` asks.
+    #[arg(long)]
+    pub prometheus_url: Option<String>,
+    /// Secrets of hashed keys.
+    #[arg(long, default_value = "dea42a58-acf4-45af-85bb-e77e94bd5025", hide_default_value = true)]
+    pub global_hash_secret: String,
+    /// ClickHouse of the events log.
+    #[arg(long)]
+    pub clickhouse_host: Option<String>,
+    /// Its database.
+    #[arg(long)]
+    pub clickhouse_database: Option<String>,
+    /// Its user.
+    #[arg(long, default_value = "default")]
+    pub clickhouse_username: String,
+    /// Its password.
+    #[arg(long)]
+    pub clickhouse_password: Option<String>,
+    /// Encrypt connections to it.
+    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
+    pub clickhouse_ssl: bool,
+}
+
+/// Names of this service that are also read without the prefix.
+const UNPREFIXED: &[&str] = &[
+    "CONFIG_SOURCE",
+    "CONFIG_SOURCE_HTTP_AUTH_TOKEN",
+    "CACHE_DIR",
+    "REDIS_URL",
+    "REDIS_TLS_CA",
+    "EVENTS_LOG_REDIS_URL",
+    "METRICS_RELAY_DESTINATION",
+    "PROMETHEUS_URL",
+    "CLICKHOUSE_HOST",
+    "CLICKHOUSE_DATABASE",
+    "CLICKHOUSE_USERNAME",
+    "CLICKHOUSE_PASSWORD",
+    "CLICKHOUSE_SSL",
+];
+
+const NAMES: Names = Names {
+    unprefixed: &[AppConfig::UNPREFIXED, KafkaConfig::UNPREFIXED, UNPREFIXED],
+    fallbacks: &[
+        AppConfig::FALLBACKS[0],
+        ("EVENTS_LOG_REDIS_URL", &["BULKER_REDIS_URL", "REDIS_URL"]),
+    ],
+};
+
+/// Settings of the Kafka library and of logs that have no effect, beside those of [`LaterConfig`].
+const WITHOUT_EFFECT: &[&str] = &[
+    "INSTANCE_ID",
+    "KAFKA_SESSION_TIMEOUT_MS",
+    "KAFKA_MAX_POLL_INTERVAL_MS",
+    "KAFKA_RETRY_TOPIC_SEGMENT_BYTES",
+    "KAFKA_RETRY_TOPIC_RETENTION_HOURS",
+    "KAFKA_DEAD_TOPIC_RETENTION_HOURS",
+    "KAFKA_CONSUMER_PARTITIONS_ASSIGMENT_STRATEGY",
+    "KAFKA_DESTINATIONS_TOPIC_NAME",
+    "KAFKA_DESTINATIONS_TOPIC_PARTITIONS",
+    "KAFKA_DESTINATIONS_RETRY_TOPIC_NAME",
+    "KAFKA_DESTINATIONS_DEAD_LETTER_TOPIC_NAME",
+    "FAILOVER_LOGGER_ENABLED",
+    "FAILOVER_LOGGER_LOG_ALL_MESSAGES",
+    "FAILOVER_LOGGER_BASE_PATH",
+    "FAILOVER_LOGGER_ROTATION_PERIOD_MINUTES",
+    "FAILOVER_LOGGER_MAX_SIZE_MB",
+    "FAILOVER_LOGGER_COMPRESS",
+    "FAILOVER_LOGGER_LOCAL_MAX_OLD_FILES",
+    "FAILOVER_LOGGER_S3_ENABLED",
+    "FAILOVER_LOGGER_S3_BUCKET",
+    "FAILOVER_LOGGER_S3_PREFIX",
+    "FAILOVER_LOGGER_S3_REGION",
+];
+
+/// Why settings that are fine one by one do not go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidConfig {
+    #[error("{PREFIX}_SHARDS must be at least 1")]
+    NoShards,
+    #[error("{PREFIX}_{0} must be greater than 0")]
+    Zero(&'static str),
+}
+
+impl Config {
+    /// Reads all settings and checks what holds between them.
+    pub fn parse(
+        environment: &Environment,
+        arguments: &[OsString],
+    ) -> Result<Parsed<Config>, ConfigError> {
+        environment.parse(arguments, &NAMES)
+    }
+
+    /// Cross-field checks, before the first connection.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        if self.server.shards == 0 {
+            return Err(InvalidConfig::NoShards);
+        }
+        if self.loader.loader_workers == 0 {
+            return Err(InvalidConfig::Zero("LOADER_WORKERS"));
+        }
+        if self.server.topic_manager_refresh_period_sec.is_zero() {
+            return Err(InvalidConfig::Zero("TOPIC_MANAGER_REFRESH_PERIOD_SEC"));
+        }
+        let waits = self.kafka.ack_mode == AckMode::Durable;
+        if waits && self.kafka.producer_wait_for_delivery_ms.is_zero() {
+            return Err(InvalidConfig::Zero("PRODUCER_WAIT_FOR_DELIVERY_MS"));
+        }
+        Ok(())
+    }
+
+    /// Says once which settings are accepted and ignored.
+    pub fn log_ignored(parsed: &Parsed<Config>) {
+        for name in ignored_names() {
+            if parsed.set.contains(&name) {
+                info!(variable = name, "setting accepted, without effect in this version");
+            } else {
+                debug!(variable = name, "setting has no effect in this version");
+            }
+        }
+    }
+}
+
+/// Names of all settings, as variables without their prefix.
+pub fn all_names() -> Vec<String> {
+    names_of(<Config as clap::CommandFactory>::command())
+}
+
+/// Names that are accepted without effect.
+pub fn ignored_names() -> Vec<String> {
+    let later = names_of(LaterConfig::augment_args(clap::Command::new("later")));
+    WITHOUT_EFFECT.iter().map(|name| (*name).to_owned()).chain(later).collect()
+}
+
+fn names_of(command: clap::Command) -> Vec<String> {
+    command
+        .get_arguments()
+        .filter(|argument| argument.get_long().is_some())
+        .map(|argument| argument.get_id().as_str().to_uppercase())
+        .filter(|name| name != "HELP" && name != "VERSION")
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(variables: &[(&str, &str)]) -> Config {
+        let servers = [("KAFKA_BOOTSTRAP_SERVERS", "a:1")];
+        let environment = Environment::new(PREFIX, servers.iter().chain(variables).copied(), []);
+        Config::parse(&environment, &[]).unwrap().config
+    }
+
+    #[test]
+    fn brokers_are_the_only_setting_without_a_default() {
+        let config = parse(&[]);
+        assert_eq!(config.app.http_port, 3042);
+        assert_eq!(config.server.metrics_port, 9091);
+        assert!(config.server.enable_consumers);
+        assert!(config.validate().is_ok());
+        let nothing = Environment::new(PREFIX, [], []);
+        let error = Config::parse(&nothing, &[]).unwrap_err();
+        assert_eq!(error.to_string(), "BULKER_KAFKA_BOOTSTRAP_SERVERS is not set");
+    }
+
+    #[test]
+    fn settings_that_would_stop_the_work_are_refused() {
+        assert_eq!(parse(&[("BULKER_SHARDS", "0")]).validate(), Err(InvalidConfig::NoShards));
+        let error = parse(&[("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "0")]).validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS must be greater than 0"
+        );
+        let asynchronous =
+            parse(&[("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "0"), ("BULKER_ACK_MODE", "async")]);
+        assert!(asynchronous.validate().is_ok());
+    }
+
+    #[test]
+    fn names_without_effect_exist() {
+        let all = all_names();
+        for name in ignored_names() {
+            assert!(all.contains(&name), "{name}");
+        }
+        for name in UNPREFIXED.iter().chain(AppConfig::UNPREFIXED).chain(KafkaConfig::UNPREFIXED) {
+            assert!(all.iter().any(|known| known == name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Takes events over HTTP, keeps them in Kafka, loads them into warehouses.
+//!
+//! `service` puts the parts together: `routes` take events in, `topics` knows where they go, `loading` brings
+//! them to the tables of `destinations`.
+
+pub mod config;
+pub mod destinations;
+pub mod loading;
+pub mod metrics;
+pub mod routes;
+pub mod service;
+pub mod state;
+mod tables;
+pub mod topics;

@@ -1,0 +1,23 @@
+//! Settings of loading that the original does not have.
+
+use std::time::Duration;
+
+use appbase::values::{integer, seconds};
+use clap::Args;
+
+/// How topics are loaded. Read with the prefix of the service.
+#[derive(Debug, Clone, Args)]
+pub struct LoaderConfig {
+    /// Topics that are loaded at a time. One destination gets half of them at most.
+    #[arg(long, default_value = "8", value_parser = integer::<u32>)]
+    pub loader_workers: u32,
+    /// MiB of parsed events that are held at a time; past it batches end early.
+    #[arg(long, default_value = "192", value_parser = integer::<u32>)]
+    pub loader_memory_limit_mb: u32,
+    /// Seconds after which a long run looks at the consumer group again.
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    pub loader_claim_period_sec: Duration,
+    /// Seconds without a record, although there are some, after which a read counts as stuck.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub loader_stall_timeout_sec: Duration,
+}

@@ -1,0 +1,96 @@
+//! What this instance loads: batch topics of configured destinations, by the static shard rule.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use kafkabase::{Mode, fnv1a};
+use tracing::error;
+
+use super::{
+    loader::LoadSource,
+    metrics,
+    target::{LoadTarget, OwnedTopic},
+};
+use crate::topics::{TopicSnapshot, Topics};
+
+/// The topics of the last look at the cluster that belong to this shard.
+pub struct OwnedTopics {
+    topics: Arc<Topics>,
+    targets: HashMap<String, Arc<LoadTarget>>,
+    shard: Shard,
+    owned: Mutex<OwnedOfSnapshot>,
+}
+
+/// The owned topics of one snapshot; found anew only when the snapshot is another one.
+#[derive(Default)]
+struct OwnedOfSnapshot {
+    snapshot: Option<Arc<TopicSnapshot>>,
+    topics: Vec<Arc<OwnedTopic>>,
+}
+
+/// Which topics are ours among several instances: `fnv1a(topic) % count == index`.
+#[derive(Debug, Clone, Copy)]
+pub struct Shard {
+    pub index: u32,
+    /// At least 1.
+    pub count: u32,
+}
+
+impl Shard {
+    fn owns(self, topic: &str) -> bool {
+        fnv1a(topic) % self.count == self.index % self.count
+    }
+}
+
+impl OwnedTopics {
+    pub fn new(
+        topics: Arc<Topics>,
+        targets: HashMap<String, Arc<LoadTarget>>,
+        shard: Shard,
+    ) -> OwnedTopics {
+        OwnedTopics { topics, targets, shard, owned: Mutex::default() }
+    }
+
+    fn find(&self, snapshot: &TopicSnapshot) -> Vec<Arc<OwnedTopic>> {
+        let mut owned = Vec::new();
+        for topic in snapshot.topics.values() {
+            let is_ours = topic.id.mode == Mode::Batch
+                && self.targets.contains_key(&topic.id.destination_id)
+                && self.shard.owns(&topic.name);
+            if !is_ours {
+                continue;
+            }
+            let (mode, table) = (Mode::Batch.as_str(), topic.id.table.as_str());
+            let found = OwnedTopic::new(&topic.name, &topic.id.destination_id, mode, table);
+            if topic.partitions == 1 {
+                owned.push(Arc::new(found));
+            } else {
+                metrics::count_error(&found, "invalid_partitions_count");
+                error!(
+                    topic = topic.name,
+                    partitions = topic.partitions,
+                    "topic is not loaded: it must have one partition"
+                );
+            }
+        }
+        owned
+    }
+}
+
+impl LoadSource for OwnedTopics {
+    fn owned_topics(&self) -> Vec<Arc<OwnedTopic>> {
+        let snapshot = self.topics.snapshot();
+        let mut cached = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !cached.snapshot.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &snapshot)) {
+            cached.topics = self.find(&snapshot);
+            cached.snapshot = Some(snapshot);
+        }
+        cached.topics.clone()
+    }
+
+    fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {
+        self.targets.get(destination_id).cloned()
+    }
+}

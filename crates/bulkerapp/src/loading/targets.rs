@@ -1,0 +1,61 @@
+//! The destinations as the loader needs them: opened once, by id.
+
+use std::{collections::HashMap, sync::Arc};
+
+use appbase::telemetry::chain;
+use tracing::error;
+use warehouse::postgres::{Credentials, Postgres, Settings};
+
+use super::target::LoadTarget;
+use crate::{
+    destinations::{Destination, Destinations},
+    metrics,
+};
+
+/// The type that this version loads.
+const POSTGRES: &str = "postgres";
+
+/// Opens all destinations that can be loaded; `defaults` are period in seconds and events per batch. One that
+/// cannot be opened is reported by name and left out; its events wait in Kafka.
+pub fn open_all(
+    destinations: &Destinations,
+    connections: u32,
+    defaults: (i64, u64),
+) -> HashMap<String, Arc<LoadTarget>> {
+    let mut targets = HashMap::new();
+    for destination in destinations.iter().filter(|d| d.config.kind == POSTGRES) {
+        let id = &destination.config.id;
+        match open(destination, connections) {
+            Ok(postgres) => {
+                let target = LoadTarget::new(id, postgres, destination.options.clone(), defaults);
+                targets.insert(id.clone(), Arc::new(target));
+            }
+            Err(problem) => {
+                metrics::DESTINATION_INIT_ERRORS.with_label_values(&[id]).inc();
+                error!(
+                    destination_id = id,
+                    problem, "destination cannot be opened; its events wait"
+                );
+            }
+        }
+    }
+    targets
+}
+
+fn open(destination: &Destination, connections: u32) -> Result<Postgres, String> {
+    // the value is not shown: it is a secret
+    let credentials: Credentials =
+        serde_json::from_value(destination.config.credentials.clone())
+            .map_err(|error| format!("credentials: {}", without_values(&error)))?;
+    let settings = Settings { max_connections: connections, ..Settings::default() };
+    Postgres::new(&credentials, settings).map_err(|error| chain(&error).to_string())
+}
+
+/// What serde says of a field, without the value that it found there.
+fn without_values(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.strip_prefix("missing field ") {
+        Some(field) => format!("{field} is missing"),
+        None => "a field has another type than it should".to_owned(),
+    }
+}

@@ -1,0 +1,160 @@
+//! What operators see of intake and topics. Names and labels that the original has stay as they are.
+//!
+//! Labels are bounded: a name that a client chose is a label only once it is the name of a topic that exists.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter,
+    register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+};
+
+const OF_EVENT: [&str; 5] = ["destinationId", "mode", "tableName", "status", "errorType"];
+
+/// Calls of `/post`. Labels: `destinationId`, `mode`, `tableName`, `status` (`success`, `error`), `errorType`.
+pub static HANDLER_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("bulkerapp_handler_events", "Calls of /post.", &OF_EVENT)
+        .expect("registered once")
+});
+
+/// Bytes of bodies of successful calls. Labels as above.
+pub static HANDLER_BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_handler_bytes",
+        "Body bytes of successful calls.",
+        &OF_EVENT
+    )
+    .expect("registered once")
+});
+
+/// Events on their way to Kafka. Labels: those of a topic, `status` (`produced`, `delivered`, `error`),
+/// `errorType`.
+pub static PRODUCER_MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_producer_messages",
+        "Events on their way to Kafka.",
+        &["topicId", "destinationId", "mode", "tableName", "status", "errorType"]
+    )
+    .expect("registered once")
+});
+
+/// Events in the producer's queue.
+pub static PRODUCER_QUEUE_LENGTH: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_producer_queue_length", "Events in the producer's queue.")
+        .expect("registered once")
+});
+
+/// Topics whose events are refused because Kafka does not acknowledge.
+pub static PRODUCER_BLOCKED_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "bulkerapp_producer_blocked_topics",
+        "Topics whose events are refused because Kafka does not acknowledge."
+    )
+    .expect("registered once")
+});
+
+/// Producers that were replaced after an error which ended them.
+pub static PRODUCER_REBUILDS: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "bulkerapp_producer_rebuilds_total",
+        "Producers replaced after an error which ended them."
+    )
+    .expect("registered once")
+});
+
+/// Topics made, or not. Labels: those of a topic, `status` (`success`, `error`), `errorType`.
+pub static TOPIC_CREATE: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_topic_manager_create",
+        "Topics made.",
+        &["topicId", "destinationId", "mode", "tableName", "status", "errorType"]
+    )
+    .expect("registered once")
+});
+
+/// Failures to look at the cluster's topics. Label: `errorType`.
+pub static TOPIC_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_topic_manager_error",
+        "Failures of looking at the cluster's topics.",
+        &["errorType"]
+    )
+    .expect("registered once")
+});
+
+/// Topics of destinations that are not configured. Nothing loads them.
+pub static ABANDONED_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "bulkerapp_topic_manager_abandoned_topics",
+        "Topics of destinations that are not configured."
+    )
+    .expect("registered once")
+});
+
+/// All topics of the cluster.
+pub static ALL_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_topic_manager_all_topics", "All topics of the cluster.")
+        .expect("registered once")
+});
+
+/// Our topics that one lost machine can take acknowledged events from. Label: `reason`
+/// (`replication_factor`, `min_insync_replicas`).
+pub static WEAK_TOPICS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_weakly_replicated_topics",
+        "Topics with fewer than two replicas, or with fewer than two that must be in sync.",
+        &["reason"]
+    )
+    .expect("registered once")
+});
+
+/// Destinations that are not as configured: a bad option, or no loading at all. Label: `destinationId`.
+pub static DESTINATION_INIT_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_repository_destination_init_error",
+        "Destinations with a bad option, or that cannot be opened.",
+        &["destinationId"]
+    )
+    .expect("registered once")
+});
+
+/// Destinations by what the last reading of the configuration did with them. Label: `status`.
+pub static DESTINATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_repository_destinations",
+        "Destinations by what a reading of the configuration did with them.",
+        &["status"]
+    )
+    .expect("registered once")
+});
+
+/// Panics that were caught: the task or the request ended, the process went on.
+pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!("bulkerapp_safego_panic", "Panics that were caught.")
+        .expect("registered once")
+});
+
+/// Makes every family known to `/metrics`, also those that were not used yet.
+pub fn register() {
+    for counters in [
+        &HANDLER_EVENTS,
+        &HANDLER_BYTES,
+        &PRODUCER_MESSAGES,
+        &TOPIC_CREATE,
+        &TOPIC_ERRORS,
+        &DESTINATION_INIT_ERRORS,
+        &DESTINATIONS,
+    ] {
+        LazyLock::force(counters);
+    }
+    for counter in [&PRODUCER_REBUILDS, &PANICS] {
+        LazyLock::force(counter);
+    }
+    for gauge in [&PRODUCER_QUEUE_LENGTH, &PRODUCER_BLOCKED_TOPICS, &ABANDONED_TOPICS, &ALL_TOPICS]
+    {
+        LazyLock::force(gauge);
+    }
+    for reason in ["replication_factor", "min_insync_replicas"] {
+        WEAK_TOPICS.with_label_values(&[reason]);
+    }
+}

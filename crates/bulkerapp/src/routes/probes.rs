@@ -1,0 +1,87 @@
+//! `/ready`: may traffic come? `/health`: is the process worth keeping, and what should be known about it?
+//!
+//! Kafka being away makes the process not ready, and is a detail of its health: a restart would not bring Kafka
+//! back, it would only cut the requests in hand.
+
+use appbase::http::json_reply;
+use axum::{extract::State, http::StatusCode, response::Response};
+use jiff::Timestamp;
+use kafkabase::AckMode;
+use serde_json::{Map, Value, json};
+
+use crate::state::AppState;
+
+/// 200 while traffic can be taken.
+pub(super) async fn ready(State(state): State<AppState>) -> Response {
+    match problem(&state) {
+        Some(output) => {
+            let reply = json!({ "status": "fail", "output": output });
+            json_reply(StatusCode::SERVICE_UNAVAILABLE, &reply)
+        }
+        None => json_reply(StatusCode::OK, &Value::Object(facts(&state))),
+    }
+}
+
+/// 200 with details.
+pub(super) async fn health(State(state): State<AppState>) -> Response {
+    let mut reply = facts(&state);
+    reply.insert("details".to_owned(), details(&state));
+    json_reply(StatusCode::OK, &Value::Object(reply))
+}
+
+fn facts(state: &AppState) -> Map<String, Value> {
+    let mut facts = Map::new();
+    facts.insert("status".to_owned(), json!("pass"));
+    facts.insert("producerQueueSize".to_owned(), json!(state.producer.queue_length()));
+    let at = state.topics.snapshot().at.and_then(|(_, at)| Timestamp::try_from(at).ok());
+    facts.insert("topicsUpdatedAt".to_owned(), json!(at.map(|at| at.to_string())));
+    facts
+}
+
+/// Why traffic should not come.
+fn problem(state: &AppState) -> Option<String> {
+    let Some((looked, at)) = state.topics.snapshot().at else {
+        return Some("topic manager is not ready".to_owned());
+    };
+    if looked.elapsed() > state.limits.topics_age {
+        let at = Timestamp::try_from(at).map(|at| at.to_string()).unwrap_or_default();
+        return Some(format!("topic manager is outdated: {at}"));
+    }
+    let queued = state.producer.queue_length();
+    (queued > state.limits.producer_queue).then(|| format!("producer queue size: {queued}"))
+}
+
+/// What an operator should know although the process is fine.
+fn details(state: &AppState) -> Value {
+    let mut details = Map::new();
+    let mut add = |name: &str, value: Value| details.insert(name.to_owned(), value);
+    if let Some(problem) = problem(state) {
+        add("notReady", json!(problem));
+    }
+    if state.producer.mode() == AckMode::Async {
+        add("ackMode", json!("async: an answered event may be lost"));
+    }
+    let blocked = state.producer.blocked_topics();
+    if blocked > 0 {
+        add("blockedTopics", json!(blocked));
+    }
+    let snapshot = state.topics.snapshot();
+    if snapshot.few_replicas > 0 {
+        add("topicsWithFewerThanTwoReplicas", json!(snapshot.few_replicas));
+    }
+    if snapshot.few_in_sync > 0 {
+        add("topicsWithMinInsyncReplicasBelowTwo", json!(snapshot.few_in_sync));
+    }
+    if !state.destinations.problems().is_empty() {
+        add("destinationProblems", json!(state.destinations.problems()));
+    }
+    let loader = state.loader.borrow();
+    if !loader.held.is_empty() {
+        add("heldTopics", json!(loader.held));
+    }
+    if !loader.failing.is_empty() {
+        add("failingTopics", json!(loader.failing));
+    }
+    add("oldestUnloadedAgeSeconds", json!(loader.oldest_unloaded_age_seconds));
+    Value::Object(details)
+}

@@ -1,0 +1,206 @@
+//! The cluster's topics: which are ours, which are still to be made, and how well they are replicated.
+//!
+//! Invariant: nobody waits for a look at the cluster. Requests read a snapshot; the first request of a
+//! table makes its topic and others of the same table wait with it, those of other tables do not.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use kafkabase::{Admin, AdminError, KafkaConfig, TopicId, TopicMetadata, TopicSettings};
+use tokio::sync::{Notify, OnceCell};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{destinations::Destinations, metrics};
+
+/// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
+const SAFE_REPLICAS: usize = 2;
+
+/// A topic of ours, as a look at the cluster found it.
+#[derive(Debug, Clone)]
+pub struct OurTopic {
+    pub name: String,
+    pub id: TopicId,
+    pub partitions: usize,
+}
+
+/// What the last look at the cluster found.
+#[derive(Debug, Default)]
+pub struct TopicSnapshot {
+    /// When it was; `None` before the first.
+    pub at: Option<(Instant, SystemTime)>,
+    pub topics: HashMap<String, OurTopic>,
+    /// Our topics with fewer than two replicas.
+    pub few_replicas: usize,
+    /// Our topics that take an event with fewer than two replicas in sync.
+    pub few_in_sync: usize,
+}
+
+/// The topics of this installation.
+pub struct Topics {
+    admin: Admin,
+    prefix: String,
+    settings: TopicSettings,
+    destinations: Arc<Destinations>,
+    snapshot: ArcSwap<TopicSnapshot>,
+    /// Topics that were made or seen here, ahead of the snapshot.
+    known: RwLock<HashSet<String>>,
+    making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
+    look_again: Notify,
+    in_sync: Mutex<HashMap<String, usize>>,
+}
+
+impl Topics {
+    pub fn new(admin: Admin, config: &KafkaConfig, destinations: Arc<Destinations>) -> Topics {
+        Topics {
+            admin,
+            prefix: config.kafka_topic_prefix.clone(),
+            settings: TopicSettings::table(config),
+            destinations,
+            snapshot: ArcSwap::default(),
+            known: RwLock::default(),
+            making: Mutex::default(),
+            look_again: Notify::new(),
+            in_sync: Mutex::default(),
+        }
+    }
+
+    /// What the last look found.
+    pub fn snapshot(&self) -> Arc<TopicSnapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Whether the topic is known to be there.
+    pub fn is_known(&self, name: &str) -> bool {
+        self.snapshot.load().topics.contains_key(name)
+            || self.known.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// Makes the topic if it is not known. Requests for one topic share one attempt at a time.
+    pub async fn ensure(&self, name: &str) -> Result<(), AdminError> {
+        if self.is_known(name) {
+            return Ok(());
+        }
+        let attempt = {
+            let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            making.entry(name.to_owned()).or_default().clone()
+        };
+        let made = attempt.get_or_try_init(|| self.make(name)).await.copied();
+        if made.is_ok() {
+            self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        }
+        made
+    }
+
+    /// Looks at the cluster, again and again.
+    pub async fn watch(&self, every: Duration, stop: CancellationToken) {
+        loop {
+            self.look().await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(every) => {}
+                () = self.look_again.notified() => {}
+            }
+        }
+    }
+
+    async fn make(&self, name: &str) -> Result<(), AdminError> {
+        let made = self.admin.create_topic(name, &self.settings).await;
+        let id = TopicId::parse(&self.prefix, name);
+        let (destination_id, mode, table) = match &id {
+            Some(id) => (id.destination_id.as_str(), id.mode.as_str(), id.table.as_str()),
+            None => ("", "", ""),
+        };
+        let (status, error_type) = match &made {
+            Ok(()) => ("success", String::new()),
+            Err(error) => ("error", format!("kafka error: {}", error.code)),
+        };
+        metrics::TOPIC_CREATE
+            .with_label_values(&[name, destination_id, mode, table, status, &error_type])
+            .inc();
+        made?;
+        info!(topic = name, "topic made");
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        self.look_again.notify_one();
+        Ok(())
+    }
+
+    async fn look(&self) {
+        match self.admin.topics().await {
+            Ok(all) => self.take(&all).await,
+            Err(error) => {
+                metrics::TOPIC_ERRORS.with_label_values(&["load_metadata_error"]).inc();
+                warn!(error = %error, "topics of the cluster not known; the last look counts");
+            }
+        }
+    }
+
+    async fn take(&self, all: &[TopicMetadata]) {
+        let mut snapshot = TopicSnapshot {
+            at: Some((Instant::now(), SystemTime::now())),
+            ..TopicSnapshot::default()
+        };
+        let mut abandoned = 0;
+        for topic in all {
+            let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
+                continue;
+            };
+            if self.destinations.get(&id.destination_id).is_none() {
+                abandoned += 1;
+                continue;
+            }
+            if topic.replication_factor < SAFE_REPLICAS {
+                snapshot.few_replicas += 1;
+            }
+            let found = OurTopic { name: topic.name.clone(), id, partitions: topic.partitions };
+            snapshot.topics.insert(topic.name.clone(), found);
+        }
+        snapshot.few_in_sync = self.count_few_in_sync(&snapshot.topics).await;
+        let before = self.snapshot.load();
+        if (snapshot.few_replicas, snapshot.few_in_sync)
+            != (before.few_replicas, before.few_in_sync)
+        {
+            warn!(
+                few_replicas = snapshot.few_replicas,
+                few_in_sync = snapshot.few_in_sync,
+                "topics where one lost machine can lose acknowledged events"
+            );
+        }
+        metrics::ALL_TOPICS.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        metrics::ABANDONED_TOPICS.set(abandoned);
+        for (reason, count) in [
+            ("replication_factor", snapshot.few_replicas),
+            ("min_insync_replicas", snapshot.few_in_sync),
+        ] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            metrics::WEAK_TOPICS.with_label_values(&[reason]).set(count);
+        }
+        // a topic that was deleted has to be made again by the next event
+        let known = &mut *self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if before.at.is_some() {
+            known.retain(|name| !before.topics.contains_key(name));
+        }
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Topics are described once; the setting hardly ever changes.
+    async fn count_few_in_sync(&self, topics: &HashMap<String, OurTopic>) -> usize {
+        let lock = || self.in_sync.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<String> = {
+            let mut described = lock();
+            described.retain(|name, _| topics.contains_key(name));
+            topics.keys().filter(|name| !described.contains_key(*name)).cloned().collect()
+        };
+        if !new.is_empty() {
+            match self.admin.min_insync_replicas(&new).await {
+                Ok(found) => lock().extend(found),
+                Err(error) => info!(error = %error, "settings of topics not known"),
+            }
+        }
+        lock().values().filter(|replicas| **replicas < SAFE_REPLICAS).count()
+    }
+}

@@ -1,0 +1,6 @@
+//! bulkerapp against real Kafka and PostgreSQL: what is promised holds while parts are killed, frozen and moved.
+
+mod app;
+mod crash;
+mod outage;
+mod starts;
