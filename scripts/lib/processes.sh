@@ -32,6 +32,7 @@ recorded() {
 spawn() {
   local name=$1 log=$2
   shift 2
+  rm -f "$RUN/$name.pid" # of a process that is gone: it must not pass for the one that is just starting
   # shellcheck disable=SC2016
   setsid bash -c '
     # nothing of ours stays open in a daemon: no lock, no pipe that a caller reads to its end

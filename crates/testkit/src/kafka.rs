@@ -463,6 +463,8 @@ fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Record>> {
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 open.remove(&partition);
             }
+            // a broker that died is told of, and another one takes its place
+            Some(Err(error)) if passes(&error) => {}
             Some(Err(error)) => return Err(error).with_context(|| format!("read {topic}")),
             Some(Ok(message)) => records.push(Record {
                 partition: message.partition(),
@@ -485,6 +487,11 @@ fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Record>> {
 
 fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(LIMIT)).operation_timeout(Some(LIMIT))
+}
+
+fn passes(error: &KafkaError) -> bool {
+    use rdkafka::types::RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure};
+    matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure))
 }
 
 fn is_full(error: &KafkaError) -> bool {
