@@ -77,7 +77,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         topics_age: refresh * MISSED_LOOKS,
         topic_prefix: config.kafka.kafka_topic_prefix.clone(),
     };
-    let state = AppState {
+    let state = Arc::new(AppState {
         auth,
         destinations,
         topics,
@@ -85,7 +85,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         producer: producer.clone(),
         loader: loading.status.clone(),
         limits,
-    };
+    });
     let server_limits = ServerLimits {
         connections: config.app.http_max_connections,
         header_timeout: config.app.http_header_timeout_sec,

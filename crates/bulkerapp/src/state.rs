@@ -1,4 +1,4 @@
-//! What handlers share: cheap handles.
+//! What handlers share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,8 +8,7 @@ use tokio::sync::watch;
 
 use crate::{destinations::Destinations, loading::LoaderStatus, tables::Tables, topics::Topics};
 
-/// Handles of the parts that requests need; cheap to clone.
-#[derive(Clone)]
+/// Handles of the parts that requests need. Handlers share one, so that a request copies no handle.
 pub struct AppState {
     pub auth: Arc<TokenAuth>,
     pub destinations: Arc<Destinations>,

@@ -6,6 +6,13 @@ use axum::{
 };
 use tracing::error;
 
+use super::Authorized;
+
+/// All metrics of the process as text, for whoever has a token.
+pub(super) async fn guarded_metrics(_: Authorized) -> Response {
+    metrics().await
+}
+
 /// All metrics of the process as text.
 pub(super) async fn metrics() -> Response {
     match appbase::metrics::render() {

@@ -4,15 +4,13 @@ mod metrics;
 mod post;
 mod probes;
 
-use appbase::{
-    auth::AuthError,
-    http::{error_reply, not_found, redirect_to_route},
-};
+use std::sync::Arc;
+
+use appbase::http::{error_reply, not_found, redirect_to_route};
 use axum::{
     Router,
-    extract::{Request, State},
-    http::{Method, StatusCode, header::AUTHORIZATION},
-    middleware::{Next, from_fn_with_state},
+    extract::FromRequestParts,
+    http::{Method, StatusCode, Uri, header::AUTHORIZATION, request::Parts},
     response::Response,
     routing::{MethodFilter, on},
 };
@@ -28,15 +26,14 @@ const ROUTES: [(Method, &str); 4] = [
 ];
 
 /// The API on the main port.
-pub fn router(state: AppState) -> Router {
+pub fn router(state: Arc<AppState>) -> Router {
     let open = Router::new()
         .route("/ready", on(MethodFilter::GET, probes::ready).fallback(no_method))
         .route("/health", on(MethodFilter::GET, probes::health).fallback(no_method));
     let guarded = Router::new()
-        .route("/post/{destinationId}", on(MethodFilter::POST, post::post).fallback(no_method))
-        .route("/metrics", on(MethodFilter::GET, metrics::metrics).fallback(no_method))
-        .fallback(no_route)
-        .layer(from_fn_with_state(state.clone(), require_token));
+        .route("/post/{destinationId}", on(MethodFilter::POST, post::post).fallback(no_route))
+        .route("/metrics", on(MethodFilter::GET, metrics::guarded_metrics).fallback(no_route))
+        .fallback(no_route);
     open.merge(guarded).with_state(state)
 }
 
@@ -47,26 +44,33 @@ pub fn metrics_router() -> Router {
         .fallback(async || not_found())
 }
 
+/// A wrong method of a path that is open to everybody.
 async fn no_method() -> Response {
     not_found()
 }
 
-async fn no_route(method: Method, request: Request) -> Response {
-    redirect_to_route(&method, request.uri(), &ROUTES).unwrap_or_else(not_found)
-}
-
-/// 401 without a known token. A path that only differs by a slash is redirected before.
-async fn require_token(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let header = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
-    match state.auth.check(header) {
-        Ok(_) => next.run(request).await,
-        Err(error) => match redirect_to_route(request.method(), request.uri(), &ROUTES) {
-            Some(redirect) => redirect,
-            None => unauthorized(error),
-        },
+/// Everything else. A path that only differs by a slash is redirected, without a look at the token.
+async fn no_route(method: Method, uri: Uri, access: Result<Authorized, Response>) -> Response {
+    if let Some(redirect) = redirect_to_route(&method, &uri, &ROUTES) {
+        return redirect;
     }
+    access.err().unwrap_or_else(not_found)
 }
 
-fn unauthorized(error: AuthError) -> Response {
-    error_reply(StatusCode::UNAUTHORIZED, &error.to_string())
+/// A sender with a known token. 401 for everybody else.
+struct Authorized;
+
+impl FromRequestParts<Arc<AppState>> for Authorized {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<AppState>,
+    ) -> Result<Authorized, Response> {
+        let header = parts.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+        match state.auth.check(header) {
+            Ok(_) => Ok(Authorized),
+            Err(error) => Err(error_reply(StatusCode::UNAUTHORIZED, &error.to_string())),
+        }
+    }
 }

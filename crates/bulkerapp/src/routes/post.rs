@@ -2,7 +2,7 @@
 //!
 //! Invariant: 200 means that Kafka acknowledged the event (in durable mode), and that it is one JSON object.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use appbase::http::{BodyError, error_reply, ok_message, read_body};
 use axum::{
@@ -17,6 +17,7 @@ use tracing::error;
 use uuid::Uuid;
 use warehouse::{RowError, check_event};
 
+use super::Authorized;
 use crate::{destinations::Destination, metrics::HANDLER_EVENTS, state::AppState};
 
 /// Seconds after which a refused sender should try again.
@@ -100,7 +101,8 @@ impl IntoResponse for PostError {
 
 /// Takes one event; answers 200 `{"message":"ok"}` once Kafka has it.
 pub(super) async fn post(
-    State(state): State<AppState>,
+    _: Authorized,
+    State(state): State<Arc<AppState>>,
     Path(destination_id): Path<String>,
     uri: Uri,
     headers: HeaderMap,

@@ -3,6 +3,8 @@
 //! Kafka being away makes the process not ready, and is a detail of its health: a restart would not bring Kafka
 //! back, it would only cut the requests in hand.
 
+use std::sync::Arc;
+
 use appbase::http::json_reply;
 use axum::{extract::State, http::StatusCode, response::Response};
 use jiff::Timestamp;
@@ -12,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::state::AppState;
 
 /// 200 while traffic can be taken.
-pub(super) async fn ready(State(state): State<AppState>) -> Response {
+pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
     match problem(&state) {
         Some(output) => {
             let reply = json!({ "status": "fail", "output": output });
@@ -23,7 +25,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> Response {
 }
 
 /// 200 with details.
-pub(super) async fn health(State(state): State<AppState>) -> Response {
+pub(super) async fn health(State(state): State<Arc<AppState>>) -> Response {
     let mut reply = facts(&state);
     reply.insert("details".to_owned(), details(&state));
     json_reply(StatusCode::OK, &Value::Object(reply))
