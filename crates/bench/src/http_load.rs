@@ -1,6 +1,9 @@
 //! A load of HTTP requests over kept connections, cheap enough to leave the machine to the server.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use tokio::{
@@ -9,6 +12,8 @@ use tokio::{
 };
 
 use crate::events::write_event;
+
+const DISTINCT_EVENTS: u64 = 4096;
 
 /// What a load measured.
 #[derive(Debug, Default)]
@@ -33,60 +38,98 @@ impl HttpLoad {
     }
 }
 
-/// Posts events over `connections` connections for some time. Any answer but 200 is an error.
-pub(crate) async fn post(
+/// Where requests go and what they are.
+pub(crate) struct Requests {
     port: u16,
-    path: &str,
-    token: &str,
     connections: usize,
-    time: Duration,
-) -> Result<HttpLoad> {
-    let started = Instant::now();
-    let mut tasks = Vec::new();
-    for connection in 0..connections {
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: "
-        );
-        tasks.push(tokio::spawn(one_connection(port, head, connection as u64, started + time)));
-    }
-    let mut load = HttpLoad::default();
-    for task in tasks {
-        load.latencies.extend(task.await??);
-    }
-    load.seconds = started.elapsed().as_secs_f64();
-    load.requests = load.latencies.len() as u64;
-    load.latencies.sort_unstable_by(f32::total_cmp);
-    Ok(load)
+    /// Whole requests, each with an event of its own. Made ahead: making them would take the server's CPU time.
+    pool: Arc<Vec<Vec<u8>>>,
 }
 
-async fn one_connection(port: u16, head: String, seed: u64, until: Instant) -> Result<Vec<f32>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
-    stream.set_nodelay(true)?;
-    let (mut event, mut request) = (String::new(), Vec::new());
-    let mut answer = vec![0; 4096];
-    let mut latencies = Vec::new();
-    let mut number = seed << 32;
-    while Instant::now() < until {
-        write_event(&mut event, number);
-        number += 1;
-        request.clear();
-        request.extend_from_slice(head.as_bytes());
-        request.extend_from_slice(format!("{}\r\n\r\n", event.len()).as_bytes());
-        request.extend_from_slice(event.as_bytes());
-        let sent = Instant::now();
-        stream.write_all(&request).await?;
-        let mut length = 0;
-        loop {
-            let read = stream.read(&mut answer[length..]).await?;
-            ensure!(read > 0, "the server closed a connection");
-            length += read;
-            if is_complete(&answer[..length])? {
+impl Requests {
+    pub(crate) fn new(port: u16, path: &str, token: &str, connections: usize) -> Requests {
+        let mut event = String::new();
+        let request = |number| {
+            write_event(&mut event, number);
+            let length = event.len();
+            format!(
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+                 Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{event}"
+            )
+            .into_bytes()
+        };
+        let pool = Arc::new((0..DISTINCT_EVENTS).map(request).collect());
+        Requests { port, connections, pool }
+    }
+
+    /// Posts for some time; any answer but 200 is an error. Each connection sends its next request when it has
+    /// the answer to the last one, with `per_second` not before its turn in that rate over all connections.
+    pub(crate) async fn post(&self, time: Duration, per_second: Option<f64>) -> Result<HttpLoad> {
+        let started = Instant::now();
+        let mut tasks = Vec::new();
+        for number in 0..self.connections {
+            let connection = Connection {
+                port: self.port,
+                pool: self.pool.clone(),
+                first: number * DISTINCT_EVENTS as usize / self.connections,
+                pause: per_second.map(|rate| pause_of(rate, self.connections)),
+            };
+            tasks.push(tokio::spawn(connection.post_until(started + time)));
+        }
+        let mut load = HttpLoad::default();
+        for task in tasks {
+            load.latencies.extend(task.await??);
+        }
+        load.seconds = started.elapsed().as_secs_f64();
+        load.requests = load.latencies.len() as u64;
+        load.latencies.sort_unstable_by(f32::total_cmp);
+        Ok(load)
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // a number of connections
+fn pause_of(per_second: f64, connections: usize) -> Duration {
+    Duration::from_secs_f64(connections as f64 / per_second)
+}
+
+struct Connection {
+    port: u16,
+    pool: Arc<Vec<Vec<u8>>>,
+    /// Where in the pool to begin.
+    first: usize,
+    pause: Option<Duration>,
+}
+
+impl Connection {
+    async fn post_until(self, until: Instant) -> Result<Vec<f32>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.context("connect")?;
+        stream.set_nodelay(true)?;
+        let mut answer = vec![0; 4096];
+        let mut latencies = Vec::new();
+        let mut turn = Instant::now();
+        for request in self.pool.iter().cycle().skip(self.first) {
+            if let Some(pause) = self.pause {
+                tokio::time::sleep_until(turn.into()).await;
+                turn += pause;
+            }
+            let sent = Instant::now();
+            if sent >= until {
                 break;
             }
+            stream.write_all(request).await?;
+            let mut length = 0;
+            loop {
+                let read = stream.read(&mut answer[length..]).await?;
+                ensure!(read > 0, "the server closed a connection");
+                length += read;
+                if is_complete(&answer[..length])? {
+                    break;
+                }
+            }
+            latencies.push(sent.elapsed().as_secs_f32() * 1000.0);
         }
-        latencies.push(sent.elapsed().as_secs_f32() * 1000.0);
+        Ok(latencies)
     }
-    Ok(latencies)
 }
 
 /// Whether a whole answer is there. Answers of both servers carry a `content-length`.

@@ -59,8 +59,14 @@ impl Parts {
         Ok(started.elapsed())
     }
 
-    /// Starts bulkerapp with one destination and the given options (hjson).
-    pub(crate) fn bulkerapp(&self, destination: &str, options: &str, port: u16) -> Result<Process> {
+    /// Starts bulkerapp with one destination and the given options (hjson); `loads`: topics are loaded, too.
+    pub(crate) fn bulkerapp(
+        &self,
+        destination: &str,
+        options: &str,
+        port: u16,
+        loads: bool,
+    ) -> Result<Process> {
         let url: PgConnectOptions = self.postgres_url.parse()?;
         // the URL's password is not readable from the parsed options
         let password = self.postgres_url.split_once("://").map_or("", |(_, rest)| rest);
@@ -79,11 +85,12 @@ impl Parts {
         command
             .env_remove("RUST_LOG")
             .env("BULKER_HTTP_PORT", port.to_string())
-            .env("BULKER_METRICS_PORT", (port + 1).to_string())
+            .env("BULKER_METRICS_PORT", crate::intake::free_port()?.to_string())
             .env("BULKER_RAW_AUTH_TOKENS", TOKEN)
             .env("BULKER_INSTANCE_ID", "bench")
             .env("BULKER_KAFKA_BOOTSTRAP_SERVERS", &self.kafka)
             .env("BULKER_TOPIC_MANAGER_REFRESH_PERIOD_SEC", "1")
+            .env("BULKER_ENABLE_CONSUMERS", loads.to_string())
             .env("BULKER_BATCH_RUNNER_DEFAULT_PERIOD_SEC", "1")
             .env(
                 format!("BULKER_DESTINATION_{}", destination.to_uppercase()),

@@ -9,6 +9,11 @@ use bulkerapp::{
     service,
 };
 
+/// Memory is taken on one thread and given back on another all the time: requests on a worker's, records on
+/// librdkafka's. The system's allocator takes a lock for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The JSON scanner takes about 16 KiB of stack for each of the levels that an event may be nested.
 const THREAD_STACK: usize = 4 << 20;
 

@@ -116,7 +116,7 @@ pub struct KafkaConfig {
     /// Share of the queue above which the service is not ready.
     #[arg(long, default_value = "0.5", value_parser = float)]
     pub producer_queue_size_threshold: f64,
-    /// Bytes of a batch on its way to a broker.
+    /// Bytes of a batch on its way to a broker; at least 1,000,000 when `ACK_MODE` is `durable`.
     #[arg(long, default_value = "65535", value_parser = integer::<u32>)]
     pub producer_batch_size: u32,
     /// Milliseconds that a batch waits for more; at most 1 when `ACK_MODE` is `durable`.

@@ -35,6 +35,9 @@ use crate::{
 
 /// The longest linger that a waiting sender is asked to pay for fuller batches.
 const DURABLE_LINGER: Duration = Duration::from_millis(1);
+/// Bytes of a batch in durable mode at least. A smaller limit does not make a batch leave earlier than its linger
+/// ends, it only splits what waits for the same acknowledgement into more requests.
+const DURABLE_BATCH: u32 = 1_000_000;
 /// Stands for no limit to the wait.
 const FOREVER: Duration = Duration::MAX;
 
@@ -332,22 +335,25 @@ impl AckProducer {
 /// Settings of the client: acknowledged by all in-sync replicas, never doubled by its own retries.
 fn producer_config(config: &KafkaConfig, client_id: &str) -> ClientConfig {
     let mut client = config.client_config(client_id);
-    let linger = match config.ack_mode {
-        AckMode::Durable => config.producer_linger_ms.min(DURABLE_LINGER),
-        AckMode::Async => config.producer_linger_ms,
+    let (linger, batch) = match config.ack_mode {
+        AckMode::Durable => (
+            config.producer_linger_ms.min(DURABLE_LINGER),
+            config.producer_batch_size.max(DURABLE_BATCH),
+        ),
+        AckMode::Async => (config.producer_linger_ms, config.producer_batch_size),
     };
-    if linger < config.producer_linger_ms {
+    if (linger, batch) != (config.producer_linger_ms, config.producer_batch_size) {
         info!(
-            configured_ms = config.producer_linger_ms.as_millis(),
-            used_ms = linger.as_millis(),
-            "PRODUCER_LINGER_MS is capped: requests wait for Kafka's acknowledgement"
+            linger_ms = linger.as_millis(),
+            batch_bytes = batch,
+            "PRODUCER_LINGER_MS is capped and PRODUCER_BATCH_SIZE raised: requests wait for the acknowledgement"
         );
     }
     client
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("linger.ms", linger.as_millis().to_string())
-        .set("batch.size", config.producer_batch_size.to_string())
+        .set("batch.size", batch.to_string())
         .set("compression.type", &config.kafka_topic_compression)
         .set("message.max.bytes", config.kafka_message_max_bytes.to_string())
         .set("queue.buffering.max.messages", config.producer_queue_size.to_string())
@@ -433,7 +439,7 @@ mod tests {
             ("message.timeout.ms", "0"),
             ("message.max.bytes", "1000000"),
             ("queue.buffering.max.messages", "100000"),
-            ("batch.size", "65535"),
+            ("batch.size", "1000000"),
             ("compression.type", "snappy"),
         ];
         for (key, value) in expected {
@@ -451,6 +457,7 @@ mod tests {
     fn an_asynchronous_producer_lingers_as_told_and_gives_up_as_the_original_does() {
         let client = config(&[("BULKER_ACK_MODE", "async")]);
         assert_eq!(client.get("linger.ms"), Some("1000"));
+        assert_eq!(client.get("batch.size"), Some("65535"));
         assert_eq!(client.get("message.timeout.ms"), None);
     }
 
