@@ -39,6 +39,9 @@ enum Command {
         /// Seconds of each intake benchmark.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+        /// How often everything is measured; the median counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
         /// Only these: `load`, `merge`, `intake`.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
@@ -54,21 +57,24 @@ enum Command {
 async fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::BareHandler { port } => intake::serve_bare_handler(port).await,
-        Command::Run { bulkerapp, output, events, seconds, only } => {
+        Command::Run { bulkerapp, output, events, seconds, rounds, only } => {
             let parts = Parts::from_environment(bulkerapp)?;
             let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
             let mut report = Report::new()?;
-            if wanted("load") {
-                for batch_size in [100_000, 10_000] {
-                    report.add(load::plain(&parts, events, batch_size).await?);
+            for round in 1..=rounds {
+                eprintln!("round {round} of {rounds}");
+                if wanted("load") {
+                    for batch_size in [100_000, 10_000] {
+                        report.add(load::plain(&parts, events, batch_size).await?);
+                    }
                 }
-            }
-            if wanted("merge") {
-                report.add(load::merged(&parts, events, 100_000).await?);
-            }
-            if wanted("intake") {
-                for connections in [64, 256] {
-                    report.add(intake::post(&parts, connections, seconds).await?);
+                if wanted("merge") {
+                    report.add(load::merged(&parts, events, 100_000).await?);
+                }
+                if wanted("intake") {
+                    for connections in [64, 256] {
+                        report.add(intake::post(&parts, connections, seconds).await?);
+                    }
                 }
             }
             let json = serde_json::to_string_pretty(&report).context("report as JSON")?;

@@ -11,10 +11,17 @@ pub(crate) struct Report {
     cores: usize,
     memory_mib: u64,
     processor: String,
-    results: Vec<Comparison>,
+    results: Vec<Results>,
 }
 
-/// One benchmark: ours and its reference.
+/// One benchmark, as often as it ran.
+#[derive(Debug, Serialize)]
+struct Results {
+    name: String,
+    rounds: Vec<Comparison>,
+}
+
+/// One run of a benchmark: ours and its reference.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) name: String,
@@ -48,7 +55,28 @@ impl Report {
 
     pub(crate) fn add(&mut self, comparison: Comparison) {
         eprintln!("{comparison}");
-        self.results.push(comparison);
+        match self.results.iter_mut().find(|results| results.name == comparison.name) {
+            Some(results) => results.rounds.push(comparison),
+            None => {
+                self.results
+                    .push(Results { name: comparison.name.clone(), rounds: vec![comparison] });
+            }
+        }
+    }
+}
+
+impl Results {
+    /// From the worst round to the best, as shares of the reference.
+    fn sorted(&self) -> Vec<&Comparison> {
+        let mut rounds: Vec<_> = self.rounds.iter().collect();
+        rounds.sort_by(|a, b| a.share().total_cmp(&b.share()));
+        rounds
+    }
+}
+
+impl Comparison {
+    fn share(&self) -> f64 {
+        self.ours / self.reference
     }
 }
 
@@ -56,14 +84,24 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { cores, memory_mib, processor, results } = self;
         writeln!(f, "{cores} cores, {memory_mib} MiB, {processor}")?;
-        results.iter().try_for_each(|comparison| writeln!(f, "{comparison}"))
+        for results in results {
+            let rounds = results.sorted();
+            let (Some(worst), Some(best)) = (rounds.first(), rounds.last()) else {
+                continue;
+            };
+            writeln!(f, "{}", rounds[rounds.len() / 2])?;
+            let percent = |comparison: &Comparison| 100.0 * comparison.share();
+            let (worst, best, count) = (percent(worst), percent(best), rounds.len());
+            writeln!(f, "  the median of {count}, from {worst:.0}% to {best:.0}%")?;
+        }
+        Ok(())
     }
 }
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Comparison { name, unit, ours, reference, reference_is, details } = self;
-        let share = 100.0 * ours / reference;
+        let share = 100.0 * self.share();
         write!(f, "{name}: {ours:.0} {unit}, {share:.0}% of {reference:.0} ({reference_is})")?;
         details.iter().try_for_each(|(name, value)| write!(f, "; {name} {value:.1}"))
     }

@@ -25,7 +25,7 @@ use rdkafka::{
     message::OwnedHeaders,
     producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info};
 
 use crate::{
@@ -38,6 +38,8 @@ const DURABLE_LINGER: Duration = Duration::from_millis(1);
 /// Bytes of a batch in durable mode at least. A smaller limit does not make a batch leave earlier than its linger
 /// ends, it only splits what waits for the same acknowledgement into more requests.
 const DURABLE_BATCH: u32 = 1_000_000;
+/// Answers that are passed on before other work gets its turn.
+const ANSWERS_AT_ONCE: usize = 256;
 /// Stands for no limit to the wait.
 const FOREVER: Duration = Duration::MAX;
 
@@ -169,6 +171,7 @@ pub struct AckProducer {
 
 struct Shared {
     config: ClientConfig,
+    reports: Reports,
     client: ArcSwap<ThreadedProducer<Reports>>,
     rebuilding: Mutex<()>,
     topics: RwLock<HashMap<String, Arc<ProducerTopic>>>,
@@ -179,19 +182,22 @@ struct Shared {
 }
 
 impl AckProducer {
+    /// Needs a runtime: a task of its own passes Kafka's answers on.
     pub fn new(
         config: &KafkaConfig,
         client_id: &str,
         metrics: ProducerMetrics,
     ) -> Result<AckProducer, KafkaError> {
         let client_config = producer_config(config, client_id);
-        let client = ThreadedProducer::from_config_and_context(&client_config, Reports)?;
+        let reports = Reports::start();
+        let client = ThreadedProducer::from_config_and_context(&client_config, reports.clone())?;
         let wait = match config.ack_mode {
             AckMode::Durable => config.producer_wait_for_delivery_ms,
             AckMode::Async => FOREVER,
         };
         let shared = Shared {
             config: client_config,
+            reports,
             client: ArcSwap::from_pointee(client),
             rebuilding: Mutex::default(),
             topics: RwLock::default(),
@@ -321,7 +327,8 @@ impl AckProducer {
                 return; // somebody else did
             };
             error!(%code, reason, "kafka producer ended by an error; making a new one");
-            match ThreadedProducer::from_config_and_context(&shared.config, Reports) {
+            match ThreadedProducer::from_config_and_context(&shared.config, shared.reports.clone())
+            {
                 Ok(client) => {
                     shared.metrics.rebuilt.inc();
                     drop(shared.client.swap(Arc::new(client)));
@@ -372,8 +379,43 @@ struct Report {
     answer: oneshot::Sender<Result<(), SendError>>,
 }
 
-/// Takes librdkafka's reports, on its thread.
-struct Reports;
+/// Takes librdkafka's reports, on its thread, and passes the answers on.
+///
+/// A sender that is woken from a foreign thread costs the runtime a lock and often a system call. So one task gets the
+/// answers of a whole batch and wakes their senders from inside.
+#[derive(Clone)]
+struct Reports(mpsc::UnboundedSender<Answered>);
+
+/// An answer and who waits for it.
+struct Answered {
+    topic: Arc<ProducerTopic>,
+    result: Result<(), SendError>,
+    to: oneshot::Sender<Result<(), SendError>>,
+}
+
+impl Reports {
+    /// Ends with the last client that has a clone. Not more waits here than the client's queue holds.
+    fn start() -> Reports {
+        let (sender, mut answers) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut batch = Vec::with_capacity(ANSWERS_AT_ONCE);
+            while answers.recv_many(&mut batch, ANSWERS_AT_ONCE).await > 0 {
+                batch.drain(..).for_each(Answered::pass_on);
+            }
+        });
+        Reports(sender)
+    }
+}
+
+impl Answered {
+    fn pass_on(self) {
+        // nobody listens: the sender was told no already, or did not want to know
+        if let Err(Err(error)) = self.to.send(self.result) {
+            self.topic.count(&error);
+            debug!(topic = self.topic.name, error = %error, "event not delivered");
+        }
+    }
+}
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -401,11 +443,8 @@ impl ProducerContext for Reports {
                 Err(SendError::of(code))
             }
         };
-        // nobody listens: the sender was told no already, or did not want to know
-        if let Err(Err(error)) = answer.send(result) {
-            topic.count(&error);
-            debug!(topic = topic.name, error = %error, "event not delivered");
-        }
+        // without a runtime nobody waits any more
+        let _ = self.0.send(Answered { topic, result, to: answer });
     }
 }
 
