@@ -1,30 +1,47 @@
 //! Administrative questions to Kafka, asked without blocking the runtime.
 //!
 //! Answers are facts of the moment: whoever needs two of them in an order asks for them in that order.
+//!
+//! Invariant: no call ever times out *inside* librdkafka (2.12.1). A request to a group's coordinator that does, while no
+//! broker is up, is freed but stays on the list of what waits for one; when Kafka comes back librdkafka sends it, and
+//! aborts the process on freed memory. So librdkafka gets a time-out that never comes, we stop waiting after ours, and
+//! throw the client away, which ends what it still holds in an orderly way.
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use rdkafka::{
     ClientConfig,
     admin::AdminClient,
     client::DefaultClientContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
 
+type Client = AdminClient<DefaultClientContext>;
+
 /// A handle for administrative calls; cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    pub(crate) client: Arc<AdminClient<DefaultClientContext>>,
+    config: ClientConfig,
+    client: Arc<ArcSwap<Client>>,
+    timeout: Duration,
+}
+
+/// The client of one call, and how long the call may take.
+pub(crate) struct Session {
+    pub(crate) client: Arc<Client>,
     pub(crate) timeout: Duration,
 }
 
 impl Admin {
     /// `timeout` bounds each call.
     pub fn new(base: &ClientConfig, timeout: Duration) -> Result<Admin, KafkaError> {
-        Ok(Admin { client: Arc::new(base.create()?), timeout })
+        let client = Arc::new(ArcSwap::from_pointee(base.create()?));
+        Ok(Admin { config: base.clone(), client, timeout })
     }
 
     /// The cluster's id, as its brokers report it.
@@ -129,12 +146,33 @@ impl Admin {
     pub(crate) async fn call<T: Send + 'static>(
         &self,
         name: &'static str,
-        call: impl FnOnce(Admin) -> Result<T, AdminError> + Send + 'static,
+        call: impl FnOnce(&Session) -> Result<T, AdminError> + Send + 'static,
     ) -> Result<T, AdminError> {
         let admin = self.clone();
-        tokio::task::spawn_blocking(move || call(admin))
-            .await
-            .unwrap_or_else(|_| Err(no_answer(name)))
+        tokio::task::spawn_blocking(move || {
+            let session = Session { client: admin.client.load_full(), timeout: admin.timeout };
+            let answer = call(&session);
+            if answer.as_ref().is_err_and(AdminError::is_timeout) {
+                admin.replace(&session.client);
+            }
+            answer // the last call of a client that was replaced ends it here, on a thread that may block
+        })
+        .await
+        .unwrap_or_else(|_| Err(no_answer(name)))
+    }
+
+    /// Makes a new client, unless another call that timed out did.
+    fn replace(&self, old: &Arc<Client>) {
+        if !Arc::ptr_eq(old, &self.client.load()) {
+            return;
+        }
+        match self.config.create() {
+            Ok(client) => {
+                self.client.compare_and_swap(old, Arc::new(client));
+                info!("kafka did not answer in time; asking with a new client from now on");
+            }
+            Err(error) => warn!(error = %error, "no new kafka client"),
+        }
     }
 }
 

@@ -1,7 +1,17 @@
 //! librdkafka's own log lines and errors, carried into ours.
 
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
 use rdkafka::{config::RDKafkaLogLevel, error::KafkaError};
 use tracing::{debug, error, info, warn};
+
+/// While brokers are away each client reports so many times a second: one line in this time is enough.
+const QUIET: Duration = Duration::from_secs(10);
+
+static ERRORS: Mutex<Throttle> = Mutex::new(Throttle { logged: None, dropped: 0 });
 
 pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
@@ -19,5 +29,44 @@ pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 pub(crate) fn log_error(error: &KafkaError, reason: &str) {
-    warn!(error = %error, reason, "kafka client error");
+    let allowed = match ERRORS.lock() {
+        Ok(mut errors) => errors.allow(Instant::now()),
+        Err(_) => Some(0),
+    };
+    if let Some(dropped) = allowed {
+        warn!(error = %error, reason, dropped, "kafka client error");
+    }
+}
+
+/// Lets one line through in a while and counts the others.
+struct Throttle {
+    logged: Option<Instant>,
+    dropped: u64,
+}
+
+impl Throttle {
+    /// How many lines were dropped since the last one; `None`: so is this one.
+    fn allow(&mut self, now: Instant) -> Option<u64> {
+        if self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < QUIET) {
+            self.dropped += 1;
+            return None;
+        }
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.dropped))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_in_a_while_says_how_many_were_dropped() {
+        let start = Instant::now();
+        let mut throttle = Throttle { logged: None, dropped: 0 };
+        assert_eq!(throttle.allow(start), Some(0));
+        assert_eq!(throttle.allow(start), None);
+        assert_eq!(throttle.allow(start + QUIET / 2), None);
+        assert_eq!(throttle.allow(start + QUIET), Some(2));
+    }
 }

@@ -89,20 +89,25 @@ impl Admin {
             0 => -1,
             factor => factor,
         };
-        let mut topic =
-            NewTopic::new(name, settings.partitions, TopicReplication::Fixed(replication));
-        for (key, value) in &settings.entries {
-            topic = topic.set(key, value);
-        }
-        let options = AdminOptions::new()
-            .request_timeout(Some(CREATE_TIMEOUT))
-            .operation_timeout(Some(CREATE_TIMEOUT));
-        let results = self.client.create_topics([&topic], &options).await;
-        match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
-            None | Some(Ok(_)) => Ok(()),
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-            Some(Err((_, code))) => Err(AdminError { call: CALL, code, reason: code.to_string() }),
-        }
+        let (name, settings) = (name.to_owned(), settings.clone());
+        self.call(CALL, move |session| {
+            let mut topic =
+                NewTopic::new(&name, settings.partitions, TopicReplication::Fixed(replication));
+            for (key, value) in &settings.entries {
+                topic = topic.set(key, value);
+            }
+            let options = AdminOptions::new()
+                .request_timeout(Some(CREATE_TIMEOUT))
+                .operation_timeout(Some(CREATE_TIMEOUT));
+            let results = block_on(session.client.create_topics([&topic], &options));
+            match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
+                None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+                Some(Err((_, code))) => {
+                    Err(AdminError { call: CALL, code, reason: code.to_string() })
+                }
+            }
+        })
+        .await
     }
 
     /// All topics of the cluster.
@@ -138,23 +143,31 @@ impl Admin {
         &self,
         topics: &[String],
     ) -> Result<HashMap<String, usize>, AdminError> {
-        let resources: Vec<_> = topics.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let options = AdminOptions::new().request_timeout(Some(self.timeout));
-        let described = self
-            .client
-            .describe_configs(&resources, &options)
-            .await
-            .map_err(|error| failed("DescribeConfigs", &error))?;
-        let effective = described.into_iter().filter_map(|described| {
-            let resource = described.ok()?;
-            let value = resource.get("min.insync.replicas")?.value.as_deref()?.parse().ok()?;
-            match resource.specifier {
-                OwnedResourceSpecifier::Topic(name) => Some((name, value)),
-                _ => None,
-            }
-        });
-        Ok(effective.collect())
+        const CALL: &str = "DescribeConfigs";
+        let topics = topics.to_vec();
+        self.call(CALL, move |session| {
+            let resources: Vec<_> =
+                topics.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+            let options = AdminOptions::new().request_timeout(Some(session.timeout));
+            let described = block_on(session.client.describe_configs(&resources, &options))
+                .map_err(|error| failed(CALL, &error))?;
+            let effective = described.into_iter().filter_map(|described| {
+                let resource = described.ok()?;
+                let value = resource.get("min.insync.replicas")?.value.as_deref()?.parse().ok()?;
+                match resource.specifier {
+                    OwnedResourceSpecifier::Topic(name) => Some((name, value)),
+                    _ => None,
+                }
+            });
+            Ok(effective.collect())
+        })
+        .await
     }
+}
+
+/// Waits for a call of rust-rdkafka's, on a thread that may block.
+fn block_on<T>(answer: impl Future<Output = T>) -> T {
+    tokio::runtime::Handle::current().block_on(answer)
 }
 
 fn failed(call: &'static str, error: &KafkaError) -> AdminError {

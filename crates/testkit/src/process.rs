@@ -155,6 +155,8 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        // a test that goes well ends its programs itself
+        let failed = std::thread::panicking() || self.child.id().is_some();
         if self.child.id().is_some() {
             let _ = self.child.start_kill(); // ended meanwhile: nothing to do
             crate::guard::forget(self.pid);
@@ -162,7 +164,7 @@ impl Drop for Service {
         for reader in &self.readers {
             reader.abort();
         }
-        if std::thread::panicking() {
+        if failed {
             let lines = self.lines();
             let first = lines.len().saturating_sub(SHOWN_ON_FAILURE);
             eprintln!("the last lines of process {}:\n{}", self.pid, lines[first..].join("\n"));

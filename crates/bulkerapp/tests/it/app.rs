@@ -116,11 +116,30 @@ impl App {
         post(self.port, table, event).await
     }
 
+    /// Sends any request; a header without a value is left out.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer> {
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        Answer::parse(&exchange(self.port, &[head.as_bytes(), body].concat()).await?)
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Result<String> {
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n"
         );
-        exchange(self.port, &request).await
+        exchange(self.port, request.as_bytes()).await
     }
 
     /// Stops it as an orchestrator does.
@@ -131,6 +150,27 @@ impl App {
     }
 }
 
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Result<Answer> {
+        let (head, body) = text.split_once("\r\n\r\n").context("no head")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+    }
+
+    /// The value of a header, by its name in small letters.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(found, _)| *found == name).map(|(_, value)| value.to_owned())
+    }
+}
+
 /// Posts one event to the app on this port and returns the status.
 pub(crate) async fn post(port: u16, table: &str, event: &str) -> Result<u16> {
     let request = format!(
@@ -138,14 +178,14 @@ pub(crate) async fn post(port: u16, table: &str, event: &str) -> Result<u16> {
          authorization: Bearer {TOKEN}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{event}",
         event.len()
     );
-    let answer = exchange(port, &request).await?;
+    let answer = exchange(port, request.as_bytes()).await?;
     let status = answer.split(' ').nth(1).context("no status")?;
     Ok(status.parse()?)
 }
 
-async fn exchange(port: u16, request: &str) -> Result<String> {
+async fn exchange(port: u16, request: &[u8]) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(request.as_bytes()).await?;
+    stream.write_all(request).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())

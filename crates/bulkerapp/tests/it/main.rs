@@ -2,5 +2,7 @@
 
 mod app;
 mod crash;
+mod documented;
+mod intake;
 mod outage;
 mod starts;

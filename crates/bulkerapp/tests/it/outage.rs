@@ -187,6 +187,8 @@ async fn an_answered_event_survives_the_death_of_its_leader() -> Result<()> {
     let setup = Setup::new(&kafka, &database)
         .with("BULKER_KAFKA_TOPIC_REPLICATION_FACTOR", "3")
         .with("BULKER_KAFKA_TOPIC_MIN_INSYNC_REPLICAS", "2")
+        // three brokers on a slow machine may take their time
+        .with("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "60000")
         // nothing is loaded: the event is looked for in Kafka
         .with_options(r#"mode: "batch", frequency: 1440"#);
     let app = setup.start().await?;

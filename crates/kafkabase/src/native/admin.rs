@@ -17,6 +17,9 @@ use rdkafka_sys::{
 };
 use uuid::Uuid;
 
+/// The longest time-out that librdkafka takes. None of ours is as long: see `admin` for why it must not come.
+const NEVER_MS: i32 = 3_600_000;
+
 /// Why an administrative call failed. The code decides what the caller does; the text is librdkafka's.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{call} failed: {reason}")]
@@ -48,6 +51,11 @@ impl AdminError {
                 | RDKafkaErrorCode::InvalidConfig
                 | RDKafkaErrorCode::PolicyViolation
         )
+    }
+
+    /// Nobody answered within the time that the call may take.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.code, RDKafkaErrorCode::OperationTimedOut)
     }
 
     /// The topic is not (or no longer) there.
@@ -121,7 +129,7 @@ pub(crate) fn list_group_offsets(
             sys::rd_kafka_ListConsumerGroupOffsets_new(group.as_ptr(), list.0),
             sys::rd_kafka_ListConsumerGroupOffsets_destroy,
         );
-        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout);
+        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
         let queue = Guard(sys::rd_kafka_queue_new(client), sys::rd_kafka_queue_destroy);
         sys::rd_kafka_ListConsumerGroupOffsets(client, &mut request.0, 1, options.0, queue.0);
         let event = wait(CALL, &queue, timeout)?;
@@ -169,8 +177,7 @@ pub(crate) fn alter_group_offsets(
             sys::rd_kafka_AlterConsumerGroupOffsets_new(group.as_ptr(), list.0),
             sys::rd_kafka_AlterConsumerGroupOffsets_destroy,
         );
-        let options =
-            options(client, AdminOp::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, timeout);
+        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS);
         let queue = Guard(sys::rd_kafka_queue_new(client), sys::rd_kafka_queue_destroy);
         sys::rd_kafka_AlterConsumerGroupOffsets(client, &mut request.0, 1, options.0, queue.0);
         let event = wait(CALL, &queue, timeout)?;
@@ -204,7 +211,7 @@ pub(crate) fn list_offsets(
     unsafe {
         let list =
             partition_list(CALL, partitions.iter().map(|(topic, p)| (*topic, *p, spec, "")))?;
-        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_LISTOFFSETS, timeout);
+        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
         let refused = sys::rd_kafka_AdminOptions_set_isolation_level(
             options.0,
             sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
@@ -248,7 +255,7 @@ pub(crate) fn describe_topics(
             sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()),
             sys::rd_kafka_TopicCollection_destroy,
         );
-        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout);
+        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
         let queue = Guard(sys::rd_kafka_queue_new(client), sys::rd_kafka_queue_destroy);
         sys::rd_kafka_DescribeTopics(client, collection.0, options.0, queue.0);
         let event = wait(CALL, &queue, timeout)?;
@@ -286,7 +293,7 @@ pub(crate) fn describe_groups(
     let names = groups.iter().map(|name| c_string(CALL, name)).collect::<Result<Vec<_>, _>>()?;
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     unsafe {
-        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, timeout);
+        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
         let queue = Guard(sys::rd_kafka_queue_new(client), sys::rd_kafka_queue_destroy);
         sys::rd_kafka_DescribeConsumerGroups(
             client,
@@ -316,12 +323,7 @@ pub(crate) fn describe_groups(
     }
 }
 
-unsafe fn options(
-    client: Raw,
-    operation: AdminOp,
-    timeout: Duration,
-) -> Guard<sys::rd_kafka_AdminOptions_t> {
-    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+unsafe fn options(client: Raw, operation: AdminOp) -> Guard<sys::rd_kafka_AdminOptions_t> {
     unsafe {
         let options = Guard(
             sys::rd_kafka_AdminOptions_new(client, operation),
@@ -330,7 +332,7 @@ unsafe fn options(
         let mut reason = [0; 256];
         sys::rd_kafka_AdminOptions_set_request_timeout(
             options.0,
-            millis,
+            NEVER_MS,
             reason.as_mut_ptr(),
             reason.len(),
         );
@@ -344,8 +346,7 @@ unsafe fn wait(
     queue: &Guard<sys::rd_kafka_queue_t>,
     timeout: Duration,
 ) -> Result<Guard<sys::rd_kafka_event_t>, AdminError> {
-    // librdkafka answers within the request's own time-out; the second on top only guards against a bug
-    let millis = i32::try_from(timeout.as_millis() + 1000).unwrap_or(i32::MAX);
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(NEVER_MS).min(NEVER_MS / 2);
     unsafe {
         let event = Guard(sys::rd_kafka_queue_poll(queue.0, millis), sys::rd_kafka_event_destroy);
         if event.0.is_null() {

@@ -1,0 +1,37 @@
+use std::time::Duration;
+
+use anyhow::Result;
+use kafkabase::{Admin, OffsetSpec};
+use rdkafka::ClientConfig;
+use testkit::{native::OwnKafka, wait_until};
+
+/// Longer than anything here takes on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// librdkafka aborts the process when a coordinator comes back whose requests have timed out in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_timed_out_while_kafka_was_away_leave_nothing_behind() -> Result<()> {
+    let own = OwnKafka::start().await?;
+    let kafka = own.kafka();
+    let topic = kafka.topic("t", 1).await?;
+    kafka.commit("group", &topic, 0, 7, "").await?;
+    let mut base = ClientConfig::new();
+    base.set("bootstrap.servers", own.bootstrap());
+    let admin = Admin::new(&base, Duration::from_millis(500))?;
+    let answers = || async {
+        let committed = admin.group_offset("group", &topic, 0).await;
+        committed.is_ok_and(|committed| committed.is_some_and(|committed| committed.offset == 7))
+    };
+    wait_until(PATIENCE, answers).await?;
+    for _ in 0..3 {
+        own.kill9().await?;
+        for _ in 0..3 {
+            assert!(admin.group_offset("group", &topic, 0).await.is_err());
+            assert!(admin.group_members("group").await.is_err());
+            assert!(admin.offset(&topic, 0, OffsetSpec::CommittedEnd).await.is_err());
+        }
+        own.restart().await?;
+        wait_until(PATIENCE, answers).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! kafkabase against real brokers that go away and come back.
+
+mod admin;
