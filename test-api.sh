@@ -54,8 +54,6 @@ table="$URL/post/$DESTINATION?tableName=api_check"
 echo "bulkerapp at $URL, run $run_id"
 check 'GET /ready'                             200 '"status"' -- "$URL/ready"
 check 'GET /health'                            200 '"status"' -- "$URL/health"
-check 'GET /metrics, own port'                 200 'bulkerapp_handler_events' -- "$METRICS_URL/metrics"
-check 'GET /metrics, main port'                200 'bulkerapp_handler_events' -- "${auth[@]}" "$URL/metrics"
 check 'unknown path'                           404 '404 page not found' -- "${auth[@]}" "$URL/nowhere"
 check 'unknown path without token'             401 -- "$URL/nowhere"
 check 'POST /post'                             200 '{"message":"ok"}' -- "${post[@]}" -d '{"id":1}' "$table"
@@ -76,6 +74,8 @@ long=$(printf 'x%.0s' $(seq 300))
 check 'POST /post, a table of 300 characters'  400 'exceeds limit (249)' -- "${post[@]}" -d '{}' "$URL/post/$DESTINATION?tableName=$long"
 { printf '{"a":"'; head -c 2000000 /dev/zero | tr '\0' x; printf '"}'; } >"$work/large"
 check 'POST /post, 2 MB'                       413 -- "${post[@]}" --data-binary "@$work/large" "$table"
+check 'GET /metrics, own port'                 200 'bulkerapp_handler_events' -- "$METRICS_URL/metrics"
+check 'GET /metrics, main port'                200 'bulkerapp_handler_events' -- "${auth[@]}" "$URL/metrics"
 
 # the sample: one request per event over one connection
 expected=$(wc -l <samples/events.ndjson)
@@ -97,6 +97,8 @@ for _ in $(seq "$LOAD_SECONDS"); do
   sleep 1
 done
 if [[ ${rows:-0} == "$expected" ]]; then ok "the sample: $rows rows, as many as events"; else wrong 'the sample' "${rows:-0} rows of $expected events after $LOAD_SECONDS s"; fi
+
+check 'the destination is loaded exactly once'  200 "bulkerapp_exactly_once{destinationId=\"$DESTINATION\"} 1" -- "$METRICS_URL/metrics"
 
 types='timestamp=timestamp with time zone
 context_ip=inet

@@ -134,7 +134,7 @@ pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
         .expect("registered once")
 });
 
-/// Makes every family known to `/metrics`, also those that were not used yet.
+/// Registers every family. Those with labels show on `/metrics` once they have a sample.
 pub fn register() {
     for counters in [
         &HANDLER_EVENTS,

@@ -139,7 +139,7 @@ static EXACTLY_ONCE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Makes every family of this module known to `/metrics`, also those without a sample yet.
+/// Registers every family of this module. Those with labels show on `/metrics` once they have a sample.
 pub fn register() {
     for counter in [
         &CONSUMER_MESSAGES,

@@ -63,7 +63,9 @@ impl Offsets {
     pub(super) async fn open(postgres: &Postgres) -> Result<Offsets, LoadError> {
         let schema = postgres.default_schema();
         if run(postgres, &exists_sql(schema)).await?.is_empty() {
-            run(postgres, &create_sql(schema, Uuid::new_v4())).await?;
+            let has_schema = !run(postgres, &schema_exists_sql(schema)).await?.is_empty();
+            let sql = create_sql(schema, has_schema, Uuid::new_v4());
+            postgres.connection().await?.run_on(OFFSETS_TABLE, &sql).await?;
         }
         let rows = run(postgres, &ledger_sql(schema)).await?;
         let ledger = rows
@@ -174,8 +176,7 @@ fn topic_id_sql(topic_id: Option<Uuid>) -> String {
     topic_id.map_or_else(|| "null".to_owned(), |id| format!("'{id}'"))
 }
 
-/// Answers a row where both tables are there. `create table if not exists` would ask for the right to
-/// create even then.
+/// Answers a row where both tables are there. `create table if not exists` asks for the right to create even then.
 fn exists_sql(schema: &str) -> String {
     format!(
         "select 1 from pg_catalog.pg_class o, pg_catalog.pg_class r, pg_catalog.pg_namespace n \
@@ -185,14 +186,22 @@ fn exists_sql(schema: &str) -> String {
     )
 }
 
-fn create_sql(schema: &str, ledger: Uuid) -> String {
+/// Answers a row where the schema is there. `create schema if not exists` asks for rights on the database even then.
+fn schema_exists_sql(schema: &str) -> String {
+    format!("select 1 from pg_catalog.pg_namespace where nspname = {}", quote_literal(schema))
+}
+
+fn create_sql(schema: &str, has_schema: bool, ledger: Uuid) -> String {
+    let make_schema = match has_schema {
+        true => String::new(),
+        false => format!("create schema if not exists {}; ", quote_ident(schema)),
+    };
     let (offsets, origins) = (table(schema, OFFSETS_TABLE), table(schema, ORIGINS_TABLE));
     // two creators of one table collide in the catalog in spite of `if not exists`, hence the lock
     format!(
         "begin; \
          select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext({lock})); \
-         create schema if not exists {schema_name}; \
-         create table if not exists {offsets} (\
+         {make_schema}create table if not exists {offsets} (\
          cluster_id text not null, topic text not null, partition integer not null, \
          ledger_id uuid, topic_id uuid, \
          next_offset bigint not null, epoch bigint not null, began bigint not null, \
@@ -211,7 +220,6 @@ fn create_sql(schema: &str, ledger: Uuid) -> String {
          values ('', '', 0, '{ledger}', 0, 0, 0) on conflict do nothing; \
          commit",
         lock = quote_literal(&offsets),
-        schema_name = quote_ident(schema),
     )
 }
 

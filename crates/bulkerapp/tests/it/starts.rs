@@ -252,23 +252,57 @@ async fn records_that_expired_unloaded_are_counted_and_stepped_over() -> Result<
     Ok(())
 }
 
+/// A role of a test's own, gone with [`Role::drop`].
+struct Role {
+    name: String,
+}
+
+impl Role {
+    /// `grants`: statements with `{role}` in place of the name.
+    async fn create(database: &Database, grants: &str) -> Result<Role> {
+        let name = format!("role_{}", uuid::Uuid::new_v4().simple());
+        let sql =
+            format!("create role {name} login password 'x'; {}", grants.replace("{role}", &name));
+        database.execute(&sql).await?;
+        Ok(Role { name })
+    }
+
+    async fn drop(self, database: &Database) -> Result<()> {
+        database.execute(&format!("drop owned by {0}; drop role {0}", self.name)).await
+    }
+
+    fn uses(&self, setup: &Setup) -> Setup {
+        Setup { user: self.name.clone(), password: "x".to_owned(), ..setup.clone() }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_to_create_in_the_schema_is_enough_for_exactly_once() -> Result<()> {
+    let waiting = unloaded(5).await?;
+    let grants = "revoke create on schema public from public; \
+                  grant usage, create on schema public to {role}";
+    let role = Role::create(&waiting.database, grants).await?;
+    let app = role.uses(&waiting.setup).start().await?;
+    waiting.loaded_to(5).await?;
+    let metrics = app.get("/metrics").await?;
+    app.stop().await?;
+    role.drop(&waiting.database).await?;
+    assert!(metrics.contains(r#"bulkerapp_exactly_once{destinationId="it"} 1"#), "{metrics}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_right_to_keep_rows_loading_goes_on_and_says_so() -> Result<()> {
     let waiting = unloaded(5).await?;
-    let role = format!("poor_{}", uuid::Uuid::new_v4().simple());
-    let grants = format!(
-        "create table t (id bigint, name text); create role {role} login password 'x'; \
-         revoke create on schema public from public; grant select, insert on t to {role}"
-    );
-    waiting.database.execute(&grants).await?;
-    let mut setup = waiting.setup.clone();
-    (setup.user, setup.password) = (role.clone(), "x".to_owned());
-    let app = setup.start().await?;
+    let grants = "create table t (id bigint, name text); \
+                  revoke create on schema public from public; grant select, insert on t to {role}";
+    let role = Role::create(&waiting.database, grants).await?;
+    let app = role.uses(&waiting.setup).start().await?;
     let all = || async { waiting.database.count("t").await.is_ok_and(|count| count == 5) };
     wait_until(PATIENCE, all).await?;
     let metrics = app.get("/metrics").await?;
     app.stop().await?;
-    waiting.database.execute(&format!("drop owned by {role}; drop role {role}")).await?;
+    role.drop(&waiting.database).await?;
     assert!(metrics.contains(r#"bulkerapp_exactly_once{destinationId="it"} 0"#), "{metrics}");
     Ok(())
 }

@@ -120,6 +120,11 @@ impl Connection {
         self.run_for(sql, Purpose::Other).await
     }
 
+    /// The same for statements that make or change a table of the caller's; errors name it.
+    pub async fn run_on(&mut self, table: &str, sql: &str) -> Result<Vec<PgRow>, LoadError> {
+        self.run_for(sql, Purpose::Schema { table }).await
+    }
+
     pub(crate) async fn run_for(
         &mut self,
         sql: &str,
