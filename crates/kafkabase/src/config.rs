@@ -243,11 +243,11 @@ impl std::fmt::Debug for SaslSettings {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod samples {
     use appbase::config::{Environment, Names};
     use clap::Parser;
 
-    use super::*;
+    use super::KafkaConfig;
 
     #[derive(Debug, Parser)]
     struct Sample {
@@ -255,11 +255,21 @@ mod tests {
         kafka: KafkaConfig,
     }
 
-    fn client(variables: &[(&str, &str)]) -> ClientConfig {
+    /// What the library is told by these variables, and by the brokers `a:1,b:2`.
+    pub(crate) fn kafka_config(variables: &[(&str, &str)]) -> KafkaConfig {
         let names = Names { unprefixed: &[KafkaConfig::UNPREFIXED], fallbacks: &[] };
         let all = [("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:2")];
         let environment = Environment::new("BULKER", all.iter().chain(variables).copied(), []);
-        environment.parse::<Sample>(&[], &names).unwrap().config.kafka.client_config("bulkerapp")
+        environment.parse::<Sample>(&[], &names).unwrap().config.kafka
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{samples::kafka_config, *};
+
+    fn client(variables: &[(&str, &str)]) -> ClientConfig {
+        kafka_config(variables).client_config("bulkerapp")
     }
 
     #[test]

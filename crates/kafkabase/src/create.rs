@@ -177,22 +177,8 @@ fn failed(call: &'static str, error: &KafkaError) -> AdminError {
 
 #[cfg(test)]
 mod tests {
-    use appbase::config::{Environment, Names};
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Sample {
-        #[command(flatten)]
-        kafka: KafkaConfig,
-    }
-
-    fn config(variables: &[(&str, &str)]) -> KafkaConfig {
-        let servers = [("BULKER_KAFKA_BOOTSTRAP_SERVERS", "a:1")];
-        let environment = Environment::new("BULKER", servers.iter().chain(variables).copied(), []);
-        environment.parse::<Sample>(&[], &Names::default()).unwrap().config.kafka
-    }
+    use crate::config::samples::kafka_config;
 
     fn entries(settings: &TopicSettings) -> Vec<(&str, &str)> {
         let mut entries: Vec<_> =
@@ -203,7 +189,7 @@ mod tests {
 
     #[test]
     fn topics_have_the_settings_of_the_original() {
-        let config = config(&[]);
+        let config = kafka_config(&[]);
         let (two_days, day, week) = ("172800000", "86400000", "604800000");
         assert_eq!(
             entries(&TopicSettings::table(&config)),
@@ -232,7 +218,7 @@ mod tests {
 
     #[test]
     fn replicas_that_must_be_in_sync_are_set_when_told_to() {
-        let config = config(&[("BULKER_KAFKA_TOPIC_MIN_INSYNC_REPLICAS", "2")]);
+        let config = kafka_config(&[("BULKER_KAFKA_TOPIC_MIN_INSYNC_REPLICAS", "2")]);
         let settings = TopicSettings::table(&config);
         assert!(settings.entries.contains(&("min.insync.replicas", "2".to_owned())));
     }

@@ -26,7 +26,10 @@ use rdkafka::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::native::{FetchError, Fetched, PartitionQueue};
+use crate::{
+    client_log,
+    native::{FetchError, Fetched, PartitionQueue},
+};
 
 /// How a fetcher reads; fields, so that a test can make them small.
 #[derive(Debug, Clone)]
@@ -164,22 +167,11 @@ struct FetcherContext;
 
 impl ClientContext for FetcherContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                error!(facility, message, "kafka client");
-            }
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-                warn!(facility, message, "kafka client");
-            }
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                info!(facility, message, "kafka client");
-            }
-            RDKafkaLogLevel::Debug => debug!(facility, message, "kafka client"),
-        }
+        client_log::log_line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        warn!(error = %error, reason, "kafka client error");
+        client_log::log_error(&error, reason);
     }
 }
 

@@ -450,22 +450,11 @@ impl ProducerContext for Reports {
 
 #[cfg(test)]
 mod tests {
-    use appbase::config::{Environment, Names};
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Sample {
-        #[command(flatten)]
-        kafka: KafkaConfig,
-    }
+    use crate::config::samples::kafka_config;
 
     fn config(variables: &[(&str, &str)]) -> ClientConfig {
-        let servers = [("BULKER_KAFKA_BOOTSTRAP_SERVERS", "a:1")];
-        let environment = Environment::new("BULKER", servers.iter().chain(variables).copied(), []);
-        let parsed = environment.parse::<Sample>(&[], &Names::default()).unwrap();
-        producer_config(&parsed.config.kafka, "bulkerapp")
+        producer_config(&kafka_config(variables), "bulkerapp")
     }
 
     #[test]
