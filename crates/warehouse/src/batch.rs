@@ -597,4 +597,37 @@ mod tests {
             batch.order.iter().map(|slot| &*batch.columns[*slot as usize].name).collect();
         assert_eq!(names, ["a", "c"], "columns of refused events are not made");
     }
+
+    /// Deterministic damage: a byte replaced, removed or doubled, again and again.
+    #[test]
+    fn what_is_checked_at_intake_can_be_parsed_and_the_rest_is_refused() {
+        const INTACT: &str = r#"{"a":{"b":[1,-2.5e3,{"c":"x\"\u00e9\\"}],"d":null},"e":true,"f":"é","g":[],"h":{},"i":[[],"]"]}"#;
+        const BYTES: &[u8] = b"{}[]:,\"\\ 0129.-+eEtruefalsn\x00\x1f\x80\xc3/";
+        let mut seed = 1_u64;
+        let mut random = |below: usize| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize % below
+        };
+        for _ in 0..200_000 {
+            let mut text = INTACT.as_bytes().to_vec();
+            for _ in 0..=random(3) {
+                let at = random(text.len());
+                match random(3) {
+                    0 => text[at] = BYTES[random(BYTES.len())],
+                    1 => drop(text.remove(at)),
+                    _ => text.insert(at, BYTES[random(BYTES.len())]),
+                }
+            }
+            let is_object =
+                serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&text).is_ok();
+            let checked = crate::check_event(&text);
+            let mut batch = Batch::new("t", StreamOptions::default().into()).unwrap();
+            let pushed = batch.push(&text);
+            let shown = String::from_utf8_lossy(&text);
+            assert_eq!(checked.is_ok(), is_object, "checked: {checked:?}: {shown}");
+            assert_eq!(pushed.is_ok(), is_object, "pushed: {pushed:?}: {shown}");
+        }
+    }
 }
