@@ -82,12 +82,16 @@ until_or_give_up() {
   done
 }
 
+# ended NAME BORN: a part that recorded itself is gone, or none did by BORN. The record may appear between two looks: the
+# file comes first.
+ended() { if [[ -e $RUN/$1.pid ]]; then ! recorded "$1" >/dev/null; else ((SECONDS > $2)); fi; }
+
 # wait_for NAME LOG SECONDS COMMAND…: waits until a part answers; it must stay alive meanwhile.
 wait_for() {
   local name=$1 log=$2 deadline=$((SECONDS + $3 + 1)) born=$((SECONDS + 5))
   shift 3
   until "$@" 2>/dev/null; do
-    if ! recorded "$name" >/dev/null && { [[ -e $RUN/$name.pid ]] || ((SECONDS > born)); }; then
+    if ended "$name" "$born"; then
       say "$name ended while starting:"
       tail -n 20 "$log" >&2
       return 1
