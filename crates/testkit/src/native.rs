@@ -1,7 +1,7 @@
 //! Servers of a test's own, to be killed, frozen and started again: always native processes,
 //! whatever the shared parts are, and always stopped by process id.
 
-use std::time::Duration;
+use std::{ops::Deref, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::{
@@ -17,50 +17,66 @@ const GONE_LIMIT: Duration = Duration::from_secs(10);
 /// So that the loss of a broker is noticed in seconds instead of half a minute.
 const QUICK_FAILOVER: &str = "broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\nreplica.lag.time.max.ms=5000\n";
 
-/// One part in a stack of its own.
+/// One server in a stack of its own, to be ended, frozen and started again.
 #[derive(Debug)]
-struct Part {
+pub struct Part {
     name: &'static str,
     stack: Stack,
+    /// What asks it to end cleanly.
+    end_signal: Signal,
 }
 
 impl Part {
-    async fn start(name: &'static str, stack: Stack) -> Result<Part> {
+    async fn start(name: &'static str, stack: Stack, end_signal: Signal) -> Result<Part> {
         stack.up().await?;
-        Ok(Part { name, stack })
+        Ok(Part { name, stack, end_signal })
     }
 
-    fn pid(&self) -> Result<Pid> {
-        Ok(Pid::from_raw(self.stack.process_of(self.name)?))
+    pub fn pid(&self) -> Result<i32> {
+        self.stack.process_of(self.name)
     }
 
-    /// Kills the server and its children, and waits until they are gone.
-    async fn kill9(&self) -> Result<()> {
-        self.end(Signal::SIGKILL).await
-    }
-
-    async fn end(&self, signal: Signal) -> Result<()> {
-        let parent = self.pid()?;
+    /// A crash: the server and its children at once. Waits until they are gone.
+    pub async fn kill9(&self) -> Result<()> {
+        let parent = self.parent()?;
         let all = with_children(parent)?;
-        if signal == Signal::SIGKILL {
-            send(&all, signal)?;
-        } else {
-            send(&[parent], signal)?;
-        }
-        wait_until(GONE_LIMIT, || async { all.iter().all(|pid| is_gone(*pid)) })
-            .await
-            .with_context(|| format!("{} (process {parent}) does not go away", self.name))
+        send(&all, Signal::SIGKILL)?;
+        self.wait_until_gone(parent, &all).await
     }
 
-    fn stop_process(&self) -> Result<()> {
+    /// A clean end: PostgreSQL cuts sessions and writes everything, Kafka has its controlled shutdown.
+    pub async fn shut_down(&self) -> Result<()> {
+        let parent = self.parent()?;
+        let all = with_children(parent)?;
+        send(&[parent], self.end_signal)?;
+        self.wait_until_gone(parent, &all).await
+    }
+
+    /// Freezes the server and its children: connections stay, nothing answers.
+    pub fn stop_process(&self) -> Result<()> {
         // the parent first, so that it starts no child that we do not see
-        let parent = self.pid()?;
+        let parent = self.parent()?;
         send(&[parent], Signal::SIGSTOP)?;
         send(&with_children(parent)?, Signal::SIGSTOP)
     }
 
-    fn continue_process(&self) -> Result<()> {
-        send(&with_children(self.pid()?)?, Signal::SIGCONT)
+    pub fn continue_process(&self) -> Result<()> {
+        send(&with_children(self.parent()?)?, Signal::SIGCONT)
+    }
+
+    /// Starts it again on the same port and data, and waits until it answers.
+    pub async fn restart(&self) -> Result<()> {
+        self.stack.up().await
+    }
+
+    fn parent(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(self.pid()?))
+    }
+
+    async fn wait_until_gone(&self, parent: Pid, all: &[Pid]) -> Result<()> {
+        wait_until(GONE_LIMIT, || async { all.iter().all(|pid| is_gone(*pid)) })
+            .await
+            .with_context(|| format!("{} (process {parent}) does not go away", self.name))
     }
 }
 
@@ -79,7 +95,7 @@ impl OwnPostgres {
     /// `settings`: words for the server's command line, such as `-c wal_level=logical`.
     pub async fn start_with(settings: &str) -> Result<OwnPostgres> {
         let stack = Stack::new("postgres").with("STACK_POSTGRES_SETTINGS", settings);
-        let part = Part::start("postgres", stack).await?;
+        let part = Part::start("postgres", stack, Signal::SIGINT).await?;
         let url = part.stack.address("TESTKIT_POSTGRES_URL").await?;
         Ok(OwnPostgres { part, url })
     }
@@ -92,33 +108,13 @@ impl OwnPostgres {
     pub async fn database(&self) -> Result<Database> {
         Ok(Database::create_on(&self.url).await?.dropped_with_server())
     }
+}
 
-    pub fn pid(&self) -> Result<i32> {
-        Ok(self.part.pid()?.as_raw())
-    }
+impl Deref for OwnPostgres {
+    type Target = Part;
 
-    /// A crash: the server and all its sessions at once.
-    pub async fn kill9(&self) -> Result<()> {
-        self.part.kill9().await
-    }
-
-    /// A clean end: sessions are cut, everything is written.
-    pub async fn shut_down(&self) -> Result<()> {
-        self.part.end(Signal::SIGINT).await
-    }
-
-    /// Freezes the server and its sessions: connections stay, nothing answers.
-    pub fn stop_process(&self) -> Result<()> {
-        self.part.stop_process()
-    }
-
-    pub fn continue_process(&self) -> Result<()> {
-        self.part.continue_process()
-    }
-
-    /// Starts it again on the same port and data, and waits until it answers.
-    pub async fn restart(&self) -> Result<()> {
-        self.part.stack.up().await
+    fn deref(&self) -> &Part {
+        &self.part
     }
 }
 
@@ -146,7 +142,7 @@ impl OwnKafka {
     }
 
     async fn start_node(node_id: i32, stack: Stack) -> Result<OwnKafka> {
-        let part = Part::start("kafka", stack).await?;
+        let part = Part::start("kafka", stack, Signal::SIGTERM).await?;
         let bootstrap = part.stack.address("TESTKIT_KAFKA").await?;
         Ok(OwnKafka { part, bootstrap, node_id })
     }
@@ -162,32 +158,13 @@ impl OwnKafka {
     pub fn kafka(&self) -> Kafka {
         Kafka::thrown_away(&self.bootstrap)
     }
+}
 
-    pub fn pid(&self) -> Result<i32> {
-        Ok(self.part.pid()?.as_raw())
-    }
+impl Deref for OwnKafka {
+    type Target = Part;
 
-    pub async fn kill9(&self) -> Result<()> {
-        self.part.kill9().await
-    }
-
-    /// A clean end, with Kafka's controlled shutdown.
-    pub async fn shut_down(&self) -> Result<()> {
-        self.part.end(Signal::SIGTERM).await
-    }
-
-    /// Freezes it: connections stay, nothing answers.
-    pub fn stop_process(&self) -> Result<()> {
-        self.part.stop_process()
-    }
-
-    pub fn continue_process(&self) -> Result<()> {
-        self.part.continue_process()
-    }
-
-    /// Starts it again on the same port and data, and waits until it answers.
-    pub async fn restart(&self) -> Result<()> {
-        self.part.stack.up().await
+    fn deref(&self) -> &Part {
+        &self.part
     }
 }
 

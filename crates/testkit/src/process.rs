@@ -145,6 +145,12 @@ impl Service {
         }
     }
 
+    /// [`Service::stop_process`] to hand to a hook of a proxy.
+    pub fn freezer(&self) -> impl Fn() + Send + Sync + 'static {
+        let pid = Pid::from_raw(self.pid());
+        move || kill(pid, Signal::SIGSTOP).expect("the program runs")
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         if self.child.id().is_none() {
             bail!("the program has ended already");

@@ -222,9 +222,3 @@ pub(crate) async fn assert_exactly_once(
     ensure!(found == format!("{count} rows, {count} ids, {last} the last"), "found {found}");
     Ok(())
 }
-
-/// SIGSTOP: alive, connected, and silent.
-pub(crate) fn freeze(pid: i32) {
-    let stopped = std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status();
-    assert!(stopped.is_ok_and(|status| status.success()), "process {pid} was not stopped");
-}

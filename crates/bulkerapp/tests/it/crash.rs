@@ -12,7 +12,7 @@ use testkit::{
     wait_until,
 };
 
-use crate::app::{App, PATIENCE, Setup, assert_exactly_once, events, freeze, loaded_to};
+use crate::app::{App, PATIENCE, Setup, assert_exactly_once, events, loaded_to};
 
 const COUNT: u64 = 2_500;
 
@@ -116,11 +116,11 @@ async fn a_paused_loader_that_wakes_after_another_took_over_loads_nothing_twice(
 
     // given a loader that is frozen between its first batch and the next
     let first = direct.clone().through(&proxy.host(), proxy.port()).spawn()?;
-    let (pid, frozen) = (first.service.pid(), Arc::new(AtomicBool::new(false)));
+    let (freeze, frozen) = (first.service.freezer(), Arc::new(AtomicBool::new(false)));
     let seen = frozen.clone();
     proxy.on(Event::AfterCommitAnswer, move |moment| {
         if moment.copied_bytes > 0 && !seen.swap(true, Ordering::SeqCst) {
-            freeze(pid);
+            freeze();
         }
         Then::Forward
     });
