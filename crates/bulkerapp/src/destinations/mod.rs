@@ -19,7 +19,7 @@ use crate::metrics;
 pub use environment::SourceError;
 
 /// The type that this version loads.
-const POSTGRES: &str = "postgres";
+pub(crate) const POSTGRES: &str = "postgres";
 
 /// A destination as it is configured.
 #[derive(Clone)]

@@ -8,12 +8,9 @@ use warehouse::postgres::{Credentials, Postgres, Settings};
 
 use super::target::LoadTarget;
 use crate::{
-    destinations::{Destination, Destinations},
+    destinations::{Destination, Destinations, POSTGRES},
     metrics,
 };
-
-/// The type that this version loads.
-const POSTGRES: &str = "postgres";
 
 /// Opens all destinations that can be loaded; `defaults` are period in seconds and events per batch. One that
 /// cannot be opened is reported by name and left out; its events wait in Kafka.
