@@ -4,44 +4,46 @@
 //! knowledge of its paths. What a column's type will be in the table is decided when the batch is loaded,
 //! against the table as it is then, so a batch may be filled while another one changes the table.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    sync::{Arc, LazyLock},
-};
-
-use memchr::memmem::Finder;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     data_type::DataType,
-    hints::{self, Hints},
     identifier::{NameOf, identifier, same_case},
-    json::{self, HINT_PREFIX, MAX_DEPTH},
     options::{OptionError, StreamOptions},
-    path::{PathId, Paths, ROOT},
-    row::{Cell, Flags, Kind, RowError, Rows},
+    path::Paths,
+    row::{Cell, Flags, Kind, RowError},
+    rows::{MemoryLimit, Rows},
     sql_type::SqlType,
     timestamp,
+    walk::{self, NO_SLOT, PARTITION, Scratch},
 };
 
-/// A top-level key that other destinations use; it never becomes a column.
-const TABLE_NAME_KEY: &str = "JITSU_TABLE_NAME";
-
-static HINT_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(HINT_PREFIX));
+/// What happens to the rows that are in the table already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaces {
+    /// They stay; with `deduplicate` those of equal key are updated.
+    Nothing,
+    /// They all go.
+    Table,
+    /// Those of the `partitionId` go.
+    Partition,
+}
 
 /// Rows of one table and one set of options, waiting to be loaded.
 #[derive(Debug)]
 pub struct Batch {
     pub(crate) table: String,
     pub(crate) options: Arc<StreamOptions>,
+    pub(crate) replaces: Replaces,
     pub(crate) columns: Vec<Column>,
     /// Slots in the order of their first appearance in a row; declared columns come first.
     pub(crate) order: Vec<u32>,
     pub(crate) rows: Rows,
+    pub(crate) paths: Paths,
+    pub(crate) scratch: Scratch,
+    /// Objects walked so far.
+    pub(crate) objects: u64,
     by_name: HashMap<Box<str>, u32>,
-    paths: Paths,
-    scratch: Scratch,
-    objects: u64,
 }
 
 /// A column, as the batch knows it.
@@ -50,10 +52,14 @@ pub(crate) struct Column {
     pub(crate) name: Box<str>,
     /// Set of the kinds of its values.
     pub(crate) kinds: u8,
+    /// Whether a value has a type that its event, or `columnTypes`, gave it.
+    pub(crate) has_hints: bool,
+    /// The first row with a value; `None`: the column is declared and has none.
+    pub(crate) first_row: Option<usize>,
     /// The type that the values of this batch have in common.
     pub(crate) inferred: Option<DataType>,
     pub(crate) definition: Option<Definition>,
-    is_ordered: bool,
+    is_declared: bool,
 }
 
 /// A type that was given instead of found.
@@ -72,54 +78,38 @@ pub(crate) enum Given {
     Declared(DataType),
 }
 
-/// Working space of one event, kept between events for its allocations.
-#[derive(Debug, Default)]
-struct Scratch {
-    values: Vec<PendingValue>,
-    /// Texts that are not slices of the event.
-    texts: String,
-    /// By slot: index into `values` plus one, of the row that is being made.
-    value_of_slot: Vec<usize>,
-}
-
-#[derive(Debug)]
-struct PendingValue {
-    slot: u32,
-    flags: Flags,
-    text: TextAt,
-    /// What the event or `columnTypes` says of the column's type.
-    sql_type: Option<SqlType>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum TextAt {
-    /// Byte range of the event.
-    Event(usize, usize),
-    /// Byte range of the scratch texts.
-    Scratch(usize, usize),
-}
-
-/// Why the quick walk over an event ended.
-enum Stop {
-    Error(RowError),
-    /// A repeated key or an unexpected hint: walk again, the careful way.
-    Careful,
-}
-
-impl From<RowError> for Stop {
-    fn from(error: RowError) -> Stop {
-        Stop::Error(error)
+impl Given {
+    pub(crate) fn data_type(&self) -> DataType {
+        match self {
+            Given::Sql(sql_type) => sql_type.data_type,
+            Given::Declared(data_type) => *data_type,
+        }
     }
 }
 
 impl Batch {
-    /// An empty batch for `table` (a raw name). Refuses options that do not fit together.
+    /// An empty batch for `table` (a raw name) whose rows are added to those that are there. Refuses options that do
+    /// not fit together.
     pub fn new(table: &str, options: Arc<StreamOptions>) -> Result<Batch, OptionError> {
+        Batch::replacing(Replaces::Nothing, table, options)
+    }
+
+    /// The same, for rows that take the place of others.
+    pub fn replacing(
+        replaces: Replaces,
+        table: &str,
+        options: Arc<StreamOptions>,
+    ) -> Result<Batch, OptionError> {
+        let has_partition = options.partition_id.as_deref().is_some_and(|id| !id.is_empty());
+        if replaces == Replaces::Partition && !has_partition {
+            return Err(OptionError::PartitionWithoutId);
+        }
         options.validate()?;
         let name = same_case(table, options.to_same_case);
         let table = identifier(&name, NameOf::Table).into_owned();
         let mut batch = Batch {
             table,
+            replaces,
             columns: Vec::new(),
             order: Vec::new(),
             rows: Rows::default(),
@@ -135,35 +125,30 @@ impl Batch {
             let column = &mut batch.columns[slot as usize];
             let given = Given::Declared(field.data_type);
             column.definition = Some(Definition { given, since_row: 0 });
-            if !std::mem::replace(&mut column.is_ordered, true) {
+            if !std::mem::replace(&mut column.is_declared, true) {
                 batch.order.push(slot);
             }
         }
         Ok(batch)
     }
 
-    /// Adds one event (JSON). A refused one leaves the rows as they were.
-    pub fn push(&mut self, event: &[u8]) -> Result<(), RowError> {
-        let object = json::one_object(event)?;
-        let mut hints = Hints::new();
-        let mut is_careful = HINT_FINDER.find(object.as_bytes()).is_some();
-        if !is_careful {
-            match self.walk_event(object, &hints, false) {
-                Ok(()) => return self.commit(object),
-                Err(Stop::Error(error)) => return Err(error),
-                Err(Stop::Careful) => is_careful = true,
-            }
+    /// Keeps rows beyond the limit on disk. To be called before the first row.
+    #[must_use]
+    pub fn with_memory_limit(mut self, limit: MemoryLimit) -> Batch {
+        if self.is_empty() {
+            self.rows = Rows::with_limit(limit);
         }
-        debug_assert!(is_careful);
-        hints.extend(hints::collect(object)?);
-        match self.walk_event(object, &hints, true) {
-            Ok(()) => self.commit(object),
-            Err(Stop::Error(error)) => Err(error),
-            Err(Stop::Careful) => Err(RowError::json("keys that contradict each other")),
-        }
+        self
     }
 
-    /// Events taken so far.
+    /// Adds one event (JSON). A refused one leaves the rows as they were.
+    pub fn push(&mut self, event: &[u8]) -> Result<(), RowError> {
+        let event = walk::walk(self, event)?;
+        self.commit(event);
+        Ok(())
+    }
+
+    /// Events taken so far. The first event's row has the number 0.
     pub fn row_count(&self) -> usize {
         self.rows.len()
     }
@@ -174,7 +159,20 @@ impl Batch {
 
     /// Bytes of heap that the batch holds, roughly.
     pub fn byte_size(&self) -> usize {
-        self.rows.byte_size() + self.paths.byte_size() + self.columns.len() * 128
+        self.rows.held_bytes() + self.paths.byte_size() + self.columns.len() * 128
+    }
+
+    /// The partition whose rows this batch replaces.
+    pub(crate) fn partition(&self) -> Option<&str> {
+        match self.replaces {
+            Replaces::Partition => self.options.partition_id.as_deref(),
+            Replaces::Nothing | Replaces::Table => None,
+        }
+    }
+
+    /// The final name of the column that holds the partition.
+    pub(crate) fn partition_column(&self) -> String {
+        self.column_name(PARTITION)
     }
 
     /// The final name of the schema that the options name.
@@ -197,105 +195,66 @@ impl Batch {
         self.by_name.get(name).copied()
     }
 
-    fn walk_event(&mut self, object: &str, hints: &Hints, careful: bool) -> Result<(), Stop> {
-        for value in self.scratch.values.drain(..) {
-            if let Some(at) = self.scratch.value_of_slot.get_mut(value.slot as usize) {
-                *at = 0;
-            }
-        }
-        self.scratch.texts.clear();
-        if let Some(whole) = hints.get("") {
-            // the event itself is one value
-            let mut text = String::new();
-            json::compact(object, true, 0, &mut text)?;
-            let slot = self.slot(crate::identifier::UNNAMED);
-            let at = self.keep(&text);
-            self.add(slot, Flags::new(Kind::Json), at, Some(whole.clone()));
-            return Ok(());
-        }
-        let mut walk = Walk { batch: self, event: object, hints, careful };
-        walk.object(ROOT, object, 0)
-    }
-
-    /// Moves the pending values into the rows and lets the columns learn from them.
-    fn commit(&mut self, event: &str) -> Result<(), RowError> {
-        let row = self.rows.len();
-        let Scratch { values, texts, .. } = &mut self.scratch;
-        for value in values.iter_mut() {
-            let column = &mut self.columns[value.slot as usize];
-            if !std::mem::replace(&mut column.is_ordered, true) {
-                self.order.push(value.slot);
-            }
-            column.learn(
-                &mut value.flags,
-                text_at(value.text, event, texts),
-                value.sql_type.take(),
-                row,
-            );
-        }
-        let cells = values.iter().map(|value| Cell {
-            slot: value.slot,
-            flags: value.flags,
-            text: text_at(value.text, event, texts),
-        });
-        self.rows.push(cells);
-        Ok(())
-    }
-
     /// The slot of the column of this (final) name.
-    fn slot(&mut self, name: &str) -> u32 {
+    pub(crate) fn slot(&mut self, name: &str) -> u32 {
         if let Some(slot) = self.by_name.get(name) {
             return *slot;
         }
-        let slot = u32::try_from(self.columns.len()).unwrap_or(u32::MAX);
+        let slot = u32::try_from(self.columns.len()).unwrap_or(NO_SLOT);
         self.columns.push(Column {
             name: name.into(),
             kinds: 0,
+            has_hints: false,
+            first_row: None,
             inferred: None,
             definition: None,
-            is_ordered: false,
+            is_declared: false,
         });
         self.by_name.insert(name.into(), slot);
         slot
     }
 
-    fn keep(&mut self, text: &str) -> TextAt {
-        let start = self.scratch.texts.len();
-        self.scratch.texts.push_str(text);
-        TextAt::Scratch(start, self.scratch.texts.len())
-    }
-
-    /// Adds a value to the row that is being made. Of two values of one column the later one stays.
-    fn add(&mut self, slot: u32, flags: Flags, text: TextAt, sql_type: Option<SqlType>) {
-        let Scratch { values, value_of_slot, .. } = &mut self.scratch;
-        let value = PendingValue { slot, flags, text, sql_type };
-        if value_of_slot.len() <= slot as usize {
-            value_of_slot.resize(slot as usize + 1, 0);
-        }
-        match value_of_slot[slot as usize] {
-            0 => {
-                values.push(value);
-                value_of_slot[slot as usize] = values.len();
+    /// Moves the pending values into the rows and lets the columns learn from them.
+    fn commit(&mut self, event: &str) {
+        let row = self.rows.len();
+        let Scratch { values, texts, .. } = &mut self.scratch;
+        values.retain(|value| value.slot != NO_SLOT);
+        for value in values.iter_mut() {
+            let column = &mut self.columns[value.slot as usize];
+            if column.first_row.is_none() {
+                column.first_row = Some(row);
+                if !column.is_declared {
+                    self.order.push(value.slot);
+                }
             }
-            earlier => values[earlier - 1] = value,
+            let text = value.text.of(event, texts);
+            column.learn(&mut value.flags, text, value.sql_type.take(), row);
         }
+        let cells = values.iter().map(|value| Cell {
+            slot: value.slot,
+            flags: value.flags,
+            text: value.text.of(event, texts),
+        });
+        self.rows.push(cells);
     }
 }
 
 impl Column {
+    pub(crate) fn is_declared(&self) -> bool {
+        self.is_declared
+    }
+
     /// Takes one more value into account; may mark the value for how it is to be read.
     fn learn(&mut self, flags: &mut Flags, text: &str, sql_type: Option<SqlType>, row: usize) {
         let kind = flags.kind();
         self.kinds |= kind.bit();
         if let Some(sql_type) = sql_type {
-            let given = Given::Sql(sql_type);
-            match &self.definition {
-                None => {
-                    self.definition = Some(Definition { given, since_row: row });
-                    flags.set_hinted(true);
-                }
-                // a hint that contradicts an earlier definition counts as none: the value is converted
-                Some(definition) => flags.set_hinted(definition.given == given),
+            self.has_hints = true;
+            flags.set_hint(sql_type.data_type);
+            // a definition stays; so does a type that was found, if it is the hint's
+            if self.definition.is_none() && self.inferred != Some(sql_type.data_type) {
+                let given = Given::Sql(sql_type);
+                self.definition = Some(Definition { given, since_row: row });
             }
             return;
         }
@@ -317,219 +276,6 @@ fn is_date(text: &str) -> bool {
     timestamp::canonical_date(text, &mut String::new())
 }
 
-fn text_at<'a>(at: TextAt, event: &'a str, texts: &'a str) -> &'a str {
-    match at {
-        TextAt::Event(start, end) => &event[start..end],
-        TextAt::Scratch(start, end) => &texts[start..end],
-    }
-}
-
-/// The walk over one event.
-struct Walk<'a> {
-    batch: &'a mut Batch,
-    event: &'a str,
-    hints: &'a Hints,
-    /// Hints and repeated keys are handled; slower.
-    careful: bool,
-}
-
-impl Walk<'_> {
-    fn object(&mut self, path: PathId, object: &str, depth: usize) -> Result<(), Stop> {
-        if depth > MAX_DEPTH {
-            return Err(RowError::TooDeep.into());
-        }
-        if self.careful {
-            for (cursor, (key, value)) in json::last_values(object)?.into_iter().enumerate() {
-                if !key.starts_with(HINT_PREFIX) {
-                    self.entry(path, &mut cursor.clone(), &key, value, depth)?;
-                }
-            }
-            return self.check_end(object, depth);
-        }
-        self.batch.objects += 1;
-        let this = self.batch.objects;
-        let (mut cursor, mut last) = (0, None);
-        for entry in json::entries(object) {
-            let (key, value) = entry?;
-            last = Some(value);
-            if key.starts_with(HINT_PREFIX) {
-                return Err(Stop::Careful);
-            }
-            let child = self.child(path, &key, &mut cursor)?;
-            if !self.batch.paths.see(child, this) {
-                return Err(Stop::Careful); // repeated key
-            }
-            self.value(child, &key, value, depth)?;
-        }
-        if depth == 0 {
-            json::ends_after(object, last)?;
-        }
-        Ok(())
-    }
-
-    fn check_end(&self, object: &str, depth: usize) -> Result<(), Stop> {
-        if depth == 0 {
-            let last = json::entries(object).last().transpose()?.map(|(_, value)| value);
-            json::ends_after(object, last)?;
-        }
-        Ok(())
-    }
-
-    fn entry(
-        &mut self,
-        path: PathId,
-        cursor: &mut usize,
-        key: &str,
-        value: &str,
-        depth: usize,
-    ) -> Result<(), Stop> {
-        let child = self.child(path, key, cursor)?;
-        self.value(child, key, value, depth)
-    }
-
-    fn child(&mut self, parent: PathId, key: &str, cursor: &mut usize) -> Result<PathId, RowError> {
-        let batch = &mut *self.batch;
-        if let Some(found) = batch.paths.find(parent, key, cursor) {
-            return Ok(found);
-        }
-        let options = &batch.options;
-        let key_part = same_case(key, options.to_same_case);
-        let joined = match &*batch.paths.get(parent).joined {
-            "" => key_part.into_owned(),
-            parent => format!("{parent}_{key_part}"),
-        };
-        let column_type = options.column_types.iter().position(|(name, _)| *name == joined);
-        let is_declared = options.schema.iter().any(|field| field.name == joined);
-        let id = batch.paths.add(parent, key, joined);
-        if id == PathId::MAX {
-            return Err(RowError::TooManyColumns);
-        }
-        let path = batch.paths.get_mut(id);
-        path.column_type = column_type.and_then(|index| u32::try_from(index).ok());
-        path.is_whole = column_type.is_some() || is_declared;
-        Ok(id)
-    }
-
-    fn value(&mut self, path: PathId, key: &str, value: &str, depth: usize) -> Result<(), Stop> {
-        if depth == 0 && key == TABLE_NAME_KEY {
-            return Ok(());
-        }
-        let hint = if self.careful { self.hint(path) } else { None };
-        let (flags, text) = match value.as_bytes().first() {
-            Some(b'{') if hint.is_none() && !self.batch.paths.get(path).is_whole => {
-                return self.object(path, value, depth + 1);
-            }
-            Some(b'{') => {
-                if value[1..].trim_start().starts_with('}') {
-                    return Ok(()); // an object without keys is no column
-                }
-                self.nested(value, depth)?
-            }
-            Some(b'[') => self.nested(value, depth)?,
-            Some(b'"') => self.string(&value[1..value.len() - 1])?,
-            Some(b't' | b'f') => (Flags::new(Kind::Bool), self.slice(value)),
-            Some(b'n') if self.batch.options.omit_nils => return Ok(()),
-            Some(b'n') => {
-                let field = self.batch.paths.get(path).joined.to_string();
-                return Err(RowError::Null { field }.into());
-            }
-            _ => self.number(value),
-        };
-        let slot = self.slot(path)?;
-        let hint = hint.or_else(|| self.column_type(path));
-        self.batch.add(slot, flags, text, hint);
-        Ok(())
-    }
-
-    /// What the event says of the type at this path; `columnTypes` wins over it.
-    fn hint(&self, path: PathId) -> Option<SqlType> {
-        let hinted = || self.hints.get(&*self.batch.paths.get(path).joined).cloned();
-        self.column_type(path).or_else(hinted)
-    }
-
-    fn column_type(&self, path: PathId) -> Option<SqlType> {
-        let index = self.batch.paths.get(path).column_type?;
-        let (_, sql_type) = self.batch.options.column_types.get(index as usize)?;
-        Some(sql_type.clone())
-    }
-
-    fn slot(&mut self, path: PathId) -> Result<u32, RowError> {
-        if let Some(slot) = self.batch.paths.get(path).slot {
-            return Ok(slot);
-        }
-        let joined = std::mem::take(&mut self.batch.paths.get_mut(path).joined);
-        let slot = self.batch.slot(&identifier(&joined, NameOf::Column));
-        let path = self.batch.paths.get_mut(path);
-        path.joined = joined;
-        path.slot = Some(slot);
-        if slot == u32::MAX { Err(RowError::TooManyColumns) } else { Ok(slot) }
-    }
-
-    fn nested(&mut self, value: &str, depth: usize) -> Result<(Flags, TextAt), RowError> {
-        let start = self.batch.scratch.texts.len();
-        json::compact(value, self.careful, depth + 1, &mut self.batch.scratch.texts)?;
-        let mut flags = Flags::new(Kind::Json);
-        flags.set_escaped(); // its own escapes hold backslashes
-        Ok((flags, TextAt::Scratch(start, self.batch.scratch.texts.len())))
-    }
-
-    fn string(&mut self, inner: &str) -> Result<(Flags, TextAt), RowError> {
-        let start = self.batch.scratch.texts.len();
-        if memchr::memchr(b'\\', inner.as_bytes()).is_some() {
-            json::unescape(inner, &mut self.batch.scratch.texts)?;
-            let end = self.batch.scratch.texts.len();
-            let plain = self.batch.scratch.texts[start..].to_owned();
-            if timestamp::canonical(&plain, &mut self.batch.scratch.texts) {
-                let end_of_both = self.batch.scratch.texts.len();
-                return Ok((Flags::new(Kind::Timestamp), TextAt::Scratch(end, end_of_both)));
-            }
-            let mut flags = Flags::new(Kind::String);
-            flags.set_escaped();
-            return Ok((flags, TextAt::Scratch(start, end)));
-        }
-        if timestamp::canonical(inner, &mut self.batch.scratch.texts) {
-            let end = self.batch.scratch.texts.len();
-            return Ok((Flags::new(Kind::Timestamp), TextAt::Scratch(start, end)));
-        }
-        Ok((Flags::new(Kind::String), self.slice(inner)))
-    }
-
-    fn number(&mut self, literal: &str) -> (Flags, TextAt) {
-        let is_float = literal.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
-        let (kind, text) = if is_float { float(literal) } else { integer(literal) };
-        let at = match text {
-            Cow::Borrowed(text) if text.len() == literal.len() => self.slice(literal),
-            text => self.batch.keep(&text),
-        };
-        (Flags::new(kind), at)
-    }
-
-    /// A slice of the event, by its position in it.
-    fn slice(&self, text: &str) -> TextAt {
-        let start = text.as_ptr() as usize - self.event.as_ptr() as usize;
-        TextAt::Event(start, start + text.len())
-    }
-}
-
-/// A number without fraction or exponent: an integer where it fits, else the text of its literal.
-fn integer(literal: &str) -> (Kind, Cow<'_, str>) {
-    match literal.parse::<i64>() {
-        Ok(0) => (Kind::Int, Cow::Borrowed("0")), // also `-0`
-        Ok(_) => (Kind::Int, Cow::Borrowed(literal)),
-        Err(_) => (Kind::String, Cow::Borrowed(literal)),
-    }
-}
-
-/// A number with fraction or exponent: a float where it is finite, else the text of its literal.
-fn float(literal: &str) -> (Kind, Cow<'_, str>) {
-    match literal.parse::<f64>() {
-        // also `-0.0`, and what is too small for a float, which the database would refuse
-        Ok(0.0) => (Kind::Float, Cow::Borrowed("0")),
-        Ok(value) if value.is_finite() => (Kind::Float, Cow::Borrowed(literal)),
-        _ => (Kind::String, Cow::Borrowed(literal)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -543,7 +289,14 @@ mod tests {
         let name = |slot: u32| batch.columns[slot as usize].name.clone();
         let show =
             |cell: Cell<'_>| format!("{}:{:?}={}", name(cell.slot), cell.flags.kind(), cell.text);
-        batch.rows.iter().map(|row| row.cells().map(show).collect()).collect()
+        let mut rows = Vec::new();
+        let all = 0..batch.row_count();
+        let visited = batch.rows.visit(all, |_, row| {
+            rows.push(row.cells().map(show).collect());
+            true
+        });
+        visited.unwrap();
+        rows
     }
 
     #[test]

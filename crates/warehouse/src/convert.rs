@@ -20,6 +20,15 @@ const MILLISECONDS: usize = 3;
 /// Integral floats from here on are written with an exponent.
 const PLAIN_BELOW: f64 = 1e21;
 
+/// How a timestamp is written that is converted to text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TextStyle {
+    /// Without trailing zeros of the fraction.
+    Short,
+    /// Always with milliseconds.
+    Milliseconds,
+}
+
 /// Appends the value to `out` as a column of type `to` takes it, without asking whether it does.
 pub(crate) fn as_it_is(kind: Kind, text: &str, to: DataType, out: &mut String) {
     match (to, kind) {
@@ -42,17 +51,23 @@ pub(crate) fn as_it_is(kind: Kind, text: &str, to: DataType, out: &mut String) {
 }
 
 /// Appends the value converted to type `to`. `false`: there is no conversion; `out` is as it was.
-pub(crate) fn convert(kind: Kind, text: &str, to: DataType, out: &mut String) -> bool {
+pub(crate) fn convert(
+    kind: Kind,
+    text: &str,
+    to: DataType,
+    style: TextStyle,
+    out: &mut String,
+) -> bool {
     match to {
         DataType::String => match kind {
-            Kind::Timestamp => push_cut(text, MILLISECONDS, out),
+            Kind::Timestamp => push_timestamp_text(text, style, out),
             Kind::Float => push_float(text, out),
             _ => push_without(text, "\0", out),
         },
         // an SQL type that we do not know takes texts of numbers, but no strings
         DataType::Unknown => match kind {
             Kind::String | Kind::Json => return false,
-            Kind::Timestamp => push_cut(text, MILLISECONDS, out),
+            Kind::Timestamp => push_timestamp_text(text, style, out),
             Kind::Float => push_float(text, out),
             Kind::Bool | Kind::Int => out.push_str(text),
         },
@@ -234,6 +249,18 @@ fn push_cut(canonical: &str, digits: usize, out: &mut String) {
     out.push_str(last);
 }
 
+fn push_timestamp_text(canonical: &str, style: TextStyle, out: &mut String) {
+    push_cut(canonical, MILLISECONDS, out);
+    if style == TextStyle::Milliseconds {
+        let zone = out.pop();
+        let digits = out.len() - out.rfind(['.', 'T']).unwrap_or(0) - 1;
+        // without a fraction there are the eight characters of the time behind the T
+        let zeros = if digits == "hh:mm:ss".len() { ".000" } else { &"000"[digits.min(3)..] };
+        out.push_str(zeros);
+        out.extend(zone);
+    }
+}
+
 fn push_without(text: &str, unwanted: &str, out: &mut String) {
     for part in text.split(unwanted) {
         out.push_str(part);
@@ -251,7 +278,23 @@ mod tests {
 
     fn converted(kind: Kind, text: &str, to: DataType) -> Option<String> {
         let mut out = String::new();
-        convert(kind, text, to, &mut out).then_some(out)
+        convert(kind, text, to, TextStyle::Short, &mut out).then_some(out)
+    }
+
+    #[test]
+    fn a_timestamp_as_text_has_milliseconds_where_they_are_wanted() {
+        let cases = [
+            ("2022-08-18T14:17:22Z", "2022-08-18T14:17:22Z", "2022-08-18T14:17:22.000Z"),
+            ("2022-08-18T14:17:22.5Z", "2022-08-18T14:17:22.5Z", "2022-08-18T14:17:22.500Z"),
+            ("2022-08-18T14:17:22.1239Z", "2022-08-18T14:17:22.123Z", "2022-08-18T14:17:22.123Z"),
+        ];
+        for (text, short, long) in cases {
+            for (style, expected) in [(TextStyle::Short, short), (TextStyle::Milliseconds, long)] {
+                let mut out = "before.".to_owned();
+                assert!(convert(Kind::Timestamp, text, DataType::String, style, &mut out));
+                assert_eq!(out, format!("before.{expected}"));
+            }
+        }
     }
 
     #[test]

@@ -4,9 +4,10 @@ use serde_json::Value;
 
 /// The type of a column, as far as fitting events to it is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum DataType {
     /// An SQL type that none of the others stands for.
-    Unknown,
+    Unknown = 0,
     Bool,
     Int64,
     Float64,
@@ -35,16 +36,25 @@ impl DataType {
 
     /// The type that a code of the `schema` option stands for.
     pub fn from_schema_code(code: &Value) -> Option<DataType> {
-        Some(match code.as_u64()? {
-            0 => Unknown,
-            1 => Bool,
-            2 => Int64,
-            3 => Float64,
-            4 => String,
-            5 => Timestamp,
-            6 => Json,
-            _ => return None,
-        })
+        DataType::from_number(u8::try_from(code.as_u64()?).ok()?)
+    }
+
+    /// The inverse of `as u8`.
+    pub(crate) fn from_number(number: u8) -> Option<DataType> {
+        [Unknown, Bool, Int64, Float64, String, Timestamp, Json].get(usize::from(number)).copied()
+    }
+
+    /// Whether values of this type are converted to `to` at all; each of them may still not fit.
+    pub(crate) fn converts_to(self, to: DataType) -> bool {
+        match (self, to) {
+            _ if self == to => true,
+            (Unknown, _) | (_, Timestamp) if self != String => false,
+            (Json | Bool | Int64 | Float64 | Timestamp, Unknown) => true,
+            (String, Unknown) | (Json, _) => false,
+            (Timestamp, Int64 | Float64 | Bool) => false,
+            (Bool | Int64 | Float64 | Timestamp, Json) => false,
+            _ => true,
+        }
     }
 }
 
@@ -72,5 +82,17 @@ mod tests {
             assert_eq!(a.common(b), common, "{a:?} {b:?}");
             assert_eq!(b.common(a), common, "{b:?} {a:?}");
         }
+    }
+
+    #[test]
+    fn the_types_that_values_are_converted_to_are_those_of_the_table() {
+        let none = |from: DataType, to: DataType| !from.converts_to(to);
+        assert!(none(String, Unknown) && none(Timestamp, Int64) && none(Bool, Timestamp));
+        assert!(none(Int64, Json) && none(Json, String) && none(Unknown, Int64));
+        assert!(none(Unknown, Timestamp) && none(Unknown, String));
+        for (from, to) in [(Int64, Bool), (Json, Unknown), (String, Json), (String, Timestamp)] {
+            assert!(from.converts_to(to), "{from:?} {to:?}");
+        }
+        assert!(Unknown.converts_to(Unknown) && Timestamp.converts_to(String));
     }
 }

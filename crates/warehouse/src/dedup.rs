@@ -1,6 +1,6 @@
 //! Which rows of a batch survive when rows with equal keys are merged.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::{cmp::Ordering, collections::HashMap, io};
 
 use crate::{
     batch::Batch,
@@ -13,15 +13,18 @@ const MISSING: &str = "<nil>";
 const SEPARATOR: &str = "_###_";
 
 /// One flag per row: whether it survives. The later of two rows wins, or, with a discriminator, the one with the
-/// greater value.
+/// greater value. `refused` rows, in order, do not take part. Rows of different parts, of so many rows each, are
+/// not compared; 0 is one part.
 ///
 /// `stored` appends the text that a value (of a row, by number) has in its column, equal numbers spelled equally,
 /// and answers what it is there; `None` if it does not get there. Rows are compared by what is stored because
 /// the database does: two rows that it takes for one would fail the whole merge.
 pub(crate) fn survivors(
     batch: &Batch,
+    refused: &[usize],
+    part: usize,
     stored: impl Fn(usize, &Cell<'_>, &mut String) -> Option<Kind>,
-) -> Vec<bool> {
+) -> io::Result<Vec<bool>> {
     let key: Vec<Option<u32>> =
         batch.key_columns().iter().map(|name| batch.slot_of(name)).collect();
     let discriminator = discriminator_slot(batch);
@@ -29,7 +32,14 @@ pub(crate) fn survivors(
         HashMap::with_capacity(batch.row_count());
     let mut survives = vec![true; batch.row_count()];
     let mut identity = String::new();
-    for (number, row) in batch.rows.iter().enumerate() {
+    batch.rows.visit(0..batch.row_count(), |number, row| {
+        if refused.binary_search(&number).is_ok() {
+            survives[number] = false;
+            return true;
+        }
+        if part > 0 && number % part == 0 {
+            kept.clear();
+        }
         write_identity(number, row, &key, &stored, &mut identity);
         let value = discriminator.and_then(|slot| row.cell(slot?)).and_then(|cell| {
             let mut text = String::new();
@@ -51,8 +61,9 @@ pub(crate) fn survivors(
                 }
             }
         }
-    }
-    survives
+        true
+    })?;
+    Ok(survives)
 }
 
 /// `None`: no discriminator is set. `Some(None)`: no row has it.
@@ -118,6 +129,15 @@ mod tests {
     use crate::{StreamOptions, convert::key_text};
 
     fn surviving(options: &[(&str, &str)], events: &[&str]) -> Vec<bool> {
+        surviving_but(&[], 0, options, events)
+    }
+
+    fn surviving_but(
+        refused: &[usize],
+        part: usize,
+        options: &[(&str, &str)],
+        events: &[&str],
+    ) -> Vec<bool> {
         let mut stream_options = StreamOptions::default();
         stream_options.set("deduplicate", &json!(true)).unwrap();
         for (key, value) in options {
@@ -127,10 +147,24 @@ mod tests {
         for event in events {
             batch.push(event.as_bytes()).unwrap();
         }
-        survivors(&batch, |_, cell, out| {
+        let survivors = survivors(&batch, refused, part, |_, cell, out| {
             key_text(cell.flags.kind(), cell.text, out);
             Some(cell.flags.kind())
-        })
+        });
+        survivors.unwrap()
+    }
+
+    #[test]
+    fn a_refused_row_gives_its_place_to_the_one_before() {
+        let events = [r#"{"id":1,"a":1}"#, r#"{"id":1,"a":2}"#, r#"{"id":1,"a":3}"#];
+        let options = [("primaryKey", "id")];
+        assert_eq!(surviving_but(&[2], 0, &options, &events), [false, true, false]);
+    }
+
+    #[test]
+    fn rows_of_different_parts_are_not_compared() {
+        let events = [r#"{"id":1}"#, r#"{"id":1}"#, r#"{"id":1}"#];
+        assert_eq!(surviving_but(&[], 2, &[("primaryKey", "id")], &events), [false, true, true]);
     }
 
     #[test]

@@ -14,14 +14,19 @@ mod options;
 mod path;
 pub mod postgres;
 mod row;
+mod rows;
 mod sql_type;
 pub mod stream;
 mod timestamp;
+mod walk;
 
-pub use batch::Batch;
+pub use batch::{Batch, Replaces};
 pub use data_type::DataType;
 pub use identifier::{NameOf, identifier};
 pub use json::{MAX_DEPTH, check_event};
 pub use options::{OptionError, SchemaField, StreamOptions};
-pub use postgres::{Checkpoint, LoadCounts, LoadError, LoadReport, SchemaChanges};
+pub use postgres::{
+    Checkpoint, LoadCounts, LoadError, LoadOptions, LoadReport, Refusals, RefusedRow, SchemaChanges,
+};
 pub use row::RowError;
+pub use rows::MemoryLimit;

@@ -18,6 +18,8 @@ pub enum OptionError {
         "MergeRows option requires primary key in the destination table. Please provide WithPrimaryKey option"
     )]
     DeduplicateWithoutKey,
+    #[error("WithPartition is required option for ReplacePartitionStream")]
+    PartitionWithoutId,
 }
 
 /// A column that the `schema` option declares.

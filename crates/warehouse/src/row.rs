@@ -1,8 +1,7 @@
-//! Parsed rows, kept as small as the text they came from.
+//! A parsed row, kept as small as the text it came from.
 //!
 //! A row is a run of cells; a cell is a column's slot, the kind of its value, and the value's text in its own
-//! form, without JSON escapes. Rows lie one after another in chunks, so a batch costs a handful of
-//! allocations, and chunks can be freed as soon as they are sent.
+//! form, without JSON escapes.
 
 use crate::data_type::DataType;
 
@@ -21,6 +20,9 @@ pub enum RowError {
     /// The hint is text, but not the name of a type; what it says instead is not repeated.
     #[error("the type hint of field [{field}] is not an SQL type")]
     SqlType { field: String },
+    /// Nothing is left of it once nulls and empty objects are gone.
+    #[error("the event has no column; an event needs at least one value")]
+    NoColumn,
     /// A batch with more names than any table could take.
     #[error("the batch has more than {} columns", u32::MAX)]
     TooManyColumns,
@@ -84,9 +86,10 @@ impl Kind {
 pub(crate) struct Flags(u8);
 
 impl Flags {
-    const HINTED: u8 = 1 << 3;
-    const DATE: u8 = 1 << 4;
-    const ESCAPED: u8 = 1 << 5;
+    const DATE: u8 = 1 << 3;
+    const ESCAPED: u8 = 1 << 4;
+    /// Where the hint's type begins: three bits, 0 for none.
+    const HINT: u32 = 5;
 
     pub(crate) fn new(kind: Kind) -> Flags {
         Flags(kind as u8)
@@ -96,13 +99,13 @@ impl Flags {
         Kind::from_bits(self.0 & 7)
     }
 
-    /// The event itself named the column's type: the value is sent as it is.
-    pub(crate) fn is_hinted(self) -> bool {
-        self.0 & Flags::HINTED != 0
+    /// The type that the event itself, or `columnTypes`, gave the value.
+    pub(crate) fn hint(self) -> Option<DataType> {
+        DataType::from_number((self.0 >> Flags::HINT).checked_sub(1)?)
     }
 
-    pub(crate) fn set_hinted(&mut self, hinted: bool) {
-        self.0 = if hinted { self.0 | Flags::HINTED } else { self.0 & !Flags::HINTED };
+    pub(crate) fn set_hint(&mut self, data_type: DataType) {
+        self.0 |= (data_type as u8 + 1) << Flags::HINT;
     }
 
     /// A date in a column that this batch has taken for timestamps.
@@ -132,87 +135,27 @@ pub(crate) struct Cell<'a> {
     pub(crate) text: &'a str,
 }
 
-/// Bytes of one chunk; a larger row gets a chunk of its own.
-const CHUNK: usize = 1 << 20;
-
-/// Rows in chunks.
-#[derive(Debug, Default)]
-pub(crate) struct Rows {
-    chunks: Vec<Chunk>,
-    row_count: usize,
-    held: usize,
-}
-
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    bytes: Vec<u8>,
-    row_count: usize,
-}
-
-impl Rows {
-    pub(crate) fn len(&self) -> usize {
-        self.row_count
-    }
-
-    /// Bytes of heap.
-    pub(crate) fn byte_size(&self) -> usize {
-        self.held
-    }
-
-    pub(crate) fn push<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>> + Clone) {
-        // at most five bytes for each of the two varints, and the flags
-        let size: usize = 4 + cells.clone().map(|cell| 11 + cell.text.len()).sum::<usize>();
-        let fits = |chunk: &Chunk| chunk.bytes.capacity() - chunk.bytes.len() >= size;
-        if !self.chunks.last().is_some_and(fits) {
-            let capacity = CHUNK.max(size);
-            self.chunks.push(Chunk { bytes: Vec::with_capacity(capacity), row_count: 0 });
-            self.held += capacity;
-        }
-        let Some(chunk) = self.chunks.last_mut() else {
-            return;
-        };
-        let start = chunk.bytes.len();
-        chunk.bytes.extend_from_slice(&[0; 4]);
-        for cell in cells {
-            write_varint(&mut chunk.bytes, cell.slot);
-            chunk.bytes.push(cell.flags.0);
-            write_varint(&mut chunk.bytes, u32::try_from(cell.text.len()).unwrap_or(u32::MAX));
-            chunk.bytes.extend_from_slice(cell.text.as_bytes());
-        }
-        let length = u32::try_from(chunk.bytes.len() - start - 4).unwrap_or(u32::MAX);
-        chunk.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
-        chunk.row_count += 1;
-        self.row_count += 1;
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
-        self.chunks.iter().flat_map(Chunk::rows)
-    }
-
-    /// The chunks, in order, to be freed one by one.
-    pub(crate) fn into_chunks(self) -> Vec<Chunk> {
-        self.chunks
-    }
-}
-
-impl Chunk {
-    pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        let mut rest = self.bytes.as_slice();
-        (0..self.row_count).map_while(move |_| {
-            let (length, after) = rest.split_first_chunk::<4>()?;
-            let length = u32::from_le_bytes(*length) as usize;
-            let (row, after) = after.split_at_checked(length)?;
-            rest = after;
-            Some(Row(row))
-        })
-    }
-}
-
 /// One stored row.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Row<'a>(&'a [u8]);
+pub(crate) struct Row<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Row<'a> {
+    /// At most so many bytes are taken by a row of these cells.
+    pub(crate) fn max_size<'c>(cells: impl Iterator<Item = Cell<'c>>) -> usize {
+        // at most five bytes for each of the two varints, and the flags
+        cells.map(|cell| 11 + cell.text.len()).sum()
+    }
+
+    /// Appends a row of these cells.
+    pub(crate) fn write<'c>(cells: impl Iterator<Item = Cell<'c>>, out: &mut Vec<u8>) {
+        for cell in cells {
+            write_varint(out, cell.slot);
+            out.push(cell.flags.0);
+            write_varint(out, u32::try_from(cell.text.len()).unwrap_or(u32::MAX));
+            out.extend_from_slice(cell.text.as_bytes());
+        }
+    }
+
     pub(crate) fn cells(self) -> impl Iterator<Item = Cell<'a>> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
@@ -256,27 +199,5 @@ fn read_varint(bytes: &mut &[u8]) -> Option<u32> {
             return Some(value);
         }
         shift += 7;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_come_back_as_they_were_pushed() {
-        let mut rows = Rows::default();
-        let long = "x".repeat(3 * CHUNK);
-        for text in ["", "é", long.as_str(), "end"] {
-            let mut flags = Flags::new(Kind::String);
-            flags.set_hinted(true);
-            let cells = [Cell { slot: 300, flags, text }, Cell { slot: 0, flags, text: "1" }];
-            rows.push(cells.into_iter());
-        }
-        let texts: Vec<_> =
-            rows.iter().map(|row| row.cell(300).map(|cell| cell.text.len())).collect();
-        assert_eq!(texts, [Some(0), Some(2), Some(long.len()), Some(3)]);
-        assert!(rows.iter().all(|row| row.cells().all(|cell| cell.flags.is_hinted())));
-        assert_eq!(rows.iter().map(|row| row.cells().count()).sum::<usize>(), 8);
     }
 }

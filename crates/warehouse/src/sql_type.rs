@@ -4,6 +4,8 @@
 //! statement. Hints come with events, so whoever may send an event writes them; everything that is not
 //! recognised here is refused.
 
+use crate::{data_type::DataType, postgres::data_type};
+
 /// The SQL type that an event, or the `columnTypes` option, wants for a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SqlType {
@@ -11,6 +13,8 @@ pub(crate) struct SqlType {
     pub(crate) cast: String,
     /// Used when the column is created; may carry a default clause.
     pub(crate) ddl: String,
+    /// The type that the cast's stands for.
+    pub(crate) data_type: DataType,
 }
 
 /// Words that begin something else than a type.
@@ -52,8 +56,11 @@ impl SqlType {
 
     /// `None`: either is not what it should be.
     pub(crate) fn new(cast: &str, ddl: &str) -> Option<SqlType> {
-        (is_type(cast) && is_column_type(ddl))
-            .then(|| SqlType { cast: cast.to_owned(), ddl: ddl.to_owned() })
+        (is_type(cast) && is_column_type(ddl)).then(|| SqlType {
+            cast: cast.to_owned(),
+            ddl: ddl.to_owned(),
+            data_type: data_type(cast),
+        })
     }
 }
 

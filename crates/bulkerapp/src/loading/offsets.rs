@@ -125,7 +125,10 @@ impl Offsets {
         let (schema, key, from) = (self.schema().to_owned(), key.clone(), from.clone());
         Checkpoint {
             lock,
-            advance: Box::new(move |counts| advance_sql(&schema, &key, &from, &end, counts)),
+            advance: Box::new(move |report| {
+                let advance = advance_sql(&schema, &key, &from, &end, &report.counts);
+                Box::pin(std::future::ready(Ok(advance)))
+            }),
         }
     }
 
@@ -329,7 +332,7 @@ mod tests {
     fn a_load_touches_the_row_only_as_it_was_read() {
         let from = OffsetsRow { next_offset: 10, epoch: 3, ..OffsetsRow::default() };
         let end = BatchEnd { next_offset: 25, received: 15, last_timestamp_ms: None };
-        let counts = LoadCounts { loaded: 14, merged: 1 };
+        let counts = LoadCounts { loaded: 14, merged: 1, refused: 0 };
         let unmoved = "cluster_id = 'c' and topic = 'it''s' and partition = 0 \
                        and next_offset = 10 and epoch = 3";
         assert_eq!(

@@ -14,7 +14,7 @@ use kafkabase::{Admin, AdminError, Fetcher, OffsetSpec};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use warehouse::LoadError;
+use warehouse::{LoadError, LoadOptions, Refusals, SchemaChanges};
 
 use super::{
     mark::{Group, Mark},
@@ -28,6 +28,10 @@ use super::{
 
 /// How often a run starts over in a row before it gives the topic back to the schedule.
 const MAX_STARTS: usize = 5;
+
+/// Refused rows have nowhere to go yet: they hold their topic.
+const LOAD: LoadOptions =
+    LoadOptions { refusals: Refusals::Fail, schema_changes: SchemaChanges::BeforeLoad };
 
 /// What all runs share.
 #[derive(Clone)]
@@ -280,7 +284,7 @@ impl TopicRun<'_> {
         let key = self.key();
         let end = BatchEnd { next_offset, received, last_timestamp_ms };
         let checkpoint = offsets.checkpoint(&key, row, end);
-        let loaded = self.target.postgres.load(batches, Some(&checkpoint)).await;
+        let loaded = self.target.postgres.load(batches, Some(&checkpoint), LOAD).await;
         drop(held);
         match loaded {
             Ok(report) => {
@@ -363,7 +367,7 @@ impl TopicRun<'_> {
             if self.stop.is_cancelled() {
                 break;
             }
-            let report = self.target.postgres.load(batches, None).await?;
+            let report = self.target.postgres.load(batches, None, LOAD).await?;
             metrics::count_batch(self.topic, received, bytes, &report);
             let loaded = kafkabase::GroupOffset { offset: next_offset, metadata: String::new() };
             admin.set_group_offset(topic, topic, partition, loaded).await?;

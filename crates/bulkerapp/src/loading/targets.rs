@@ -44,7 +44,8 @@ fn open(destination: &Destination, connections: u32) -> Result<Postgres, String>
     let credentials: Credentials =
         serde_json::from_value(destination.config.credentials.clone())
             .map_err(|error| format!("credentials: {}", without_values(&error)))?;
-    let settings = Settings { max_connections: connections, ..Settings::default() };
+    // one more: building a key on a table with rows takes a second connection
+    let settings = Settings { max_connections: connections + 1, ..Settings::default() };
     Postgres::new(&credentials, settings).map_err(|error| chain(&error).to_string())
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     credentials::Credentials,
     error::{LoadError, Purpose, sort},
+    key::RefusedKeys,
     quote_ident,
 };
 
@@ -28,8 +29,12 @@ const GRACE: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// For a connection, from the pool or new. `connect_timeout` of the credentials wins.
     pub connect_timeout: Duration,
-    /// For each lock; a long reader of the table delays the load, it does not queue everybody behind it.
+    /// For each lock of a load.
     pub lock_timeout: Duration,
+    /// For a lock that a change of a table needs. Everybody who comes later queues behind it for as long.
+    pub schema_lock_timeout: Duration,
+    /// How long a change of a table is tried again and again while others use the table.
+    pub schema_patience: Duration,
     /// For each statement, a COPY being one.
     pub statement_timeout: Duration,
     /// After this a vanished owner loses its transaction, and with it its locks.
@@ -42,6 +47,8 @@ impl Default for Settings {
         Settings {
             connect_timeout: Duration::from_secs(90),
             lock_timeout: Duration::from_secs(30),
+            schema_lock_timeout: Duration::from_secs(1),
+            schema_patience: Duration::from_secs(120),
             statement_timeout: Duration::from_secs(600),
             idle_in_transaction_timeout: Duration::from_secs(60),
             max_connections: 10,
@@ -57,6 +64,7 @@ struct Inner {
     pool: PgPool,
     default_schema: String,
     settings: Settings,
+    refused_keys: RefusedKeys,
 }
 
 impl Postgres {
@@ -69,12 +77,25 @@ impl Postgres {
             .acquire_timeout(credentials.connect_timeout().unwrap_or(settings.connect_timeout))
             .idle_timeout(Duration::from_secs(180))
             .connect_lazy_with(options);
-        Ok(Postgres(Arc::new(Inner { pool, default_schema, settings })))
+        Ok(Postgres(Arc::new(Inner {
+            pool,
+            default_schema,
+            settings,
+            refused_keys: RefusedKeys::default(),
+        })))
     }
 
     /// The schema of tables without a namespace.
     pub fn default_schema(&self) -> &str {
         &self.0.default_schema
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(super) fn refused_keys(&self) -> &RefusedKeys {
+        &self.0.refused_keys
     }
 
     /// A connection that answers.
@@ -136,6 +157,19 @@ impl Connection {
         let rows = in_time(self.patience, purpose, rows).await?;
         self.is_sound = true;
         Ok(rows)
+    }
+
+    /// Runs a statement that may take long, outside of a transaction.
+    pub(crate) async fn run_long(
+        &mut self,
+        sql: &str,
+        purpose: Purpose<'_>,
+        patience: Duration,
+    ) -> Result<(), LoadError> {
+        let usual = std::mem::replace(&mut self.patience, patience);
+        let ran = self.run_for(sql, purpose).await;
+        self.patience = usual;
+        ran.map(drop)
     }
 
     /// Runs a statement and returns how many rows it hit.

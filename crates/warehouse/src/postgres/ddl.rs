@@ -4,10 +4,12 @@ use uuid::Uuid;
 
 use super::{
     quote_ident, quote_literal,
-    table::{Key, Table, TableName},
+    table::{Key, TableName},
     types,
 };
 
+/// Characters of a table's name in the name of its staging table.
+const STAGING_NAME: usize = 43;
 /// Constraints whose name starts so are ours to change.
 const MANAGED_KEY_PREFIX: &str = "jitsu_pk_";
 
@@ -19,62 +21,45 @@ pub(crate) struct NewColumn {
     pub(crate) ddl_type: String,
 }
 
-/// What a table lacks. Empty: nothing.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changes {
-    pub(crate) statements: Vec<String>,
+/// What has to happen to the key of a table that is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum KeyChange {
+    Nothing,
+    /// A managed key goes; the stream has none.
+    Drop(String),
+    /// The stream's key comes, and a managed one of other columns goes.
+    Set {
+        instead_of: Option<String>,
+    },
 }
 
-impl Changes {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.statements.is_empty()
+pub(crate) fn key_change(name: &TableName, present: Option<&Key>, wanted: &[String]) -> KeyChange {
+    match present {
+        None if wanted.is_empty() => KeyChange::Nothing,
+        None => KeyChange::Set { instead_of: None },
+        Some(key) if key.columns == wanted || !is_managed(name, key) => KeyChange::Nothing,
+        Some(key) if wanted.is_empty() => KeyChange::Drop(key.constraint.clone()),
+        Some(key) => KeyChange::Set { instead_of: Some(key.constraint.clone()) },
     }
 }
 
-/// The statements that bring the table (`None`: it is not there) to what a load needs.
-pub(crate) fn changes(
+pub(crate) fn drop_constraint_sql(name: &TableName, constraint: &str) -> String {
+    format!("alter table {} drop constraint {}", name.quoted(), quote_ident(constraint))
+}
+
+/// The statements that make a table, with its key and the index of its timestamp column.
+pub(crate) fn create_sql(
     name: &TableName,
-    table: Option<&Table>,
-    missing: &[NewColumn],
+    columns: &[NewColumn],
     key: &[String],
-    timestamp_column: Option<&str>,
-) -> Changes {
-    let mut statements = Vec::new();
-    match table {
-        None => {
-            statements.push(create_table_sql(name, missing, key));
-            if !key.is_empty() {
-                statements.push(add_key_sql(name, key));
-            }
-            if let Some(column) = timestamp_column {
-                let column = quote_ident(column);
-                statements.push(format!("create index on {} ({column})", name.quoted()));
-            }
-        }
-        Some(table) => {
-            if !missing.is_empty() {
-                statements.push(add_columns_sql(name, missing));
-            }
-            statements.extend(key_changes(name, table.key.as_ref(), key));
-        }
+    indexed: Option<&str>,
+) -> Vec<String> {
+    let mut statements = vec![create_table_sql(name, columns, key)];
+    if !key.is_empty() {
+        statements.push(add_key_sql(name, key));
     }
-    Changes { statements }
-}
-
-fn key_changes(name: &TableName, present: Option<&Key>, wanted: &[String]) -> Vec<String> {
-    let Some(present) = present else {
-        return if wanted.is_empty() { Vec::new() } else { vec![add_key_sql(name, wanted)] };
-    };
-    if present.columns == wanted || !is_managed(name, present) {
-        return Vec::new();
-    }
-    let mut statements = vec![format!(
-        "alter table {} drop constraint {}",
-        name.quoted(),
-        quote_ident(&present.constraint)
-    )];
-    if !wanted.is_empty() {
-        statements.push(add_key_sql(name, wanted));
+    if let Some(column) = indexed {
+        statements.push(format!("create index on {} ({})", name.quoted(), quote_ident(column)));
     }
     statements
 }
@@ -104,7 +89,7 @@ fn create_table_sql(name: &TableName, columns: &[NewColumn], key: &[String]) -> 
 }
 
 /// All new columns in one statement: one short lock instead of one per column.
-fn add_columns_sql(name: &TableName, columns: &[NewColumn]) -> String {
+pub(crate) fn add_columns_sql(name: &TableName, columns: &[NewColumn]) -> String {
     let additions: Vec<_> = columns
         .iter()
         .map(|column| {
@@ -114,15 +99,23 @@ fn add_columns_sql(name: &TableName, columns: &[NewColumn]) -> String {
     format!("alter table {} {}", name.quoted(), additions.join(", "))
 }
 
-fn add_key_sql(name: &TableName, key: &[String]) -> String {
-    let constraint = format!("{MANAGED_KEY_PREFIX}{}", Uuid::new_v4().simple());
-    let columns: Vec<_> = key.iter().map(|column| quote_ident(column)).collect();
+/// The name of a key that we make and may change later.
+pub(crate) fn key_name() -> String {
+    format!("{MANAGED_KEY_PREFIX}{}", Uuid::new_v4().simple())
+}
+
+pub(crate) fn add_key_sql(name: &TableName, key: &[String]) -> String {
     format!(
         "alter table {} add constraint {} primary key ({})",
         name.quoted(),
-        quote_ident(&constraint),
-        columns.join(", ")
+        quote_ident(&key_name()),
+        quoted_list(key)
     )
+}
+
+pub(crate) fn quoted_list(columns: &[String]) -> String {
+    let columns: Vec<_> = columns.iter().map(|column| quote_ident(column)).collect();
+    columns.join(", ")
 }
 
 /// One owner per table at a time, for as long as the transaction lasts.
@@ -133,22 +126,64 @@ pub(crate) fn lock_table_sql(name: &TableName) -> String {
     )
 }
 
-/// A temporary table like the columns that a batch brings. Without constraints: they are the target's to check.
-pub(crate) fn staging_sql(
-    staging: &str,
-    target: &TableName,
-    columns: &[String],
-    temporary: bool,
-) -> String {
-    let (kind, place, end) = if temporary {
-        ("temporary table", quote_ident(staging), " on commit drop")
-    } else {
-        ("table", format!("{}.{}", quote_ident(&target.schema), quote_ident(staging)), "")
-    };
+/// A table that rows pass through on their way into another one.
+#[derive(Debug, Clone)]
+pub(crate) struct Staging {
+    name: String,
+    /// `None`: a temporary table.
+    schema: Option<String>,
+}
+
+impl Staging {
+    pub(crate) fn new(target: &TableName, is_temporary: bool) -> Staging {
+        let start: String = target.table.chars().take(STAGING_NAME).collect();
+        // 16 digits, as many as the original's milliseconds and random number have
+        let digits = Uuid::new_v4().as_u128() % 10_000_000_000_000_000;
+        let schema = (!is_temporary).then(|| target.schema.clone());
+        Staging { name: format!("{start}_tmp{digits:016}"), schema }
+    }
+
+    /// Qualified and quoted.
+    pub(crate) fn quoted(&self) -> String {
+        let schema = self.schema.as_deref().map_or_else(|| "pg_temp".to_owned(), quote_ident);
+        format!("{schema}.{}", quote_ident(&self.name))
+    }
+
+    /// Makes it with the columns that a batch brings to `target`, in their types. Without constraints: they are the
+    /// target's to check.
+    pub(crate) fn create_like_sql(&self, target: &TableName, columns: &[String]) -> String {
+        let end = if self.schema.is_none() { " on commit drop" } else { "" };
+        format!(
+            "create {} {}{end} as select {} from {} with no data",
+            self.kind(),
+            self.quoted(),
+            columns.join(", "),
+            target.quoted()
+        )
+    }
+
+    /// Makes it with columns of its own.
+    pub(crate) fn create_sql(&self, columns: &[NewColumn]) -> String {
+        let columns: Vec<_> = columns
+            .iter()
+            .map(|column| format!("{} {}", quote_ident(&column.name), column.ddl_type))
+            .collect();
+        let end = if self.schema.is_none() { " on commit drop" } else { "" };
+        format!("create {} {} ({}){end}", self.kind(), self.quoted(), columns.join(", "))
+    }
+
+    fn kind(&self) -> &'static str {
+        if self.schema.is_none() { "temporary table" } else { "table" }
+    }
+}
+
+/// Removes the rows of one partition. Its text becomes a value of the column's type.
+pub(crate) fn delete_partition_sql(name: &TableName, column: &str, partition: &str) -> String {
     format!(
-        "create {kind} {place}{end} as select {} from {} with no data",
-        columns.join(", "),
-        target.quoted()
+        "delete from {} where {} = {}",
+        name.quoted(),
+        quote_ident(column),
+        quote_literal(partition)
     )
 }
 
@@ -210,9 +245,30 @@ mod tests {
     #[test]
     fn only_managed_keys_are_changed() {
         let wanted = ["other".to_owned()];
-        assert!(key_changes(&name(), Some(&key("custom")), &wanted).is_empty());
-        assert_eq!(key_changes(&name(), Some(&key("JITSU_PK_1")), &wanted).len(), 2);
-        assert_eq!(key_changes(&name(), Some(&key("jitsu_pk_1")), &[]).len(), 1, "dropped");
-        assert!(key_changes(&name(), Some(&key("jitsu_pk_1")), &["id".to_owned()]).is_empty());
+        let change =
+            |present: Option<&Key>, wanted: &[String]| key_change(&name(), present, wanted);
+        assert_eq!(change(Some(&key("custom")), &wanted), KeyChange::Nothing);
+        assert_eq!(change(Some(&key("custom")), &[]), KeyChange::Nothing);
+        assert_eq!(change(Some(&key("jitsu_pk_1")), &["id".to_owned()]), KeyChange::Nothing);
+        assert_eq!(change(Some(&key("jitsu_pk_1")), &[]), KeyChange::Drop("jitsu_pk_1".to_owned()));
+        let instead_of = Some("JITSU_PK_1".to_owned());
+        assert_eq!(change(Some(&key("JITSU_PK_1")), &wanted), KeyChange::Set { instead_of });
+        assert_eq!(change(None, &wanted), KeyChange::Set { instead_of: None });
+    }
+
+    #[test]
+    fn the_key_of_the_originals_predecessor_is_managed() {
+        let mut present = key("S_T_PK");
+        assert_eq!(key_change(&name(), Some(&present), &[]), KeyChange::Nothing, "another column");
+        present.columns = vec!["eventn_ctx_event_id".to_owned()];
+        assert_eq!(key_change(&name(), Some(&present), &[]), KeyChange::Drop("S_T_PK".to_owned()));
+    }
+
+    #[test]
+    fn a_staging_table_carries_the_start_of_the_name() {
+        let target = TableName { schema: "s".to_owned(), table: "t".repeat(60) };
+        let staging = Staging::new(&target, false);
+        assert!(staging.quoted().starts_with(&format!("\"s\".\"{}_tmp", "t".repeat(43))));
+        assert!(Staging::new(&target, true).quoted().starts_with("pg_temp."));
     }
 }

@@ -1,7 +1,8 @@
-//! Rows in the text format of COPY.
+//! Rows as the text that the server reads: in the format of COPY, or value by value.
 
 use super::fit::{Action, Fit};
 use crate::{
+    batch::Column,
     convert,
     json::write_string,
     row::{Cell, Row},
@@ -18,14 +19,56 @@ const SHORT_TIMESTAMP: usize = "2022-08-18T14:17:22.123456Z".len();
 /// Turns the rows of one batch into COPY text.
 pub(crate) struct Encoder<'a> {
     fit: &'a Fit,
-    names: &'a [Box<str>],
+    /// The batch's, by slot.
+    columns: &'a [Column],
     converted: String,
 }
 
 impl<'a> Encoder<'a> {
-    /// `names` are the batch's column names by slot.
-    pub(crate) fn new(fit: &'a Fit, names: &'a [Box<str>]) -> Encoder<'a> {
-        Encoder { fit, names, converted: String::new() }
+    pub(crate) fn new(fit: &'a Fit, columns: &'a [Column]) -> Encoder<'a> {
+        Encoder { fit, columns, converted: String::new() }
+    }
+
+    /// The values of one row with their columns, as plain text. Columns without a value are left out.
+    pub(crate) fn texts(&mut self, row_number: usize, row: Row<'_>) -> Vec<(u32, String)> {
+        let mut texts: Vec<(u32, String)> = Vec::new();
+        let mut unmapped = String::new();
+        for cell in row.cells() {
+            let mut text = String::new();
+            match self.fit.column_of_slot[cell.slot as usize] {
+                Some(column) if self.push_plain(row_number, column, &cell, &mut text) => {
+                    texts.push((column, text));
+                }
+                _ => self.add_unmapped(&cell, &mut unmapped),
+            }
+        }
+        if let Some(column) = self.fit.unmapped.filter(|_| !unmapped.is_empty()) {
+            unmapped.push('}');
+            // it replaces what the event itself may have had there
+            texts.retain(|(present, _)| *present != column);
+            texts.push((column, unmapped));
+        }
+        texts
+    }
+
+    /// Appends one value. `false`: it does not fit the column.
+    fn push_plain(
+        &self,
+        row_number: usize,
+        column: u32,
+        cell: &Cell<'_>,
+        out: &mut String,
+    ) -> bool {
+        match self.fit.columns[column as usize].action {
+            Action::Copy => out.push_str(cell.text),
+            Action::Timestamp => {
+                let (first, last) = cut_fraction(cell.text, MICROSECONDS);
+                out.push_str(first);
+                out.push_str(last);
+            }
+            Action::Convert(conversion) => return conversion.apply(row_number, cell, out),
+        }
+        true
     }
 
     /// Appends one row.
@@ -113,7 +156,7 @@ impl<'a> Encoder<'a> {
 
     fn add_unmapped(&self, cell: &Cell<'_>, unmapped: &mut String) {
         unmapped.push(if unmapped.is_empty() { '{' } else { ',' });
-        write_string(&self.names[cell.slot as usize], unmapped);
+        write_string(&self.columns[cell.slot as usize].name, unmapped);
         unmapped.push(':');
         convert::as_json(cell.flags.kind(), cell.text, unmapped);
     }

@@ -4,6 +4,41 @@ use sqlx::postgres::PgDatabaseError;
 
 use crate::{options::OptionError, row::RowError};
 
+/// A key that a constraint was violated for, as the server prints it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyHint {
+    /// Names, separated by `, `.
+    pub(crate) columns: String,
+    /// Texts of the values, separated by `, `.
+    pub(crate) values: String,
+}
+
+impl KeyHint {
+    /// From `Key (a, b)=(1, 2) …`; the words around it are in the server's language.
+    fn parse(detail: &str) -> Option<KeyHint> {
+        let (columns, rest) = detail.split_once('(')?.1.split_once(")=(")?;
+        let values = &rest[..rest.rfind(')')?];
+        Some(KeyHint { columns: columns.to_owned(), values: values.to_owned() })
+    }
+}
+
+/// From `Failing row contains (1, 2, …).`; the words are in the server's language.
+fn first_value(detail: &str) -> Option<String> {
+    let (_, values) = detail.split_once('(')?;
+    let end = values.find(", ").or_else(|| values.rfind(')'))?;
+    Some(values[..end].to_owned())
+}
+
+/// The line of `COPY t, line 12, column c: …`; the words are in the server's language.
+fn copy_line(context: &str) -> Option<u64> {
+    let mut parts = context.strip_prefix("COPY ")?.split(", ").skip(1);
+    parts.find_map(|part| {
+        let (word, number) = part.split_once(' ')?;
+        let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+        word.chars().all(char::is_alphabetic).then(|| number[..digits].parse().ok())?
+    })
+}
+
 /// What PostgreSQL said, without its text: that quotes values of rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerError {
@@ -12,6 +47,12 @@ pub struct ServerError {
     pub table: Option<String>,
     pub column: Option<String>,
     pub constraint: Option<String>,
+    /// The line of a COPY that the server was at, from 1. A hint: rows are looked at in groups.
+    pub(crate) copy_line: Option<u64>,
+    /// The columns and values of a key that the server named.
+    pub(crate) key: Option<KeyHint>,
+    /// The first column's value of the row that the server named.
+    pub(crate) first_value: Option<String>,
     /// The server's own words. They may hold values: never logged, only handed to whoever owns the data.
     pub full_text: String,
 }
@@ -49,6 +90,9 @@ pub enum LoadError {
     /// The database refused to make or change the table.
     #[error("table {table} cannot be made or changed: {error}")]
     Schema { table: String, error: Box<ServerError> },
+    /// The batch's rows beyond its memory limit cannot be read back from disk.
+    #[error("rows on disk cannot be read: {0}")]
+    Spill(#[from] std::io::Error),
     /// What the caller configured cannot work.
     #[error("misconfigured: {0}")]
     Config(String),
@@ -69,6 +113,11 @@ impl LoadError {
             self,
             LoadError::Connection { .. } | LoadError::CommitUnknown { .. } | LoadError::Busy(_)
         )
+    }
+
+    /// Whether somebody else held a lock for too long.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        self.server_error().is_some_and(|error| error.sqlstate == "55P03")
     }
 
     /// Whether the database's user lacks a right.
@@ -127,14 +176,21 @@ fn sort_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadError
         table: error.table().map(ToOwned::to_owned),
         column: error.column().map(ToOwned::to_owned),
         constraint: error.constraint().map(ToOwned::to_owned),
+        copy_line: error.r#where().and_then(copy_line),
+        key: error.detail().and_then(KeyHint::parse),
+        first_value: error.detail().and_then(first_value),
         full_text: format!("{}{detail}", error.message()),
     });
     match (&server.sqlstate[..2.min(server.sqlstate.len())], purpose) {
         ("08", _) => LoadError::Connection { reason: server.to_string() },
         // wrong password or unknown role, unknown database
         ("28" | "3D", _) => LoadError::Config(server.full_text),
-        // resources, locks and time-outs, system errors, deadlocks, shutdown
-        ("53" | "55" | "57" | "58" | "40", _) => LoadError::Busy(server),
+        // resources, locks and time-outs, system errors, deadlocks, shutdown, a standby after a failover
+        ("53" | "55" | "57" | "58" | "40" | "25", _) => LoadError::Busy(server),
+        // a right, a column or a type is missing: no row can help that
+        ("42", Purpose::Rows { table }) => {
+            LoadError::Schema { table: table.to_owned(), error: server }
+        }
         (_, Purpose::Rows { table }) => {
             LoadError::Refused { table: table.to_owned(), error: server }
         }
@@ -153,5 +209,33 @@ fn kind_of(error: &sqlx::Error) -> &'static str {
         sqlx::Error::PoolClosed => "the pool is closed",
         sqlx::Error::WorkerCrashed => "the driver's worker crashed",
         _ => "the driver failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_copy_is_found_in_any_language() {
+        let cases = [
+            ("COPY t, line 12, column c: \"x, y 9\"", Some(12)),
+            ("COPY my, table, Zeile 7", Some(7)),
+            ("COPY t, line 3: \"1,2\"", Some(3)),
+            ("SQL statement \"insert, line 5\"", None),
+            ("COPY t", None),
+        ];
+        for (context, line) in cases {
+            assert_eq!(copy_line(context), line, "{context}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_in_any_language() {
+        let hint = KeyHint::parse("Schlüssel »(a, b)=(1, x(2))« ist nicht da.").unwrap();
+        assert_eq!((hint.columns.as_str(), hint.values.as_str()), ("a, b", "1, x(2)"));
+        assert_eq!(KeyHint::parse("Failing row contains (1, 2)."), None);
+        assert_eq!(first_value("Failing row contains (1, 2).").as_deref(), Some("1"));
+        assert_eq!(first_value("Failing row contains (x y).").as_deref(), Some("x y"));
     }
 }

@@ -1,26 +1,45 @@
 //! Fitting a batch to its table: which column each value goes to, and how.
 //!
 //! The batch is fitted to the table as it is when it is loaded. So a batch that was parsed before another
-//! loader added a column finds that column, and converts to its type.
+//! loader added a column finds that column, and converts to its type. What is decided here is what event
+//! after event would have decided: a column counts from the row that brings it, the column of unmapped values
+//! from the first row that needs it.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, io};
 
-use super::{
-    ddl::NewColumn,
-    table::{Table, TableName},
-    types,
-};
+use super::{ddl::NewColumn, table::Table, types};
 use crate::{
     batch::{Batch, Column, Given},
-    convert,
+    convert::{self, TextStyle},
     data_type::DataType,
     row::{Cell, Kind},
 };
 
 /// The column that takes what fits nowhere else.
-const UNMAPPED: &str = "_unmapped_data";
-/// PostgreSQL's limit of 1600 columns, less the one for unmapped values.
-const MAX_COLUMNS: usize = 1599;
+pub(crate) const UNMAPPED: &str = "_unmapped_data";
+/// PostgreSQL's limit of columns; dropped ones count (`MaxHeapAttributeNumber`).
+const MAX_ATTRIBUTES: usize = 1600;
+
+/// What a batch is fitted to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Against<'a> {
+    /// `None`: a table that is to be made.
+    pub(crate) table: Option<&'a Table>,
+    /// Columns that were made for this batch: their type is the batch's own, so its values are not converted to it.
+    pub(crate) made: &'a HashSet<String>,
+    pub(crate) free: Free,
+    pub(crate) style: TextStyle,
+}
+
+/// Which columns are made whatever `schemaFreeze` and `maxColumnsCount` say, and do not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Free {
+    None,
+    /// Those of the first row.
+    FirstRow,
+    /// Those that the `schema` option declares.
+    Declared,
+}
 
 /// How a batch fits its table.
 #[derive(Debug)]
@@ -33,14 +52,16 @@ pub(crate) struct Fit {
     pub(crate) column_of_slot: Vec<Option<u32>>,
     /// The column of unmapped values, if there are any.
     pub(crate) unmapped: Option<u32>,
+    /// Columns for which PostgreSQL has no room.
+    pub(crate) beyond_limit: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct FitColumn {
     pub(crate) name: String,
     pub(crate) action: Action,
-    /// The type that values must be cast to because COPY would refuse what the cast cuts.
-    pub(crate) cutting_cast: Option<String>,
+    /// The type that the batch gives the column, which values are cast to where that can be said.
+    pub(crate) cast: Option<String>,
 }
 
 /// What happens to the values of a column.
@@ -58,120 +79,62 @@ pub(crate) enum Action {
 pub(crate) struct Conversion {
     /// The column's type.
     to: DataType,
-    /// The type that a value has whose event named it.
-    hinted_as: DataType,
     /// Values of rows before this one go as they are.
     as_it_is_before: usize,
     is_new: bool,
+    style: TextStyle,
 }
 
 impl Conversion {
     /// Whether the value is the column's as it is.
     fn goes_as_it_is(self, row: usize, cell: &Cell<'_>) -> bool {
-        let is_hinted = cell.flags.is_hinted();
-        let own_type = if is_hinted { self.hinted_as } else { cell.flags.kind().data_type() };
-        own_type == self.to || row < self.as_it_is_before || (self.is_new && is_hinted)
+        own_type(cell) == self.to || row < self.as_it_is_before
     }
 
     /// Appends the text of a value. `false`: it is unmapped.
     pub(crate) fn apply(self, row: usize, cell: &Cell<'_>, out: &mut String) -> bool {
         let kind = cell.flags.kind();
         if self.goes_as_it_is(row, cell) {
-            let is_date = cell.flags.is_date() && self.is_new;
-            if is_date && self.to == DataType::String {
+            if cell.flags.is_date() && self.is_new && self.to == DataType::String {
                 // the batch had taken the date for a timestamp before the column became text
-                convert::convert(Kind::String, cell.text, DataType::Timestamp, out);
+                convert::convert(Kind::String, cell.text, DataType::Timestamp, self.style, out);
             } else {
                 convert::as_it_is(kind, cell.text, self.to, out);
             }
             return true;
         }
-        convert::convert(kind, cell.text, self.to, out)
+        own_type(cell).converts_to(self.to)
+            && convert::convert(kind, cell.text, self.to, self.style, out)
     }
 }
 
+/// The type that the event gave the value, else the one of its kind.
+fn own_type(cell: &Cell<'_>) -> DataType {
+    cell.flags.hint().unwrap_or_else(|| cell.flags.kind().data_type())
+}
+
 impl Fit {
-    /// Fits `batch` to `table` (`None`: it is to be made). `made` are columns that were made for this batch: their
-    /// type is the batch's own, so its values are not converted to it.
-    pub(crate) fn new(batch: &Batch, table: Option<&Table>, made: &HashSet<String>) -> Fit {
-        let options = &batch.options;
-        let limit = usize::try_from(options.max_columns_count).unwrap_or(0).min(MAX_COLUMNS);
-        let mut count = table.map_or(0, |table| table.columns.len());
-        let mut fit = Fit {
-            columns: Vec::with_capacity(batch.order.len()),
-            missing: Vec::new(),
-            column_of_slot: vec![None; batch.columns.len()],
-            unmapped: None,
-        };
-        let mut has_unmapped = false;
-        for slot in &batch.order {
-            let column = &batch.columns[*slot as usize];
-            let present = table.and_then(|table| table.column(&column.name));
-            if present.is_none() && (options.schema_freeze || count >= limit) {
-                has_unmapped |= column.kinds != 0;
-                continue;
-            }
-            let fitted = match present {
-                Some(present) if made.contains(&present.name) => FitColumn::to_new(column),
-                Some(present) => FitColumn::to_present(column, present.data_type),
-                None => {
-                    count += 1;
-                    fit.missing.push(NewColumn {
-                        name: column.name.to_string(),
-                        ddl_type: ddl_type(column).to_owned(),
-                    });
-                    FitColumn::to_new(column)
+    pub(crate) fn new(batch: &Batch, against: Against<'_>) -> io::Result<Fit> {
+        let fitted = |slot: u32| {
+            let column = &batch.columns[slot as usize];
+            let present = against.table.and_then(|table| table.column(&column.name));
+            match present {
+                Some(present) if !against.made.contains(&present.name) => {
+                    FitColumn::to_present(column, present.data_type, against.style)
                 }
-            };
-            fit.column_of_slot[*slot as usize] = u32::try_from(fit.columns.len()).ok();
-            fit.columns.push(fitted);
+                _ => FitColumn::to_new(column, against.style),
+            }
+        };
+        let mut candidates: Vec<Option<FitColumn>> =
+            (0..).take(batch.columns.len()).map(|slot| Some(fitted(slot))).collect();
+        let first_misfit = first_misfit(batch, &candidates)?;
+        let mut making = Making::new(batch, against, first_misfit);
+        for slot in order(batch, against)? {
+            if let Some(candidate) = candidates[slot as usize].take() {
+                making.take(slot, candidate);
+            }
         }
-        if has_unmapped || fit.some_value_does_not_fit(batch) {
-            fit.add_unmapped(table);
-        }
-        fit
-    }
-
-    /// Whether the table's column list covers all values, `None` slots being unmapped.
-    fn some_value_does_not_fit(&self, batch: &Batch) -> bool {
-        let conversions: Vec<Option<Conversion>> = self
-            .column_of_slot
-            .iter()
-            .map(|column| match self.columns[(*column)? as usize].action {
-                Action::Convert(conversion) => Some(conversion),
-                Action::Copy | Action::Timestamp => None,
-            })
-            .collect();
-        if conversions.iter().all(Option::is_none) {
-            return false;
-        }
-        let mut scratch = String::new();
-        batch.rows.iter().enumerate().any(|(row, cells)| {
-            cells.cells().any(|cell| {
-                scratch.clear();
-                conversions[cell.slot as usize]
-                    .is_some_and(|conversion| !conversion.apply(row, &cell, &mut scratch))
-            })
-        })
-    }
-
-    fn add_unmapped(&mut self, table: Option<&Table>) {
-        if let Some(present) = self.columns.iter().position(|column| column.name == UNMAPPED) {
-            self.unmapped = u32::try_from(present).ok();
-            return;
-        }
-        if table.and_then(|table| table.column(UNMAPPED)).is_none() {
-            self.missing.push(NewColumn {
-                name: UNMAPPED.to_owned(),
-                ddl_type: types::sql_type(DataType::Json).to_owned(),
-            });
-        }
-        self.unmapped = u32::try_from(self.columns.len()).ok();
-        self.columns.push(FitColumn {
-            name: UNMAPPED.to_owned(),
-            action: Action::Copy,
-            cutting_cast: None,
-        });
+        Ok(making.finish())
     }
 
     /// Appends the text that a value has in its column, equal numbers spelled equally, and answers what it is there.
@@ -208,41 +171,189 @@ impl Fit {
 
     /// Whether COPY straight into the table could refuse what an insert with casts takes.
     pub(crate) fn needs_cast(&self) -> bool {
-        self.columns.iter().any(|column| column.cutting_cast.is_some())
+        self.columns.iter().any(|column| column.cutting_cast().is_some())
     }
 }
 
 impl FitColumn {
-    fn to_present(column: &Column, to: DataType) -> FitColumn {
-        let conversion = Conversion {
-            to,
-            hinted_as: given_type(column).unwrap_or(to),
-            as_it_is_before: 0,
-            is_new: false,
+    /// The type that values must be cast to because COPY would refuse what the cast cuts.
+    pub(crate) fn cutting_cast(&self) -> Option<&str> {
+        self.cast.as_deref().filter(|cast| types::cast_cuts(cast))
+    }
+}
+
+/// A fit in the making: columns are taken in the order in which rows bring them.
+struct Making<'a> {
+    batch: &'a Batch,
+    against: Against<'a>,
+    fit: Fit,
+    /// Columns that count, against `maxColumnsCount`.
+    count: usize,
+    /// The first row with an unmapped value, as far as is known.
+    unmapped_since: Option<usize>,
+}
+
+impl<'a> Making<'a> {
+    fn new(batch: &'a Batch, against: Against<'a>, unmapped_since: Option<usize>) -> Making<'a> {
+        let fit = Fit {
+            columns: Vec::with_capacity(batch.order.len()),
+            missing: Vec::new(),
+            column_of_slot: vec![None; batch.columns.len()],
+            unmapped: None,
+            beyond_limit: 0,
         };
+        let count = against.table.map_or(0, |table| table.columns.len());
+        Making { batch, against, fit, count, unmapped_since }
+    }
+
+    fn take(&mut self, slot: u32, candidate: FitColumn) {
+        let column = &self.batch.columns[slot as usize];
+        if column.first_row > self.unmapped_since && self.unmapped_since.is_some() {
+            self.add_unmapped();
+        }
+        if let Some(unmapped) = self.fit.unmapped.filter(|_| &*column.name == UNMAPPED) {
+            // the event brings values of its own
+            self.fit.columns[unmapped as usize] =
+                FitColumn::to_present(column, DataType::Json, self.against.style);
+            self.fit.column_of_slot[slot as usize] = Some(unmapped);
+            return;
+        }
+        let is_present =
+            self.against.table.is_some_and(|table| table.column(&column.name).is_some());
+        if !is_present && !self.may_be_made(column) {
+            if let Some(row) = column.first_row {
+                self.unmapped_since = Some(self.unmapped_since.map_or(row, |since| since.min(row)));
+            }
+            return;
+        }
+        if !is_present {
+            let ddl_type = ddl_type(column).to_owned();
+            self.fit.missing.push(NewColumn { name: column.name.to_string(), ddl_type });
+        }
+        self.fit.column_of_slot[slot as usize] = u32::try_from(self.fit.columns.len()).ok();
+        self.fit.columns.push(candidate);
+    }
+
+    /// Whether the table may get this column; counts it.
+    fn may_be_made(&mut self, column: &Column) -> bool {
+        let has_unmapped =
+            self.fit.unmapped.is_some() || self.table_has(UNMAPPED) || &*column.name == UNMAPPED;
+        let dropped_too = self.against.table.map_or(0, |table| table.attribute_count);
+        let room_wanted = self.fit.missing.len() + 1 + usize::from(!has_unmapped);
+        if dropped_too + room_wanted > MAX_ATTRIBUTES {
+            self.fit.beyond_limit += 1;
+            return false;
+        }
+        let is_free = match self.against.free {
+            Free::None => false,
+            Free::FirstRow => column.first_row == Some(0),
+            Free::Declared => column.is_declared(),
+        };
+        if is_free {
+            return true;
+        }
+        let options = &self.batch.options;
+        let limit = usize::try_from(options.max_columns_count).unwrap_or(0);
+        let is_allowed = !options.schema_freeze && self.count < limit;
+        self.count += usize::from(is_allowed);
+        is_allowed
+    }
+
+    fn table_has(&self, name: &str) -> bool {
+        self.against.table.is_some_and(|table| table.column(name).is_some())
+    }
+
+    fn add_unmapped(&mut self) {
+        if self.fit.unmapped.is_some() {
+            return;
+        }
+        let index = self.fit.columns.iter().position(|column| column.name == UNMAPPED);
+        let index = index.unwrap_or_else(|| {
+            if !self.table_has(UNMAPPED) {
+                self.count += 1;
+                self.fit.missing.push(NewColumn {
+                    name: UNMAPPED.to_owned(),
+                    ddl_type: types::sql_type(DataType::Json).to_owned(),
+                });
+            }
+            let name = UNMAPPED.to_owned();
+            self.fit.columns.push(FitColumn { name, action: Action::Copy, cast: None });
+            self.fit.columns.len() - 1
+        });
+        self.fit.unmapped = u32::try_from(index).ok();
+    }
+
+    fn finish(mut self) -> Fit {
+        if self.unmapped_since.is_some() {
+            self.add_unmapped();
+        }
+        self.fit
+    }
+}
+
+/// Slots in the order in which their columns are made.
+fn order(batch: &Batch, against: Against<'_>) -> io::Result<Vec<u32>> {
+    if against.free != Free::FirstRow || batch.options.schema.is_empty() {
+        return Ok(batch.order.clone());
+    }
+    // the first event makes the table; what is declared besides comes after its columns
+    let mut slots = Vec::new();
+    batch.rows.visit(0..1, |_, row| {
+        slots.extend(row.cells().map(|cell| cell.slot));
+        true
+    })?;
+    let rest: Vec<_> = batch.order.iter().filter(|slot| !slots.contains(slot)).copied().collect();
+    slots.extend(rest);
+    Ok(slots)
+}
+
+/// The first row with a value that its column does not take.
+fn first_misfit(batch: &Batch, columns: &[Option<FitColumn>]) -> io::Result<Option<usize>> {
+    let conversions: Vec<Option<Conversion>> = columns
+        .iter()
+        .map(|column| match column.as_ref()?.action {
+            Action::Convert(conversion) => Some(conversion),
+            Action::Copy | Action::Timestamp => None,
+        })
+        .collect();
+    let mut found = None;
+    if conversions.iter().all(Option::is_none) {
+        return Ok(found);
+    }
+    let mut scratch = String::new();
+    batch.rows.visit(0..batch.row_count(), |number, row| {
+        let fits = row.cells().all(|cell| {
+            scratch.clear();
+            let conversion = conversions[cell.slot as usize];
+            conversion.is_none_or(|conversion| conversion.apply(number, &cell, &mut scratch))
+        });
+        found = (!fits).then_some(number);
+        fits
+    })?;
+    Ok(found)
+}
+
+impl FitColumn {
+    fn to_present(column: &Column, to: DataType, style: TextStyle) -> FitColumn {
+        let conversion = Conversion { to, as_it_is_before: 0, is_new: false, style };
         FitColumn {
             name: column.name.to_string(),
             action: quick_action(column, to, true).unwrap_or(Action::Convert(conversion)),
-            cutting_cast: cutting_cast(column),
+            cast: None, // the column is what it is, whatever the event says
         }
     }
 
-    fn to_new(column: &Column) -> FitColumn {
-        let name = column.name.to_string();
-        let Some(definition) = &column.definition else {
-            let to = column.inferred.unwrap_or(DataType::String);
-            let conversion =
-                Conversion { to, hinted_as: to, as_it_is_before: usize::MAX, is_new: true };
-            let action = quick_action(column, to, false).unwrap_or(Action::Convert(conversion));
-            return FitColumn { name, action, cutting_cast: None };
+    fn to_new(column: &Column, style: TextStyle) -> FitColumn {
+        let (to, as_it_is_before) = match &column.definition {
+            Some(definition) => (definition.given.data_type(), definition.since_row),
+            None => (column.inferred.unwrap_or(DataType::String), usize::MAX),
         };
-        let to = given_type(column).unwrap_or(DataType::Unknown);
-        let as_it_is_before = definition.since_row;
-        let conversion = Conversion { to, hinted_as: to, as_it_is_before, is_new: true };
+        let conversion = Conversion { to, as_it_is_before, is_new: true, style };
+        let converts = column.definition.is_some();
         FitColumn {
-            name,
-            action: quick_action(column, to, true).unwrap_or(Action::Convert(conversion)),
-            cutting_cast: cutting_cast(column),
+            name: column.name.to_string(),
+            action: quick_action(column, to, converts).unwrap_or(Action::Convert(conversion)),
+            cast: given_cast(column),
         }
     }
 }
@@ -253,8 +364,7 @@ fn quick_action(column: &Column, to: DataType, converts: bool) -> Option<Action>
         let allowed = kinds.iter().fold(0, |set, kind| set | kind.bit());
         column.kinds & !allowed == 0
     };
-    let is_hinted = matches!(&column.definition, Some(d) if matches!(d.given, Given::Sql(_)));
-    if is_hinted {
+    if column.has_hints {
         return None;
     }
     match to {
@@ -271,13 +381,6 @@ fn quick_action(column: &Column, to: DataType, converts: bool) -> Option<Action>
     }
 }
 
-fn given_type(column: &Column) -> Option<DataType> {
-    column.definition.as_ref().map(|definition| match &definition.given {
-        Given::Sql(sql_type) => types::data_type(&sql_type.cast),
-        Given::Declared(data_type) => *data_type,
-    })
-}
-
 fn ddl_type(column: &Column) -> &str {
     match &column.definition {
         Some(definition) => match &definition.given {
@@ -288,17 +391,9 @@ fn ddl_type(column: &Column) -> &str {
     }
 }
 
-fn cutting_cast(column: &Column) -> Option<String> {
+fn given_cast(column: &Column) -> Option<String> {
     match &column.definition.as_ref()?.given {
-        Given::Sql(sql_type) if types::cast_cuts(&sql_type.cast) => Some(sql_type.cast.clone()),
-        Given::Sql(_) | Given::Declared(_) => None,
-    }
-}
-
-/// The name of the table that a batch goes to.
-pub(crate) fn target(batch: &Batch, default_schema: &str) -> TableName {
-    TableName {
-        schema: batch.namespace().unwrap_or_else(|| default_schema.to_owned()),
-        table: batch.table.clone(),
+        Given::Sql(sql_type) => Some(sql_type.cast.clone()),
+        Given::Declared(_) => None,
     }
 }

@@ -6,40 +6,64 @@
 //! ROLLBACK without an error.
 
 use std::{
-    collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
-use tracing::warn;
-use uuid::Uuid;
+use futures_util::future::BoxFuture;
 
 use super::{
     client::{Connection, Postgres},
-    ddl,
-    encode::Encoder,
-    error::{LoadError, Purpose},
-    fit::{Fit, target},
-    quote_ident, quote_literal,
-    table::{Table, TableName},
+    error::{LoadError, Purpose, ServerError},
+    isolate::Isolation,
+    prepare::{Prepared, Rules},
+    table::Table,
+    transfer::{self, Selection},
 };
-use crate::{batch::Batch, dedup};
-
-/// Bytes of COPY text that are sent at once.
-const CHUNK: usize = 128 << 10;
-/// Chunks that are encoded ahead of the socket.
-const CHUNKS_AHEAD: usize = 2;
-/// How often a table may change under us while we fit a batch to it.
-const MAX_FITS: usize = 5;
-/// Characters of a table's name in the name of its staging table.
-const STAGING_NAME: usize = 43;
+use crate::{
+    batch::{Batch, Replaces},
+    convert::TextStyle,
+    dedup,
+};
 
 /// Statements of the caller that run in the load's transaction; nothing here looks into them.
 pub struct Checkpoint {
     /// A `select … for update` that must answer one row: the checkpoint is what the caller thinks.
     pub lock: String,
-    /// An `update` that must hit one row; given what was loaded.
-    pub advance: Box<dyn Fn(&LoadCounts) -> String + Send + Sync>,
+    /// Called when all rows are sent. Answers an `update` that must hit one row; it runs last before COMMIT, after
+    /// whatever stands before it. An error rolls everything back. What takes long in here holds the rows' locks.
+    pub advance: Advance,
+}
+
+/// See [`Checkpoint::advance`].
+pub type Advance =
+    Box<dyn for<'a> Fn(&'a LoadReport) -> BoxFuture<'a, Result<String, LoadError>> + Send + Sync>;
+
+/// How batches are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadOptions {
+    pub refusals: Refusals,
+    pub schema_changes: SchemaChanges,
+}
+
+/// What a row that the database refuses does to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refusals {
+    /// Nothing is loaded.
+    #[default]
+    Fail,
+    /// The others are loaded, and the report names it. A batch that replaces rows fails all the same.
+    Isolate,
+}
+
+/// Where tables are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SchemaChanges {
+    /// In short transactions of their own, before the load: nobody waits for our rows behind our locks.
+    #[default]
+    BeforeLoad,
+    /// In the load's transaction, rolled back with it. So are, always, those for a batch that replaces rows.
+    InLoad,
 }
 
 /// What became of the events of a load.
@@ -50,34 +74,45 @@ pub struct LoadCounts {
     /// Events that are no row of their own: replaced by another one with the same key in their batch, or without
     /// any column where the batch has none.
     pub merged: u64,
+    /// Rows that the database refused.
+    pub refused: u64,
+}
+
+/// A row that the database refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedRow {
+    /// The place of its batch among those of the load.
+    pub batch: usize,
+    /// The number of its event in the batch, from 0.
+    pub row: usize,
+    pub error: ServerError,
+}
+
+/// A table that rows were loaded into.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadedTable {
+    /// The place of its batch among those of the load.
+    pub batch: usize,
+    pub name: String,
+    /// Names and SQL types, in the table's order.
+    pub columns: Vec<(String, String)>,
+    /// Columns of the primary key, in its order.
+    pub key: Vec<String>,
+    pub key_name: Option<String>,
 }
 
 /// What a load did.
 #[derive(Debug, Clone, Default)]
 pub struct LoadReport {
     pub counts: LoadCounts,
+    /// In the order of the batches and their events.
+    pub refused: Vec<RefusedRow>,
+    pub tables: Vec<LoadedTable>,
     /// Reading and changing tables.
     pub prepared_in: Duration,
     /// Sending rows and merging them.
     pub sent_in: Duration,
     pub committed_in: Duration,
-}
-
-/// Where tables are changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SchemaChanges {
-    /// In short transactions of their own, before the load: nobody waits for our rows behind our locks.
-    #[default]
-    BeforeLoad,
-    /// In the load's transaction, rolled back with it.
-    InLoad,
-}
-
-struct Prepared {
-    batch: Batch,
-    name: TableName,
-    fit: Fit,
-    key_constraint: Option<String>,
 }
 
 impl Postgres {
@@ -86,72 +121,102 @@ impl Postgres {
         &self,
         batches: Vec<Batch>,
         checkpoint: Option<&Checkpoint>,
+        options: LoadOptions,
     ) -> Result<LoadReport, LoadError> {
-        self.load_with(batches, checkpoint, SchemaChanges::default()).await
-    }
-
-    /// [`Postgres::load`], with a say in where tables are changed.
-    pub async fn load_with(
-        &self,
-        batches: Vec<Batch>,
-        checkpoint: Option<&Checkpoint>,
-        schema_changes: SchemaChanges,
-    ) -> Result<LoadReport, LoadError> {
-        let batches: Vec<_> = batches.into_iter().filter(|batch| !batch.is_empty()).collect();
-        let mut report = LoadReport::default();
-        if batches.is_empty() && checkpoint.is_none() {
-            return Ok(report);
+        let batches: Vec<_> = batches.into_iter().map(Arc::new).collect();
+        let has_work =
+            |batch: &Arc<Batch>| !batch.is_empty() || batch.replaces != Replaces::Nothing;
+        if !batches.iter().any(has_work) && checkpoint.is_none() {
+            return Ok(LoadReport::default());
         }
-        let mut connection = self.connection().await?;
-        let loaded =
-            self.load_on(&mut connection, batches, checkpoint, schema_changes, &mut report).await;
-        match &loaded {
-            Ok(()) | Err(LoadError::CheckpointMoved) => {}
-            Err(error) if error.server_error().is_some() => connection.roll_back_and_close().await,
-            Err(_) => connection.give_up(), // its transaction may be open
+        let mut isolation = Isolation::default();
+        loop {
+            let mut connection = self.connection().await?;
+            let mut report = LoadReport::default();
+            let load = Load { postgres: self, checkpoint, options, isolation: &mut isolation };
+            match load.run(&mut connection, &batches, &mut report).await {
+                Ok(Ended::Committed) => return Ok(report),
+                Ok(Ended::RolledBack) => {} // more is known about its rows now
+                Err(LoadError::CheckpointMoved) => return Err(LoadError::CheckpointMoved),
+                Err(error) => {
+                    let in_step = error.server_error().is_some();
+                    if in_step {
+                        connection.roll_back_and_close().await;
+                    } else {
+                        connection.give_up(); // its transaction may be open
+                    }
+                    let isolates = options.refusals == Refusals::Isolate;
+                    match error {
+                        LoadError::Refused { .. } if isolates && isolation.begin() => {}
+                        error => return Err(error),
+                    }
+                }
+            }
         }
-        loaded.map(|()| report)
     }
+}
 
-    async fn load_on(
-        &self,
+/// How an attempt ended that met no error.
+enum Ended {
+    Committed,
+    /// Its rows have to be tried again, in another transaction.
+    RolledBack,
+}
+
+/// One attempt.
+struct Load<'a> {
+    postgres: &'a Postgres,
+    checkpoint: Option<&'a Checkpoint>,
+    options: LoadOptions,
+    isolation: &'a mut Isolation,
+}
+
+impl Load<'_> {
+    async fn run(
+        mut self,
         connection: &mut Connection,
-        batches: Vec<Batch>,
-        checkpoint: Option<&Checkpoint>,
-        schema_changes: SchemaChanges,
+        batches: &[Arc<Batch>],
         report: &mut LoadReport,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Ended, LoadError> {
+        self.isolation.start_over();
         let started = Instant::now();
-        let in_load = schema_changes == SchemaChanges::InLoad;
-        if in_load {
-            connection.run(&self.begin_sql()).await?;
-        }
+        let mut has_begun = false;
         let mut prepared = Vec::with_capacity(batches.len());
-        for batch in batches {
-            prepared.push(self.prepare(connection, batch, in_load).await?);
+        for (index, batch) in batches.iter().enumerate() {
+            if batch.is_empty() && batch.replaces == Replaces::Nothing {
+                continue;
+            }
+            let rules = self.rules(batch);
+            if rules.changes == SchemaChanges::InLoad && !has_begun {
+                self.begin(connection).await?;
+                has_begun = true;
+            }
+            let batch = self.postgres.prepare(connection, batch.clone(), rules, None).await?;
+            prepared.push((index, batch));
         }
         report.prepared_in = started.elapsed();
 
         let started = Instant::now();
-        if !in_load {
-            connection.run(&self.begin_sql()).await?;
+        if !has_begun {
+            self.begin(connection).await?;
         }
-        if let Some(checkpoint) = checkpoint
+        if let Some(checkpoint) = self.checkpoint
             && connection.run(&checkpoint.lock).await?.len() != 1
         {
             connection.run("rollback").await?;
             return Err(LoadError::CheckpointMoved);
         }
-        for prepared in prepared {
-            let counts = send(connection, prepared).await?;
-            report.counts.loaded += counts.loaded;
-            report.counts.merged += counts.merged;
+        for (index, prepared) in &prepared {
+            if !self.send(connection, *index, prepared, report).await? {
+                connection.run("rollback").await?;
+                return Ok(Ended::RolledBack);
+            }
         }
         report.sent_in = started.elapsed();
 
         let started = Instant::now();
-        if let Some(checkpoint) = checkpoint {
-            let advance = (checkpoint.advance)(&report.counts);
+        if let Some(checkpoint) = self.checkpoint {
+            let advance = (checkpoint.advance)(report).await?;
             if connection.execute(&advance, Purpose::Other).await? != 1 {
                 connection.run("rollback").await?;
                 return Err(LoadError::CheckpointMoved);
@@ -159,173 +224,109 @@ impl Postgres {
         }
         commit(connection).await?;
         report.committed_in = started.elapsed();
-        Ok(())
+        Ok(Ended::Committed)
     }
 
-    /// Fits a batch to its table and changes the table where it lacks something. The batch is fitted to the table
-    /// as it is afterwards, whoever changed it.
-    async fn prepare(
-        &self,
+    fn rules(&self, batch: &Batch) -> Rules {
+        let changes = match batch.replaces {
+            Replaces::Nothing => self.options.schema_changes,
+            Replaces::Table | Replaces::Partition => SchemaChanges::InLoad,
+        };
+        Rules {
+            changes,
+            style: TextStyle::Short,
+            first_row_is_free: false,
+            is_literal: changes == SchemaChanges::InLoad,
+        }
+    }
+
+    async fn begin(&self, connection: &mut Connection) -> Result<(), LoadError> {
+        let mut sql = self.postgres.begin_sql();
+        if self.options.refusals == Refusals::Isolate {
+            // deferred ones fail at COMMIT, where no row can be cut out any more
+            sql.push_str("; set constraints all immediate");
+        }
+        connection.run(&sql).await.map(drop)
+    }
+
+    /// Sends one batch. `false`: not all of it, for this transaction has had its share of subtransactions.
+    async fn send(
+        &mut self,
         connection: &mut Connection,
-        batch: Batch,
-        in_load: bool,
-    ) -> Result<Prepared, LoadError> {
-        let name = target(&batch, self.default_schema());
-        let key = batch.key_columns();
-        let timestamp_column =
-            batch.options.timestamp_column.as_deref().map(|column| batch.column_name(column));
-        let purpose = Purpose::Schema { table: &name.table };
-        let mut made = HashSet::new();
-        for _ in 0..MAX_FITS {
-            let table = Table::read(connection, &name).await?;
-            let fit = Fit::new(&batch, table.as_ref(), &made);
-            let wanted = |table: Option<&Table>, fit: &Fit| {
-                ddl::changes(&name, table, &fit.missing, &key, timestamp_column.as_deref())
-            };
-            if table.is_some() && wanted(table.as_ref(), &fit).is_empty() {
-                let key_constraint = table.and_then(|table| table.key).map(|key| key.constraint);
-                return Ok(Prepared { batch, name, fit, key_constraint });
+        index: usize,
+        prepared: &Prepared,
+        report: &mut LoadReport,
+    ) -> Result<bool, LoadError> {
+        let batch = &prepared.batch;
+        let total = batch.row_count();
+        let mut counts = LoadCounts::default();
+        if prepared.fit.columns.is_empty() {
+            transfer::empty(connection, prepared).await?;
+            counts.merged = total as u64;
+        } else {
+            transfer::make_room(connection, prepared).await?;
+            let rows = Selection { range: 0..total, kept: survivors(prepared, &[])? };
+            let isolates =
+                self.options.refusals == Refusals::Isolate && batch.replaces == Replaces::Nothing;
+            if batch.replaces == Replaces::Table && !prepared.is_new {
+                counts.loaded = transfer::replace_all(connection, prepared, &rows).await?;
+            } else if isolates && self.isolation.has_begun() {
+                let sent = self.isolation.send(connection, index, prepared, rows.clone()).await?;
+                let Some(loaded) = sent else {
+                    return Ok(false);
+                };
+                counts.loaded = loaded;
+                report.refused.extend(self.isolation.refused(index));
+                counts.refused =
+                    report.refused.iter().filter(|row| row.batch == index).count() as u64;
+            } else {
+                counts.loaded = transfer::send(connection, prepared, &rows).await?;
             }
-            if fit.columns.is_empty() && table.is_none() {
-                return Ok(Prepared { batch, name, fit, key_constraint: None });
-            }
-            if !in_load {
-                connection.run(&self.begin_sql()).await?;
-            }
-            connection.run_for(&ddl::lock_table_sql(&name), purpose).await?;
-            let table = Table::read(connection, &name).await?;
-            if table.is_none() {
-                ensure_schema(connection, &name).await?;
-            }
-            let fit = Fit::new(&batch, table.as_ref(), &made);
-            for statement in wanted(table.as_ref(), &fit).statements {
-                connection.run_for(&statement, purpose).await?;
-            }
-            if !in_load {
-                connection.run("commit").await?;
-            }
-            made.extend(fit.missing.into_iter().map(|column| column.name));
+            counts.merged = total as u64 - counts.loaded - counts.refused;
         }
-        Err(LoadError::config(format!(
-            "table {} changes faster than a batch can be fitted to it",
-            name.table
-        )))
+        report.counts.loaded += counts.loaded;
+        report.counts.merged += counts.merged;
+        report.counts.refused += counts.refused;
+        report.tables.push(loaded_table(connection, index, prepared).await?);
+        Ok(true)
     }
 }
 
-async fn ensure_schema(connection: &mut Connection, name: &TableName) -> Result<(), LoadError> {
-    let (schema, purpose) = (&name.schema, Purpose::Schema { table: &name.table });
-    let found =
-        format!("select 1 from pg_catalog.pg_namespace where nspname = {}", quote_literal(schema));
-    if !connection.run_for(&found, purpose).await?.is_empty() {
-        return Ok(());
+/// Which rows are sent: of those with equal keys one, and none of `refused`. `None`: all.
+pub(super) fn survivors(
+    prepared: &Prepared,
+    refused: &[usize],
+) -> Result<Option<Arc<Vec<bool>>>, LoadError> {
+    let Prepared { batch, fit, .. } = prepared;
+    if batch.options.deduplicate {
+        let survivors = dedup::survivors(batch, refused, prepared.part(), |row, cell, out| {
+            fit.stored(row, cell, out)
+        })?;
+        return Ok(Some(Arc::new(survivors)));
     }
-    // two creators of one schema collide in the catalog in spite of `if not exists`
-    let created = format!(
-        "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({}, 1)); \
-         create schema if not exists {}",
-        quote_literal(schema),
-        quote_ident(schema)
-    );
-    connection.run_for(&created, purpose).await.map(drop)
+    if refused.is_empty() {
+        return Ok(None);
+    }
+    let mut kept = vec![true; batch.row_count()];
+    refused.iter().for_each(|row| kept[*row] = false);
+    Ok(Some(Arc::new(kept)))
 }
 
-/// Sends one batch: straight into the table, or through a staging table where rows are merged or cast.
-async fn send(connection: &mut Connection, prepared: Prepared) -> Result<LoadCounts, LoadError> {
-    let Prepared { batch, name, fit, key_constraint } = prepared;
-    let total = batch.row_count() as u64;
-    if fit.columns.is_empty() {
-        return Ok(LoadCounts { loaded: 0, merged: total });
-    }
-    let purpose = Purpose::Rows { table: &name.table };
-    let survivors = batch
-        .options
-        .deduplicate
-        .then(|| dedup::survivors(&batch, |row, cell, out| fit.stored(row, cell, out)));
-    let columns = fit.quoted_columns();
-    let is_merged = batch.options.merges_into_table();
-    if !is_merged && !fit.needs_cast() {
-        let loaded =
-            copy(connection, &name.quoted(), &columns, batch, fit, survivors, &name.table).await?;
-        return Ok(LoadCounts { loaded, merged: total - loaded });
-    }
-    let temporary = !batch.options.disable_temporary_tables;
-    let staging = staging_name(&name.table);
-    let place = if temporary {
-        format!("pg_temp.{}", quote_ident(&staging))
-    } else {
-        format!("{}.{}", quote_ident(&name.schema), quote_ident(&staging))
-    };
-    let casts: Vec<_> = fit.columns.iter().map(|column| column.cutting_cast.clone()).collect();
-    connection.run_for(&ddl::staging_sql(&staging, &name, &columns, temporary), purpose).await?;
-    for (column, _) in columns.iter().zip(&casts).filter(|(_, cast)| cast.is_some()) {
-        // the cast is what cuts, so the staging table takes the whole text
-        let widened = format!("alter table {place} alter column {column} type text");
-        connection.run_for(&widened, purpose).await?;
-    }
-    let sent = copy(connection, &place, &columns, batch, fit, survivors, &name.table).await?;
-    let selected: Vec<_> = columns
-        .iter()
-        .zip(&casts)
-        .map(|(column, cast)| match cast {
-            Some(cast) => format!("{column}::{cast}"),
-            None => column.clone(),
-        })
-        .collect();
-    let constraint = key_constraint.as_deref().filter(|_| is_merged);
-    let merge = ddl::merge_sql(&place, &name, &columns, &selected, constraint);
-    let loaded = connection.execute(&merge, purpose).await?;
-    connection.run_for(&format!("drop table {place}"), purpose).await?;
-    Ok(LoadCounts { loaded, merged: total - sent })
-}
-
-/// Streams a batch into a table; encoding runs beside sending. Returns the number of rows stored.
-async fn copy(
+async fn loaded_table(
     connection: &mut Connection,
-    place: &str,
-    columns: &[String],
-    batch: Batch,
-    fit: Fit,
-    survivors: Option<Vec<bool>>,
-    table: &str,
-) -> Result<u64, LoadError> {
-    let purpose = Purpose::Rows { table };
-    let sql = format!("copy {place} ({}) from stdin", columns.join(", "));
-    let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
-    let encoding =
-        tokio::task::spawn_blocking(move || encode(batch, &fit, survivors.as_deref(), &sender));
-    let stored = connection.copy(&sql, &mut chunks, purpose).await;
-    drop(chunks); // after a refusal the encoder waits for room in it
-    if encoding.await.is_err() {
-        // the rows sent are not all rows
-        connection.give_up();
-        return Err(LoadError::config("encoding the batch panicked; see the log"));
-    }
-    stored
-}
-
-fn encode(batch: Batch, fit: &Fit, survivors: Option<&[bool]>, sender: &mpsc::Sender<Vec<u8>>) {
-    let names: Vec<Box<str>> = batch.columns.iter().map(|column| column.name.clone()).collect();
-    let mut encoder = Encoder::new(fit, &names);
-    let mut text = Vec::with_capacity(CHUNK + CHUNK / 8);
-    let mut number = 0;
-    for rows in batch.rows.into_chunks() {
-        for row in rows.rows() {
-            if survivors.is_none_or(|survivors| survivors[number]) {
-                encoder.encode(number, row, &mut text);
-            }
-            number += 1;
-            if text.len() >= CHUNK {
-                let full = std::mem::replace(&mut text, Vec::with_capacity(CHUNK + CHUNK / 8));
-                if sender.blocking_send(full).is_err() {
-                    return; // the server refused; the sending side knows why
-                }
-            }
-        }
-    } // each chunk of rows is freed once it is encoded
-    if !text.is_empty() && sender.blocking_send(text).is_err() {
-        warn!("the server ended a copy before its last rows");
-    }
+    index: usize,
+    prepared: &Prepared,
+) -> Result<LoadedTable, LoadError> {
+    let name = &prepared.name;
+    let read;
+    let table = if prepared.batch.replaces == Replaces::Table {
+        read = Table::read(connection, name).await?; // it may have got columns while it was replaced
+        read.as_ref()
+    } else {
+        prepared.table.as_ref()
+    };
+    let table = table.cloned().unwrap_or_default();
+    Ok(table.describe(index, &name.table))
 }
 
 async fn commit(connection: &mut Connection) -> Result<(), LoadError> {
@@ -338,11 +339,4 @@ async fn commit(connection: &mut Connection) -> Result<(), LoadError> {
         }
         Err(error) => Err(error),
     }
-}
-
-fn staging_name(table: &str) -> String {
-    let start: String = table.chars().take(STAGING_NAME).collect();
-    // 16 digits, as many as the original's milliseconds and random number have
-    let digits = Uuid::new_v4().as_u128() % 10_000_000_000_000_000;
-    format!("{start}_tmp{digits:016}")
 }

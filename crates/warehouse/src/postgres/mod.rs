@@ -1,5 +1,6 @@
-//! PostgreSQL: the table as it is (`table`), how a batch fits it (`fit`), what has to change (`ddl`), how rows
-//! become COPY text (`encode`), and the transaction that carries them (`load`).
+//! PostgreSQL: the table as it is (`table`), how a batch fits it (`fit`), what has to change (`ddl`, `prepare`,
+//! `key`), how rows become COPY text (`encode`) and reach the table (`transfer`, one by one: `insert`), which rows are refused
+//! (`isolate`), and the transaction that carries all of it (`load`).
 
 mod client;
 mod credentials;
@@ -7,14 +8,24 @@ mod ddl;
 mod encode;
 mod error;
 mod fit;
+mod insert;
+mod isolate;
+mod key;
 mod load;
+mod prepare;
 mod table;
+mod transfer;
 mod types;
 
 pub use client::{Connection, Postgres, Settings};
 pub use credentials::Credentials;
 pub use error::{LoadError, ServerError};
-pub use load::{Checkpoint, LoadCounts, LoadReport, SchemaChanges};
+pub use load::{
+    Advance, Checkpoint, LoadCounts, LoadOptions, LoadReport, LoadedTable, Refusals, RefusedRow,
+    SchemaChanges,
+};
+pub(crate) use table::Table;
+pub(crate) use types::data_type;
 
 /// A name as SQL takes it. The only way for a name into a statement.
 pub fn quote_ident(name: &str) -> String {

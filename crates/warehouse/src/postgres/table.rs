@@ -5,6 +5,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     client::Connection,
     error::{LoadError, Purpose},
+    load::LoadedTable,
     quote_ident, quote_literal, types,
 };
 use crate::data_type::DataType;
@@ -27,12 +28,16 @@ impl TableName {
 pub(crate) struct Table {
     pub(crate) columns: Vec<TableColumn>,
     pub(crate) key: Option<Key>,
+    /// Columns that the table ever had: dropped ones count against PostgreSQL's limit.
+    pub(crate) attribute_count: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableColumn {
     pub(crate) name: String,
     pub(crate) data_type: DataType,
+    /// As the catalog prints it.
+    pub(crate) sql_type: String,
 }
 
 /// The primary key.
@@ -44,7 +49,7 @@ pub(crate) struct Key {
 }
 
 impl Table {
-    /// Reads the table's shape. `None`: there is no such ordinary table.
+    /// Reads the table's shape. `None`: there is no such table, ordinary or partitioned.
     pub(crate) async fn read(
         connection: &mut Connection,
         name: &TableName,
@@ -59,10 +64,12 @@ impl Table {
             let read = || -> Result<_, sqlx::Error> {
                 let name: Option<String> = row.try_get(0)?;
                 let sql_type: Option<String> = row.try_get(1)?;
-                Ok((name, sql_type, key_part(row)?))
+                let attribute_count: i16 = row.try_get(4)?;
+                Ok((name, sql_type, key_part(row)?, attribute_count))
             };
-            let (name, sql_type, part) =
+            let (name, sql_type, part, attribute_count) =
                 read().map_err(|_| LoadError::config("the catalog answers in another shape"))?;
+            table.attribute_count = usize::try_from(attribute_count).unwrap_or(0);
             let (Some(name), Some(sql_type)) = (name, sql_type) else {
                 continue; // a table without columns
             };
@@ -70,13 +77,29 @@ impl Table {
                 table.key.get_or_insert_with(|| Key { constraint, columns: Vec::new() });
                 key.push((position, name.clone()));
             }
-            table.columns.push(TableColumn { data_type: types::data_type(&sql_type), name });
+            table.columns.push(TableColumn {
+                data_type: types::data_type(&sql_type),
+                name,
+                sql_type,
+            });
         }
         key.sort_unstable();
         if let Some(found) = &mut table.key {
             found.columns = key.into_iter().map(|(_, name)| name).collect();
         }
         Ok(Some(table))
+    }
+
+    /// What a report says of the table.
+    pub(crate) fn describe(&self, batch: usize, name: &str) -> LoadedTable {
+        let columns = self.columns.iter();
+        LoadedTable {
+            batch,
+            name: name.to_owned(),
+            columns: columns.map(|column| (column.name.clone(), column.sql_type.clone())).collect(),
+            key: self.key.as_ref().map(|key| key.columns.clone()).unwrap_or_default(),
+            key_name: self.key.as_ref().map(|key| key.constraint.clone()),
+        }
     }
 
     pub(crate) fn column(&self, name: &str) -> Option<&TableColumn> {
@@ -90,18 +113,19 @@ fn key_part(row: &PgRow) -> Result<Option<(String, i64)>, sqlx::Error> {
     Ok(constraint.zip(position))
 }
 
-/// A row per column: name, type, and the key constraint with the column's place in it.
+/// A row per column: name, type, the key constraint with the column's place in it, and the number of columns,
+/// dropped ones included.
 fn shape_sql(name: &TableName) -> String {
     format!(
         "select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), \
-         k.conname::text, pg_catalog.array_position(k.conkey, a.attnum)::bigint \
+         k.conname::text, pg_catalog.array_position(k.conkey, a.attnum)::bigint, c.relnatts \
          from pg_catalog.pg_class c \
          join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
          left join pg_catalog.pg_attribute a \
          on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
          left join pg_catalog.pg_constraint k \
          on k.conrelid = c.oid and k.contype = 'p' and a.attnum = any (k.conkey) \
-         where c.relkind = 'r' and n.nspname = {} and c.relname = {} order by a.attnum",
+         where c.relkind in ('r', 'p') and n.nspname = {} and c.relname = {} order by a.attnum",
         quote_literal(&name.schema),
         quote_literal(&name.table)
     )

@@ -1,17 +1,25 @@
-//! A batch stream: rows become visible together when it completes, or not at all.
+//! A stream of the batch family: rows become visible together when it completes, or not at all.
 //!
-//! Invariant: an event that fails is left out and changes nothing else; only `complete` touches the database.
+//! Invariant: an event that fails changes nothing else; only `complete` touches the database. In a stream that
+//! replaces rows a failed event fails the whole, because what would be missing was there before.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
-    StreamError,
-    state::{State, Status},
+    Mode, StreamError,
+    state::{Phase, State, Status},
 };
 use crate::{
-    Batch, OptionError, RowError, StreamOptions,
-    postgres::{Postgres, SchemaChanges},
+    Batch, MemoryLimit, OptionError, Replaces, RowError, StreamOptions,
+    postgres::{LoadOptions, LoadReport, Postgres, Refusals, SchemaChanges},
 };
+
+/// A stream is all or nothing, its changes to the table included.
+const LOAD: LoadOptions =
+    LoadOptions { refusals: Refusals::Fail, schema_changes: SchemaChanges::InLoad };
 
 /// One batch on its way into one table.
 pub struct BatchStream {
@@ -20,6 +28,8 @@ pub struct BatchStream {
     batch: Option<Batch>,
     last_error: Option<RowError>,
     state: State,
+    opened: Instant,
+    bytes: u64,
 }
 
 impl BatchStream {
@@ -27,11 +37,25 @@ impl BatchStream {
     pub fn new(
         postgres: Postgres,
         table: &str,
+        mode: Mode,
         options: Arc<StreamOptions>,
     ) -> Result<BatchStream, OptionError> {
-        let batch = Batch::new(table, options)?;
-        let state = State::new(table, "batch");
-        Ok(BatchStream { postgres, batch: Some(batch), last_error: None, state })
+        let replaces = match mode {
+            Mode::Batch | Mode::Stream => Replaces::Nothing,
+            Mode::ReplaceTable => Replaces::Table,
+            Mode::ReplacePartition => Replaces::Partition,
+        };
+        let batch = Batch::replacing(replaces, table, options)?;
+        let state = State::new(&batch.table, mode);
+        let (opened, last_error) = (Instant::now(), None);
+        Ok(BatchStream { postgres, batch: Some(batch), last_error, state, opened, bytes: 0 })
+    }
+
+    /// Keeps rows beyond the limit on disk. To be called before the first event.
+    #[must_use]
+    pub fn with_memory_limit(mut self, limit: MemoryLimit) -> BatchStream {
+        self.batch = self.batch.map(|batch| batch.with_memory_limit(limit));
+        self
     }
 
     pub fn state(&self) -> &State {
@@ -43,14 +67,14 @@ impl BatchStream {
         let batch = self.batch.as_mut().ok_or(StreamError::NotActive)?;
         match batch.push(event) {
             Ok(()) => {
+                self.bytes += event.len() as u64;
                 self.state.processed_rows += 1;
                 self.state.successful_rows += 1;
                 Ok(())
             }
             Err(error) => {
                 if !error.is_parse_error() {
-                    self.state.error_row_index = self.state.processed_rows;
-                    self.state.error = Some(error.to_string());
+                    self.state.failed_event(error.to_string());
                     self.last_error = Some(error.clone());
                 }
                 Err(error.into())
@@ -83,14 +107,28 @@ impl BatchStream {
     }
 
     async fn store(&mut self, batch: Batch) -> Result<(), StreamError> {
-        if batch.is_empty() {
-            return match self.last_error.take() {
-                Some(error) => Err(error.into()),
-                None => Ok(()), // nothing came: nothing is touched, not even the connection
-            };
+        let fails = batch.is_empty() || batch.replaces != Replaces::Nothing;
+        if let Some(error) = self.last_error.take().filter(|_| fails) {
+            return Err(error.into());
         }
-        // a stream is all or nothing, its changes to the table included
-        self.postgres.load_with(vec![batch], None, SchemaChanges::InLoad).await?;
+        let consumed_in = self.opened.elapsed();
+        let is_merged = batch.options.merges_into_table();
+        let report = self.postgres.load(vec![batch], None, LOAD).await?;
+        if let Some(table) = report.tables.first() {
+            self.state.representation.set_table(table);
+            self.state.statistics =
+                Some(Phase::total(self.phases(consumed_in, is_merged, &report)));
+        }
         Ok(())
+    }
+
+    fn phases(&self, consumed_in: Duration, is_merged: bool, report: &LoadReport) -> [Phase; 5] {
+        [
+            Phase::new("consume", self.bytes, consumed_in),
+            Phase::new("batch_size", self.bytes, Duration::ZERO),
+            Phase::new("postgres_prepare_data", 0, report.prepared_in),
+            Phase::new("postgres_load_data", 0, report.sent_in),
+            Phase::new(if is_merged { "merge" } else { "copy" }, 0, report.committed_in),
+        ]
     }
 }

@@ -4,24 +4,121 @@
 //! use [`Batch`](crate::Batch) and a destination's `load` without it.
 
 mod batch;
+mod event;
 mod state;
 
-pub use batch::BatchStream;
-pub use state::{Representation, State, Status};
+use std::{str::FromStr, sync::Arc};
 
-use crate::{options::OptionError, postgres::LoadError, row::RowError};
+use serde::Serialize;
+
+pub use batch::BatchStream;
+pub use event::EventStream;
+pub use state::{Phase, Representation, State, Status};
+
+use crate::{
+    options::{OptionError, StreamOptions},
+    postgres::{LoadError, Postgres},
+    row::RowError,
+};
+
+/// What a stream does with its events, and with the rows that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Each event is stored at once.
+    Stream,
+    /// All are stored when the stream completes.
+    Batch,
+    /// The same, instead of all rows of the table.
+    ReplaceTable,
+    /// The same, instead of the rows of the `partitionId`.
+    ReplacePartition,
+}
+
+impl FromStr for Mode {
+    type Err = StreamError;
+
+    fn from_str(text: &str) -> Result<Mode, StreamError> {
+        match text {
+            "stream" => Ok(Mode::Stream),
+            "batch" => Ok(Mode::Batch),
+            "replace_table" => Ok(Mode::ReplaceTable),
+            "replace_partition" => Ok(Mode::ReplacePartition),
+            _ => Err(StreamError::Mode(text.to_owned())),
+        }
+    }
+}
+
+/// A stream of any mode.
+pub enum Stream {
+    Batch(Box<BatchStream>),
+    Event(Box<EventStream>),
+}
+
+impl Stream {
+    /// Opens a stream into `table` (a raw name).
+    pub fn open(
+        postgres: Postgres,
+        table: &str,
+        mode: Mode,
+        options: Arc<StreamOptions>,
+    ) -> Result<Stream, OptionError> {
+        Ok(match mode {
+            Mode::Stream => Stream::Event(EventStream::new(postgres, table, options)?.into()),
+            _ => Stream::Batch(BatchStream::new(postgres, table, mode, options)?.into()),
+        })
+    }
+
+    /// Takes one event (JSON).
+    pub async fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
+        match self {
+            Stream::Batch(stream) => stream.consume(event),
+            Stream::Event(stream) => stream.consume(event).await,
+        }
+    }
+
+    /// Ends the stream and stores what is not stored yet.
+    pub async fn complete(&mut self) -> Result<(), StreamError> {
+        match self {
+            Stream::Batch(stream) => stream.complete().await,
+            Stream::Event(stream) => {
+                stream.complete();
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the stream without storing anything more.
+    pub fn abort(&mut self) -> &State {
+        match self {
+            Stream::Batch(stream) => stream.abort(),
+            Stream::Event(stream) => stream.abort(),
+        }
+    }
+
+    pub fn state(&self) -> &State {
+        match self {
+            Stream::Batch(stream) => stream.state(),
+            Stream::Event(stream) => stream.state(),
+        }
+    }
+}
 
 /// Why a call of a stream failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
+    #[error("unsupported bulk mode: {0}")]
+    Mode(String),
     #[error("stream is not active")]
     NotActive,
+    #[error("stream is not active. Status: {0}")]
+    Ended(Status),
     #[error(transparent)]
     Options(#[from] OptionError),
     /// The event cannot become a row; the stream goes on without it.
     #[error(transparent)]
     Row(#[from] RowError),
-    /// Nothing of the stream is in the table.
+    /// Of a batch nothing is in the table; of a stream of single events all but this one.
     #[error(transparent)]
     Load(#[from] LoadError),
 }

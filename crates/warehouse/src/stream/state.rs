@@ -1,6 +1,12 @@
 //! What a stream tells about itself. The field names are an interface: services hand them on as JSON.
 
+use std::{fmt, time::Duration};
+
 use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::Mode;
+use crate::postgres::LoadedTable;
 
 /// Where a stream is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -12,13 +18,24 @@ pub enum Status {
     Failed,
 }
 
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::Active => "ACTIVE",
+            Status::Completed => "COMPLETED",
+            Status::Aborted => "ABORTED",
+            Status::Failed => "FAILED",
+        })
+    }
+}
+
 /// The account of one stream.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     pub representation: Representation,
     pub status: Status,
-    pub mode: &'static str,
+    pub mode: Mode,
     /// The last error's text; it stays when later events are good. Holds no row value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -32,6 +49,9 @@ pub struct State {
     #[serde(skip_serializing_if = "is_zero")]
     pub error_row_index: u64,
     pub processing_time_sec: f64,
+    /// What took how long; `None` until something was stored, and for single events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<Phase>,
     pub queue_size: u64,
 }
 
@@ -40,12 +60,77 @@ pub struct State {
 #[serde(rename_all = "camelCase")]
 pub struct Representation {
     pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_name: Option<String>,
+    /// Column → SQL type, in the table's order; `None` until something was stored.
+    pub schema: Option<Map<String, Value>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub primary_key_fields: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub primary_key_name: Option<String>,
+}
+
+impl Representation {
+    pub(super) fn set_table(&mut self, table: &LoadedTable) {
+        let schema =
+            table.columns.iter().map(|(name, sql_type)| (name.clone(), sql_type.as_str().into()));
+        *self = Representation {
+            name: table.name.clone(),
+            target_name: Some(table.name.clone()),
+            schema: Some(schema.collect()),
+            primary_key_fields: table.key.clone(),
+            primary_key_name: table.key_name.clone(),
+        };
+    }
+}
+
+/// One phase of a stream's work, or all of them together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Phase {
+    pub name: &'static str,
+    pub bytes_processed: u64,
+    pub time_processed_ms: u64,
+    /// Of warehouses that charge for bytes; 0 for PostgreSQL.
+    pub estimated_cost: f64,
+    /// The phases of a total, by name.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub states: Map<String, Value>,
+}
+
+impl Phase {
+    pub(super) fn new(name: &'static str, bytes: u64, time: Duration) -> Phase {
+        Phase {
+            name,
+            bytes_processed: bytes,
+            time_processed_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            estimated_cost: 0.0,
+            states: Map::new(),
+        }
+    }
+
+    pub(super) fn total<const N: usize>(phases: [Phase; N]) -> Phase {
+        let mut total = Phase::new("total", 0, Duration::ZERO);
+        for phase in phases {
+            total.bytes_processed += phase.bytes_processed;
+            total.time_processed_ms += phase.time_processed_ms;
+            let name = phase.name.to_owned();
+            total.states.insert(name, serde_json::to_value(phase).unwrap_or_default());
+        }
+        total
+    }
 }
 
 impl State {
-    pub(super) fn new(table: &str, mode: &'static str) -> State {
+    pub(super) fn new(table: &str, mode: Mode) -> State {
         State {
-            representation: Representation { name: table.to_owned() },
+            representation: Representation {
+                name: table.to_owned(),
+                target_name: None,
+                schema: None,
+                primary_key_fields: Vec::new(),
+                primary_key_name: None,
+            },
             status: Status::Active,
             mode,
             error: None,
@@ -54,8 +139,15 @@ impl State {
             successful_rows: 0,
             error_row_index: 0,
             processing_time_sec: 0.0,
+            statistics: None,
             queue_size: 0,
         }
+    }
+
+    /// Takes note of an event that failed.
+    pub(super) fn failed_event(&mut self, error: String) {
+        self.error_row_index = self.processed_rows;
+        self.error = Some(error);
     }
 }
 
@@ -70,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_left_out() {
-        let state = serde_json::to_value(State::new("t", "batch")).unwrap();
+        let state = serde_json::to_value(State::new("t", Mode::Batch)).unwrap();
         let keys: Vec<_> = state.as_object().unwrap().keys().cloned().collect();
         assert_eq!(
             keys,
@@ -86,5 +178,6 @@ mod tests {
             ]
         );
         assert_eq!(state["status"], "ACTIVE");
+        assert_eq!(state["representation"], serde_json::json!({"name": "t", "schema": null}));
     }
 }

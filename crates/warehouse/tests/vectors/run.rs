@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use warehouse::{
     StreamOptions,
     postgres::{Postgres, quote_ident},
-    stream::{BatchStream, StreamError},
+    stream::{Mode, Stream, StreamError},
 };
 
 use crate::{
@@ -87,10 +87,14 @@ async fn play(
             return Ok(outcome);
         }
     }
-    if mode != "batch" {
-        return Err(format!("mode {mode} is not there yet"));
-    }
-    let stream = BatchStream::new(destination.clone(), &case.table, Arc::new(parsed));
+    let mode: Mode = match mode.parse() {
+        Ok(mode) => mode,
+        Err(error) => {
+            outcome.failed = Some(full_text(&error));
+            return Ok(outcome);
+        }
+    };
+    let stream = Stream::open(destination.clone(), &case.table, mode, Arc::new(parsed));
     let mut stream = match stream {
         Ok(stream) => stream,
         Err(error) => {
@@ -99,7 +103,7 @@ async fn play(
         }
     };
     for (index, line) in step.lines()?.iter().enumerate() {
-        if let Err(error) = stream.consume(line) {
+        if let Err(error) = stream.consume(line).await {
             outcome.refused.insert(index, full_text(&error));
             if !step.continue_on_error {
                 break;

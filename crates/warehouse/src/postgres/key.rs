@@ -1,0 +1,236 @@
+//! A primary key for a table that has rows, made while everybody reads and writes.
+//!
+//! The index is built concurrently and NOT NULL is proven by a constraint that is validated without a lock on
+//! writers, so the ALTER that attaches both only changes the catalog. Invariant: whatever fails leaves nothing
+//! behind that slows or refuses anybody's writes.
+
+use std::{collections::HashMap, sync::Mutex, time::Duration};
+
+use sqlx::Row;
+use tracing::{info, warn};
+
+use super::{
+    client::{Connection, Postgres},
+    ddl::{self, KeyChange},
+    error::{LoadError, Purpose, ServerError},
+    load::SchemaChanges,
+    prepare::{Patience, undo_change_sql},
+    quote_ident, quote_literal,
+    table::{Table, TableName},
+};
+
+/// An index over a large table takes its time.
+const BUILD_PATIENCE: Duration = Duration::from_secs(6 * 3600);
+
+/// Keys that the rows of a table refused, until something changes there.
+#[derive(Default)]
+pub(super) struct RefusedKeys(Mutex<HashMap<(TableName, Vec<String>), Refusal>>);
+
+struct Refusal {
+    /// What the table was when the key was refused.
+    state: String,
+    error: ServerError,
+}
+
+impl RefusedKeys {
+    fn get(&self, name: &TableName, key: &[String], state: &str) -> Option<ServerError> {
+        let refused = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let refusal = refused.get(&(name.clone(), key.to_vec()))?;
+        (refusal.state == state).then(|| refusal.error.clone())
+    }
+
+    fn insert(&self, name: &TableName, key: &[String], state: String, error: ServerError) {
+        let mut refused = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        refused.insert((name.clone(), key.to_vec()), Refusal { state, error });
+    }
+}
+
+impl Postgres {
+    /// Gives the table the key if it lacks it. A key that the table's rows refuse is an error, now and until rows or
+    /// the table change.
+    pub(super) async fn ensure_key(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+        key: &[String],
+    ) -> Result<(), LoadError> {
+        let wants_key = |table: Option<&Table>| {
+            table.is_some_and(|table| {
+                matches!(ddl::key_change(name, table.key.as_ref(), key), KeyChange::Set { .. })
+            })
+        };
+        if !wants_key(Table::read(connection, name).await?.as_ref()) {
+            return Ok(());
+        }
+        let purpose = Purpose::Schema { table: &name.table };
+        let state = table_state(connection, name).await?;
+        if let Some(error) = self.refused_keys().get(name, key, &state) {
+            return Err(LoadError::Schema { table: name.table.clone(), error: Box::new(error) });
+        }
+        // held by a second connection: building an index concurrently wants no transaction on the first, and this
+        // one takes no snapshot that the index would wait for
+        let mut owner = self.connection().await?;
+        let unlimited = "set local idle_in_transaction_session_timeout = 0";
+        owner.run(&format!("{}; {unlimited}", self.begin_sql())).await?;
+        owner.run_for(&ddl::lock_table_sql(name), purpose).await?;
+        let built = match wants_key(Table::read(&mut owner, name).await?.as_ref()) {
+            true => self.build_key(connection, name, key).await,
+            false => Ok(()), // somebody else was faster
+        };
+        owner.run("rollback").await?;
+        if let Err(LoadError::Schema { error, .. } | LoadError::Refused { error, .. }) = &built
+            && error.sqlstate.starts_with("23")
+        {
+            warn!(table = name.table, %error, "the table's rows do not allow the primary key; not tried again until they change");
+            self.refused_keys().insert(name, key, state, (**error).clone());
+        }
+        built
+    }
+
+    async fn build_key(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+        key: &[String],
+    ) -> Result<(), LoadError> {
+        let purpose = Purpose::Schema { table: &name.table };
+        let rows = format!("select 1 from {} limit 1", name.quoted());
+        if connection.run_for(&rows, purpose).await?.is_empty() {
+            let mut statements = self.old_key_dropped(connection, name, key).await?;
+            statements.push(ddl::add_key_sql(name, key));
+            return self.change_patiently(connection, name, &statements).await;
+        }
+        info!(table = name.table, key = ?key, "building a primary key beside the table's traffic");
+        let constraint = ddl::key_name();
+        let not_null = format!("{constraint}_nn");
+        let proven = format!(
+            "alter table {} add constraint {} check ({}) not valid",
+            name.quoted(),
+            quote_ident(&not_null),
+            key.iter()
+                .map(|column| format!("{} is not null", quote_ident(column)))
+                .collect::<Vec<_>>()
+                .join(" and ")
+        );
+        self.change_patiently(connection, name, &[proven]).await?;
+        let built = self.build_index(connection, name, key, &constraint, &not_null).await;
+        let attached = match built {
+            Ok(()) => {
+                let mut statements = self.old_key_dropped(connection, name, key).await?;
+                statements.push(format!(
+                    "alter table {} add constraint {index} primary key using index {index}",
+                    name.quoted(),
+                    index = quote_ident(&constraint)
+                ));
+                statements.push(ddl::drop_constraint_sql(name, &not_null));
+                self.change_patiently(connection, name, &statements).await
+            }
+            Err(error) => Err(error),
+        };
+        if attached.is_err() {
+            self.clean_up(connection, name, &constraint, &not_null).await;
+        }
+        attached
+    }
+
+    /// The statement that drops the managed key that the new one comes instead of, if there is one.
+    async fn old_key_dropped(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+        key: &[String],
+    ) -> Result<Vec<String>, LoadError> {
+        let present = Table::read(connection, name).await?.and_then(|table| table.key);
+        Ok(match ddl::key_change(name, present.as_ref(), key) {
+            KeyChange::Set { instead_of: Some(old) } => vec![ddl::drop_constraint_sql(name, &old)],
+            KeyChange::Set { instead_of: None } | KeyChange::Nothing | KeyChange::Drop(_) => vec![],
+        })
+    }
+
+    async fn build_index(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+        key: &[String],
+        index: &str,
+        not_null: &str,
+    ) -> Result<(), LoadError> {
+        let purpose = Purpose::Schema { table: &name.table };
+        let (table, index, not_null) = (name.quoted(), quote_ident(index), quote_ident(not_null));
+        let validated = format!("alter table {table} validate constraint {not_null}");
+        let columns = ddl::quoted_list(key);
+        let built = format!("create unique index concurrently {index} on {table} ({columns})");
+        connection.run_long(&validated, purpose, BUILD_PATIENCE).await?;
+        connection.run_long(&built, purpose, BUILD_PATIENCE).await
+    }
+
+    /// Removes what a failed attempt left. What cannot be removed now is named in the log.
+    async fn clean_up(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+        index: &str,
+        not_null: &str,
+    ) {
+        let purpose = Purpose::Schema { table: &name.table };
+        let index_dropped = format!(
+            "drop index concurrently if exists {}.{}",
+            quote_ident(&name.schema),
+            quote_ident(index)
+        );
+        let index_dropped = connection.run_long(&index_dropped, purpose, BUILD_PATIENCE).await;
+        let check_dropped = format!(
+            "alter table {} drop constraint if exists {}",
+            name.quoted(),
+            quote_ident(not_null)
+        );
+        let check_dropped = self.change_patiently(connection, name, &[check_dropped]).await;
+        for error in [index_dropped, check_dropped].into_iter().filter_map(Result::err) {
+            warn!(table = name.table, index, constraint = not_null, %error, "what is left of a primary key that failed cannot be removed; drop it by hand");
+        }
+    }
+
+    /// Runs statements that need the table for themselves for a moment, in a transaction of their own.
+    async fn change_patiently(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+        statements: &[String],
+    ) -> Result<(), LoadError> {
+        let purpose = Purpose::Schema { table: &name.table };
+        let mut patience = Patience::new(self.settings().schema_patience);
+        loop {
+            connection.run(&self.begin_change_sql(SchemaChanges::BeforeLoad)).await?;
+            match connection.run_for(&statements.join("; "), purpose).await {
+                Ok(_) => {
+                    connection.run("commit").await?;
+                    return Ok(());
+                }
+                Err(error) => {
+                    connection.run(undo_change_sql(SchemaChanges::BeforeLoad)).await?;
+                    if !error.is_lock_timeout() || !patience.is_left() {
+                        return Err(error);
+                    }
+                    patience.wait(&name.table).await;
+                }
+            }
+        }
+    }
+}
+
+/// What has to change before a refused key is worth another try: the table itself, or rows that were updated or
+/// deleted. Added rows cannot help.
+async fn table_state(connection: &mut Connection, name: &TableName) -> Result<String, LoadError> {
+    let sql = format!(
+        "select c.oid::text || ' ' || c.relfilenode::text || ' ' || c.relnatts::text || ' ' || \
+         coalesce(pg_catalog.pg_stat_get_tuples_updated(c.oid) \
+         + pg_catalog.pg_stat_get_tuples_deleted(c.oid), 0)::text \
+         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+         where n.nspname = {} and c.relname = {}",
+        quote_literal(&name.schema),
+        quote_literal(&name.table)
+    );
+    let rows = connection.run_for(&sql, Purpose::Other).await?;
+    let state = rows.first().and_then(|row| row.try_get(0).ok());
+    Ok(state.unwrap_or_default())
+}

@@ -1,0 +1,232 @@
+//! Rows on their way into a table: by COPY straight into it, or through a staging table where they are merged, cast,
+//! or take the place of all others.
+
+use std::{ops::Range, sync::Arc};
+
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::{
+    client::Connection,
+    ddl::{self, KeyChange, NewColumn, Staging},
+    encode::Encoder,
+    error::{LoadError, Purpose},
+    fit::Fit,
+    prepare::Prepared,
+    table::Table,
+};
+use crate::batch::{Batch, Replaces};
+
+/// Bytes of COPY text that are sent at once.
+const CHUNK: usize = 128 << 10;
+/// Chunks that are encoded ahead of the socket.
+const CHUNKS_AHEAD: usize = 2;
+
+/// Rows of a batch.
+#[derive(Debug, Clone)]
+pub(super) struct Selection {
+    pub(super) range: Range<usize>,
+    /// One flag per row of the batch: whether it is sent. `None`: all are.
+    pub(super) kept: Option<Arc<Vec<bool>>>,
+}
+
+impl Selection {
+    fn has(&self, row: usize) -> bool {
+        self.kept.as_ref().is_none_or(|kept| kept[row])
+    }
+
+    /// How many rows it has.
+    pub(super) fn len(&self) -> usize {
+        self.range.clone().filter(|row| self.has(*row)).count()
+    }
+
+    /// The first row.
+    pub(super) fn first(&self) -> Option<usize> {
+        self.range.clone().find(|row| self.has(*row))
+    }
+
+    /// The row that COPY counts as this line, from 1.
+    pub(super) fn row_of_line(&self, line: u64) -> Option<usize> {
+        let index = usize::try_from(line.checked_sub(1)?).ok()?;
+        self.range.clone().filter(|row| self.has(*row)).nth(index)
+    }
+}
+
+/// Sends rows of a prepared batch; answers how many were inserted or updated. Nothing of what the batch replaces is
+/// touched here.
+pub(super) async fn send(
+    connection: &mut Connection,
+    prepared: &Prepared,
+    rows: &Selection,
+) -> Result<u64, LoadError> {
+    let Prepared { batch, name, fit, table, .. } = prepared;
+    let is_merged = batch.options.merges_into_table();
+    if !is_merged && !fit.needs_cast() {
+        return copy(connection, &name.quoted(), prepared, rows).await;
+    }
+    let purpose = Purpose::Rows { table: &name.table };
+    let columns = fit.quoted_columns();
+    let staging = Staging::new(name, !batch.options.disable_temporary_tables);
+    connection.run_for(&staging.create_like_sql(name, &columns), purpose).await?;
+    widen_cast_columns(connection, &staging, fit, purpose).await?;
+    if prepared.part() > 0 {
+        let key = ddl::quoted_list(&batch.key_columns());
+        let unique = format!("alter table {} add primary key ({key})", staging.quoted());
+        connection.run_for(&unique, purpose).await?;
+    }
+    copy(connection, &staging.quoted(), prepared, rows).await?;
+    let key = table.as_ref().and_then(|table| table.key.as_ref()).filter(|_| is_merged);
+    let constraint = key.map(|key| key.constraint.as_str());
+    let merge =
+        ddl::merge_sql(&staging.quoted(), name, &columns, &selected(fit, &columns), constraint);
+    let loaded = connection.execute(&merge, purpose).await?;
+    connection.run_for(&format!("drop table {}", staging.quoted()), purpose).await?;
+    Ok(loaded)
+}
+
+/// Empties what the batch replaces, as far as that has to happen before its rows are sent.
+pub(super) async fn make_room(
+    connection: &mut Connection,
+    prepared: &Prepared,
+) -> Result<(), LoadError> {
+    let Prepared { batch, name, .. } = prepared;
+    let Some(partition) = batch.partition().filter(|_| prepared.table.is_some()) else {
+        return Ok(());
+    };
+    let sql = ddl::delete_partition_sql(name, &batch.partition_column(), partition);
+    connection.execute(&sql, Purpose::Rows { table: &name.table }).await.map(drop)
+}
+
+/// Puts the rows in the place of all that the table has: they are all there before the table is emptied. Columns that
+/// the table has besides stay.
+pub(super) async fn replace_all(
+    connection: &mut Connection,
+    prepared: &Prepared,
+    rows: &Selection,
+) -> Result<u64, LoadError> {
+    let Prepared { batch, name, fit, .. } = prepared;
+    let (as_rows, as_schema) =
+        (Purpose::Rows { table: &name.table }, Purpose::Schema { table: &name.table });
+    let staging = Staging::new(name, !batch.options.disable_temporary_tables);
+    connection.run_for(&staging.create_sql(&fit.missing), as_rows).await?;
+    widen_cast_columns(connection, &staging, fit, as_rows).await?;
+    copy(connection, &staging.quoted(), prepared, rows).await?;
+
+    connection.run_for(&ddl::lock_table_sql(name), as_schema).await?;
+    let table = Table::read(connection, name).await?.unwrap_or_default();
+    let is_lacking = |column: &&NewColumn| table.column(&column.name).is_none();
+    let lacking: Vec<_> = fit.missing.iter().filter(is_lacking).cloned().collect();
+    let key = batch.key_columns();
+    let mut statements = Vec::new();
+    if !lacking.is_empty() {
+        statements.push(ddl::add_columns_sql(name, &lacking));
+    }
+    let change = ddl::key_change(name, table.key.as_ref(), &key);
+    if let KeyChange::Drop(old) | KeyChange::Set { instead_of: Some(old) } = &change {
+        statements.push(ddl::drop_constraint_sql(name, old));
+    }
+    statements.push(format!("truncate table {}", name.quoted()));
+    if matches!(change, KeyChange::Set { .. }) {
+        statements.push(ddl::add_key_sql(name, &key)); // over no rows
+    }
+    for statement in &statements {
+        connection.run_for(statement, as_schema).await?;
+    }
+    let columns = fit.quoted_columns();
+    let insert = ddl::merge_sql(&staging.quoted(), name, &columns, &selected(fit, &columns), None);
+    let loaded = connection.execute(&insert, as_rows).await?;
+    connection.run_for(&format!("drop table {}", staging.quoted()), as_rows).await?;
+    Ok(loaded)
+}
+
+/// What an empty batch replaces.
+pub(super) async fn empty(
+    connection: &mut Connection,
+    prepared: &Prepared,
+) -> Result<(), LoadError> {
+    let Prepared { batch, name, table, .. } = prepared;
+    match batch.replaces {
+        Replaces::Table if table.is_some() => {
+            let sql = format!("truncate table {}", name.quoted());
+            connection.run_for(&sql, Purpose::Schema { table: &name.table }).await.map(drop)
+        }
+        Replaces::Partition => make_room(connection, prepared).await,
+        Replaces::Table | Replaces::Nothing => Ok(()),
+    }
+}
+
+/// The cast is what cuts, so the staging table takes the whole text.
+async fn widen_cast_columns(
+    connection: &mut Connection,
+    staging: &Staging,
+    fit: &Fit,
+    purpose: Purpose<'_>,
+) -> Result<(), LoadError> {
+    for column in fit.columns.iter().filter(|column| column.cutting_cast().is_some()) {
+        let name = super::quote_ident(&column.name);
+        let sql = format!("alter table {} alter column {name} type text", staging.quoted());
+        connection.run_for(&sql, purpose).await?;
+    }
+    Ok(())
+}
+
+/// The expressions that take the columns out of the staging table.
+fn selected(fit: &Fit, columns: &[String]) -> Vec<String> {
+    columns
+        .iter()
+        .zip(&fit.columns)
+        .map(|(name, column)| match column.cutting_cast() {
+            Some(cast) => format!("{name}::{cast}"),
+            None => name.clone(),
+        })
+        .collect()
+}
+
+/// Streams rows into a table; encoding runs beside sending. Returns the number of rows stored.
+pub(super) async fn copy(
+    connection: &mut Connection,
+    place: &str,
+    prepared: &Prepared,
+    rows: &Selection,
+) -> Result<u64, LoadError> {
+    let Prepared { batch, name, fit, .. } = prepared;
+    let purpose = Purpose::Rows { table: &name.table };
+    let sql = format!("copy {place} ({}) from stdin", fit.quoted_columns().join(", "));
+    let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
+    let (batch, fit, rows) = (batch.clone(), fit.clone(), rows.clone());
+    let encoding = tokio::task::spawn_blocking(move || encode(&batch, &fit, &rows, &sender));
+    let stored = connection.copy(&sql, &mut chunks, purpose).await;
+    drop(chunks); // after a refusal the encoder waits for room in it
+    let encoded = encoding
+        .await
+        .unwrap_or_else(|_| Err(LoadError::config("encoding the batch panicked; see the log")));
+    if encoded.is_err() {
+        connection.give_up(); // the rows sent are not all rows
+    }
+    encoded.and(stored)
+}
+
+fn encode(
+    batch: &Batch,
+    fit: &Fit,
+    rows: &Selection,
+    sender: &mpsc::Sender<Vec<u8>>,
+) -> Result<(), LoadError> {
+    let mut encoder = Encoder::new(fit, &batch.columns);
+    let mut text = Vec::with_capacity(CHUNK + CHUNK / 8);
+    batch.rows.visit(rows.range.clone(), |number, row| {
+        if rows.has(number) {
+            encoder.encode(number, row, &mut text);
+        }
+        if text.len() < CHUNK {
+            return true;
+        }
+        let full = std::mem::replace(&mut text, Vec::with_capacity(CHUNK + CHUNK / 8));
+        // the server refused; the sending side knows why
+        sender.blocking_send(full).is_ok()
+    })?;
+    if !text.is_empty() && sender.blocking_send(text).is_err() {
+        warn!("the server ended a copy before its last rows");
+    }
+    Ok(())
+}
