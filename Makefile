@@ -1,9 +1,9 @@
 # Everything that is typed here. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help fmt lint unit test bench run stop up down
+.PHONY: help fmt lint unit test vectors bench run stop up down
 
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 fmt: ## formats the code
 	cargo fmt --all
@@ -18,6 +18,9 @@ unit: ## runs the unit tests: no Kafka, no database
 
 test: ## runs all tests against real parts that it starts and stops itself
 	@scripts/test
+
+vectors: ## runs the cases of any folder: make vectors SUITE=loading DIR=<folder>
+	@scripts/vectors "$(SUITE)" "$(DIR)"
 
 bench: ## measures our figures beside their references (docs/performance.md)
 	@scripts/bench

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{
     parts::{Parts, number},
@@ -135,10 +135,8 @@ async fn load(
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
         // the table is not there before bulkerapp makes it
-        let row: Option<(i64,)> = sqlx::query_as(AssertSqlSafe(sql.clone()))
-            .fetch_optional(&mut database)
-            .await
-            .unwrap_or(None);
+        let row: Option<(i64,)> =
+            sqlx::query_as(&sql).fetch_optional(&mut database).await.unwrap_or(None);
         if row.is_some_and(|(offset,)| offset >= goal) {
             break;
         }

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, PgPool,
+    Executor, PgPool,
     pool::PoolConnection,
     postgres::{PgPoolOptions, PgRow},
 };
@@ -153,7 +153,7 @@ impl Connection {
     ) -> Result<Vec<PgRow>, LoadError> {
         self.is_sound = false;
         // every name and value in our statements went through `quote_ident` or `quote_literal`
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.inner);
+        let rows = self.inner.fetch_all(sqlx::raw_sql(sql));
         let rows = in_time(self.patience, purpose, rows).await?;
         self.is_sound = true;
         Ok(rows)
@@ -179,7 +179,7 @@ impl Connection {
         purpose: Purpose<'_>,
     ) -> Result<u64, LoadError> {
         self.is_sound = false;
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *self.inner);
+        let done = self.inner.execute(sqlx::raw_sql(sql));
         let done = in_time(self.patience, purpose, done).await?;
         self.is_sound = true;
         Ok(done.rows_affected())

@@ -87,25 +87,21 @@ impl Isolation {
         let known = self.batches.entry(index).or_default();
         let mut sending =
             Sending { connection, prepared, subtransactions: &mut self.subtransactions, loaded: 0 };
-        loop {
-            let refused: Vec<_> = known.refused.keys().copied().collect();
-            rows.kept = survivors(prepared, &refused)?;
-            if known.pieces.is_empty() {
-                known.pieces = segments(known.sorted_until..total);
-            }
-            if !sending.sort(known, &mut rows).await? {
-                return Ok(None);
-            }
-            // a refused row may have stood for others of its key: the next best of them takes its place
-            let refused: Vec<_> = known.refused.keys().copied().collect();
-            let again = survivors(prepared, &refused)?;
-            if again == rows.kept {
-                return Ok(Some(sending.loaded));
-            }
-            known.sorted_until = 0;
-            known.pieces.clear();
+        let refused: Vec<_> = known.refused.keys().copied().collect();
+        rows.kept = survivors(prepared, &refused)?;
+        if known.pieces.is_empty() {
+            known.pieces = segments(known.sorted_until..total);
+        }
+        if !sending.sort(known, &mut rows).await? {
             return Ok(None);
         }
+        // a refused row may have stood for others of its key: the next best of them takes its place
+        let refused: Vec<_> = known.refused.keys().copied().collect();
+        if survivors(prepared, &refused)? == rows.kept {
+            return Ok(Some(sending.loaded));
+        }
+        known.sorted_until = 0;
+        Ok(None)
     }
 }
 
@@ -165,7 +161,7 @@ impl Sending<'_> {
                         continue;
                     }
                     let row = sent.first().unwrap_or(range.start);
-                    known.refused.insert(row, error);
+                    known.refused.insert(row, *error);
                     let kept = rows.kept.get_or_insert_with(|| {
                         Arc::new(vec![true; self.prepared.batch.row_count()])
                     });
@@ -192,7 +188,7 @@ impl Sending<'_> {
             }
             Err(LoadError::Refused { error, .. }) => {
                 self.connection.run("rollback to savepoint piece; release savepoint piece").await?;
-                Ok(Attempt::Failed(*error))
+                Ok(Attempt::Failed(error))
             }
             Err(error) => Err(error),
         }
@@ -251,7 +247,7 @@ impl Sending<'_> {
 
 enum Attempt {
     Loaded,
-    Failed(ServerError),
+    Failed(Box<ServerError>),
     /// No subtransaction is left.
     NoneLeft,
 }

@@ -260,7 +260,16 @@ impl Load<'_> {
         let batch = &prepared.batch;
         let total = batch.row_count();
         let mut counts = LoadCounts::default();
-        if prepared.fit.columns.is_empty() {
+        if let Some(column) = prepared.absent_key.as_ref().filter(|_| total > 0) {
+            let error = null_in_key(&prepared.name.table, column);
+            if self.options.refusals == Refusals::Fail {
+                let table = prepared.name.table.clone();
+                return Err(LoadError::Refused { table, error: Box::new(error) });
+            }
+            let refused = |row| RefusedRow { batch: index, row, error: error.clone() };
+            report.refused.extend((0..total).map(refused));
+            counts.refused = total as u64;
+        } else if prepared.fit.columns.is_empty() {
             transfer::empty(connection, prepared).await?;
             counts.merged = total as u64;
         } else {
@@ -289,6 +298,19 @@ impl Load<'_> {
         report.counts.refused += counts.refused;
         report.tables.push(loaded_table(connection, index, prepared).await?);
         Ok(true)
+    }
+}
+
+/// What the database would say of a row without a key.
+fn null_in_key(table: &str, column: &str) -> ServerError {
+    ServerError {
+        sqlstate: "23502".to_owned(),
+        table: Some(table.to_owned()),
+        column: Some(column.to_owned()),
+        full_text: format!(
+            "column \"{column}\" named in key does not exist in any event of the batch"
+        ),
+        ..ServerError::default()
     }
 }
 

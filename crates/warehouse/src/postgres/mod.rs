@@ -25,6 +25,7 @@ pub use load::{
     SchemaChanges,
 };
 pub(crate) use table::Table;
+pub use transfer::copy_text;
 pub(crate) use types::data_type;
 
 /// A name as SQL takes it. The only way for a name into a statement.

@@ -41,6 +41,8 @@ pub(super) struct Prepared {
     pub(super) table: Option<Table>,
     /// Whether the table has just been made, in this transaction.
     pub(super) is_new: bool,
+    /// A column of the key that no event of the batch has. Without it no row can be stored.
+    pub(super) absent_key: Option<String>,
     is_literal: bool,
 }
 
@@ -88,7 +90,9 @@ impl Postgres {
                 check_partition(&batch, &name, table.as_ref())?;
             }
             let fit = fit(&batch, table.as_ref(), &made, rules)?;
+            let absent_key = absent_key(&name, table.as_ref(), &fit, &key, rules);
             let is_complete = match &table {
+                _ if absent_key.is_some() => true,
                 // what it lacks is added once the new rows are there
                 Some(_) if replaces_all => true,
                 Some(table) => {
@@ -101,7 +105,7 @@ impl Postgres {
                 report_limit(&name, &fit);
                 let fit = Arc::new(fit);
                 let is_literal = rules.is_literal;
-                return Ok(Prepared { batch, name, fit, table, is_new, is_literal });
+                return Ok(Prepared { batch, name, fit, table, is_new, absent_key, is_literal });
             }
             let added = self.change(connection, &batch, &name, &made, rules).await?;
             is_new |= table.is_none();
@@ -285,6 +289,28 @@ fn indexed_column(
         "table is made without the index of its timestamp column, which no event of its first batch has"
     );
     Ok(None)
+}
+
+/// A column of the key that rows are to be told apart by and that the batch does not bring.
+fn absent_key(
+    name: &TableName,
+    table: Option<&Table>,
+    fit: &Fit,
+    wanted: &[String],
+    rules: Rules,
+) -> Option<String> {
+    if rules.first_row_is_free {
+        return None; // a single event gets the column's default
+    }
+    let present = table.and_then(|table| table.key.as_ref());
+    let key = match present {
+        // somebody else's key counts instead of the stream's
+        Some(key) if ddl::key_change(name, present, wanted) == KeyChange::Nothing => &key.columns,
+        _ => wanted,
+    };
+    let wanted = if rules.is_literal || wanted.is_empty() { wanted } else { key };
+    let is_absent = |column: &&String| !fit.columns.iter().any(|present| present.name == **column);
+    wanted.iter().find(is_absent).cloned()
 }
 
 fn check_partition(

@@ -1,7 +1,7 @@
 //! Rows on their way into a table: by COPY straight into it, or through a staging table where they are merged, cast,
 //! or take the place of all others.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -11,11 +11,14 @@ use super::{
     ddl::{self, KeyChange, NewColumn, Staging},
     encode::Encoder,
     error::{LoadError, Purpose},
-    fit::Fit,
+    fit::{Against, Fit, Free},
     prepare::Prepared,
     table::Table,
 };
-use crate::batch::{Batch, Replaces};
+use crate::{
+    batch::{Batch, Replaces},
+    convert::TextStyle,
+};
 
 /// Bytes of COPY text that are sent at once.
 const CHUNK: usize = 128 << 10;
@@ -229,4 +232,19 @@ fn encode(
         warn!("the server ended a copy before its last rows");
     }
     Ok(())
+}
+
+/// The rows of a batch as COPY text for a table that is made for them, with its columns: what a load would send. For
+/// looking at a batch without a database.
+pub fn copy_text(batch: &Batch) -> Result<(Vec<String>, Vec<u8>), LoadError> {
+    let made = HashSet::new();
+    let against = Against { table: None, made: &made, free: Free::None, style: TextStyle::Short };
+    let fit = Fit::new(batch, against)?;
+    let (mut encoder, mut text) = (Encoder::new(&fit, &batch.columns), Vec::new());
+    batch.rows.visit(0..batch.row_count(), |number, row| {
+        encoder.encode(number, row, &mut text);
+        true
+    })?;
+    drop(encoder);
+    Ok((fit.columns.into_iter().map(|column| column.name).collect(), text))
 }

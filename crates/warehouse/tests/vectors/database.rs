@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 use warehouse::postgres::{Credentials, Postgres, Settings, quote_ident};
 
 /// The default schema of a case.
@@ -62,7 +62,7 @@ impl Database {
         let run = async {
             let mut connection = PgConnection::connect(&self.admin_url).await?;
             // the only name in it is quoted
-            sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?;
+            sqlx::raw_sql(sql).execute(&mut connection).await?;
             connection.close().await
         };
         run.await.map_err(|error| format!("{sql}: {error}"))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 use warehouse::postgres::{quote_ident, quote_literal};
 
 /// A row: column → text form.
@@ -35,13 +35,13 @@ impl Inspector {
 
     pub(crate) async fn execute(&mut self, sql: &str) -> sqlx::Result<()> {
         // statements of the case file itself
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut self.connection).await?;
+        sqlx::raw_sql(sql).execute(&mut self.connection).await?;
         Ok(())
     }
 
     async fn texts(&mut self, sql: String) -> sqlx::Result<Vec<Vec<Option<String>>>> {
         // every name and literal in it went through the quoting functions
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await?;
+        let rows = sqlx::raw_sql(&sql).fetch_all(&mut self.connection).await?;
         rows.iter().map(|row| (0..row.len()).map(|i| row.try_get(i)).collect()).collect()
     }
 

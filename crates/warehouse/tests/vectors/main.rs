@@ -1,58 +1,65 @@
 //! Every file in `loading` is a case: events, options, and what PostgreSQL must hold afterwards.
 //!
 //! `TESTKIT_POSTGRES_URL` names the server; every case gets a database of its own. `LOADING_VECTORS` names
-//! another folder in the same format.
+//! another folder in the same format (`make vectors`): then there is a line for each case that fails and one
+//! for the sum, instead of the usual output of tests.
 
 mod case;
 mod compare;
 mod database;
 mod inspect;
+mod report;
 mod run;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-fn main() {
+fn main() -> ExitCode {
+    if let Some(folder) = std::env::var_os("LOADING_VECTORS") {
+        return report::report(Path::new(&folder));
+    }
     let arguments = Arguments::from_args();
-    let folder = std::env::var_os("LOADING_VECTORS").map_or_else(default_folder, PathBuf::from);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/loading");
     let trials = match files(&folder) {
-        Ok(files) if !files.is_empty() => files.into_iter().map(trial).collect(),
-        Ok(_) => vec![broken(&folder, "no case in this folder".to_owned())],
-        Err(error) => vec![broken(&folder, error.to_string())],
+        Ok(files) => files.into_iter().map(trial).collect(),
+        Err(reason) => vec![Trial::test(folder.display().to_string(), || Err(reason.into()))],
     };
-    libtest_mimic::run(&arguments, trials).exit();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn default_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/loading")
-}
-
-fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// The case files of a folder, by name. A folder without any is an error.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let in_folder = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
+    for entry in std::fs::read_dir(folder).map_err(in_folder)? {
+        let path = entry.map_err(in_folder)?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
             files.push(path);
         }
+    }
+    if files.is_empty() {
+        return Err(format!("{}: no case in this folder", folder.display()));
     }
     files.sort();
     Ok(files)
 }
 
-/// A file that cannot be read is a failure of its own name.
-fn trial(path: PathBuf) -> Trial {
-    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    Trial::test(name, move || {
-        let text =
-            std::fs::read_to_string(&path).map_err(|error| Failed::from(error.to_string()))?;
-        let case = case::Case::parse(&text).map_err(Failed::from)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failed::from(error.to_string()))?;
-        runtime.block_on(run::run(&case)).map_err(Failed::from)
-    })
+fn name_of(file: &Path) -> String {
+    file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn broken(folder: &Path, reason: String) -> Trial {
-    Trial::test(folder.display().to_string(), move || Err(Failed::from(reason)))
+/// Runs the case of a file; the error is the first difference. A file that cannot be read is one too.
+fn run_file(file: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let case = case::Case::parse(&text)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(run::run(&case))
+}
+
+fn trial(file: PathBuf) -> Trial {
+    Trial::test(name_of(&file), move || run_file(&file).map_err(Failed::from))
 }

@@ -1,0 +1,4 @@
+//! The library against real PostgreSQL servers.
+
+mod loader;
+mod refused;
