@@ -150,7 +150,6 @@ async fn check(kind: &Kind, options: &Value) -> Result<()> {
     let before = loader.number("select count(*) from t").await?;
     let bad = bad_numbers();
     // when a batch brings such values
-    let t0 = std::time::Instant::now();
     let report = loader.load(options, &events(kind, &bad), ISOLATE).await?;
 
     // then those rows are handed back with the reason, and the others are there
