@@ -1,6 +1,6 @@
 # Everything that is typed here. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help fmt lint unit test vectors bench run stop up down
+.PHONY: help fmt lint unit test vectors race bench run stop up down
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: ## runs all tests against real parts that it starts and stops itself
 
 vectors: ## runs the cases of any folder: make vectors SUITE=loading DIR=<folder>
 	@scripts/vectors "$(SUITE)" "$(DIR)"
+
+race: ## eight loaders make one table, N times: make race N=50
+	@RACE_ROUNDS=$(or $(N),50) scripts/test -p warehouse --test it -- race --nocapture
 
 bench: ## measures our figures beside their references (docs/performance.md)
 	@scripts/bench

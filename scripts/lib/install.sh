@@ -19,6 +19,7 @@ missing_for() {
       ;;
     postgres) postgres_bin >/dev/null || echo "PostgreSQL, 15 or newer|postgresql" ;;
     redis) has redis-server || echo "Redis|redis-server" ;;
+    pooler) has pgbouncer || [[ -x /usr/sbin/pgbouncer ]] || echo "PgBouncer|pgbouncer" ;;
     build)
       local program
       for program in gcc g++ cmake make pkg-config perl curl; do has "$program" || echo "$program|${program/g++/g++}"; done

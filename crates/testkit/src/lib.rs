@@ -11,6 +11,7 @@
 mod database;
 mod guard;
 mod kafka;
+mod pooler;
 mod ports;
 mod stack;
 mod wait;
@@ -21,6 +22,7 @@ pub mod proxy;
 
 pub use database::{Database, Rows};
 pub use kafka::{Committed, GroupMember, Kafka, Record, Topic};
+pub use pooler::Pooler;
 pub use ports::free_port;
 pub use wait::wait_until;
 

@@ -103,30 +103,7 @@ impl Postgres {
         info!(table = name.table, key = ?key, "building a primary key beside the table's traffic");
         let constraint = ddl::key_name();
         let not_null = format!("{constraint}_nn");
-        let proven = format!(
-            "alter table {} add constraint {} check ({}) not valid",
-            name.quoted(),
-            quote_ident(&not_null),
-            key.iter()
-                .map(|column| format!("{} is not null", quote_ident(column)))
-                .collect::<Vec<_>>()
-                .join(" and ")
-        );
-        self.change_patiently(connection, name, &[proven]).await?;
-        let built = self.build_index(connection, name, key, &constraint, &not_null).await;
-        let attached = match built {
-            Ok(()) => {
-                let mut statements = self.old_key_dropped(connection, name, key).await?;
-                statements.push(format!(
-                    "alter table {} add constraint {index} primary key using index {index}",
-                    name.quoted(),
-                    index = quote_ident(&constraint)
-                ));
-                statements.push(ddl::drop_constraint_sql(name, &not_null));
-                self.change_patiently(connection, name, &statements).await
-            }
-            Err(error) => Err(error),
-        };
+        let attached = self.build_and_attach(connection, name, key, &constraint, &not_null).await;
         if attached.is_err() {
             self.clean_up(connection, name, &constraint, &not_null).await;
         }
@@ -147,21 +124,34 @@ impl Postgres {
         })
     }
 
-    async fn build_index(
+    /// The index first: it takes longest, and of all the steps only it and the proof look at rows.
+    async fn build_and_attach(
         &self,
         connection: &mut Connection,
         name: &TableName,
         key: &[String],
-        index: &str,
+        constraint: &str,
         not_null: &str,
     ) -> Result<(), LoadError> {
         let purpose = Purpose::Schema { table: &name.table };
-        let (table, index, not_null) = (name.quoted(), quote_ident(index), quote_ident(not_null));
-        let validated = format!("alter table {table} validate constraint {not_null}");
+        let (table, index, check) = (name.quoted(), quote_ident(constraint), quote_ident(not_null));
         let columns = ddl::quoted_list(key);
         let built = format!("create unique index concurrently {index} on {table} ({columns})");
-        connection.run_long(&validated, purpose, BUILD_PATIENCE).await?;
-        connection.run_long(&built, purpose, BUILD_PATIENCE).await
+        connection.run_long(&built, purpose, BUILD_PATIENCE).await?;
+        let conditions: Vec<_> =
+            key.iter().map(|column| format!("{} is not null", quote_ident(column))).collect();
+        let conditions = conditions.join(" and ");
+        let promised =
+            format!("alter table {table} add constraint {check} check ({conditions}) not valid");
+        self.change_patiently(connection, name, &[promised]).await?;
+        let proven = format!("alter table {table} validate constraint {check}");
+        connection.run_long(&proven, purpose, BUILD_PATIENCE).await?;
+        let mut statements = self.old_key_dropped(connection, name, key).await?;
+        statements.push(format!(
+            "alter table {table} add constraint {index} primary key using index {index}"
+        ));
+        statements.push(ddl::drop_constraint_sql(name, not_null));
+        self.change_patiently(connection, name, &statements).await
     }
 
     /// Removes what a failed attempt left. What cannot be removed now is named in the log.

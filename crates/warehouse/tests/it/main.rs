@@ -1,4 +1,8 @@
 //! The library against real PostgreSQL servers.
 
+mod checkpoint;
 mod loader;
+mod pooler;
+mod properties;
 mod refused;
+mod schema;
