@@ -217,9 +217,12 @@ impl Batch {
     /// Moves the pending values into the rows and lets the columns learn from them.
     fn commit(&mut self, event: &str) {
         let row = self.rows.len();
-        let Scratch { values, texts, .. } = &mut self.scratch;
-        values.retain(|value| value.slot != NO_SLOT);
-        for value in values.iter_mut() {
+        let Scratch { values, hints, texts, .. } = &mut self.scratch;
+        let mut hints = hints.drain(..).peekable();
+        for (index, value) in values.iter_mut().enumerate() {
+            if value.slot == NO_SLOT {
+                continue;
+            }
             let column = &mut self.columns[value.slot as usize];
             if column.first_row.is_none() {
                 column.first_row = Some(row);
@@ -227,15 +230,16 @@ impl Batch {
                     self.order.push(value.slot);
                 }
             }
-            let text = value.text.of(event, texts);
-            column.learn(&mut value.flags, text, value.sql_type.take(), row);
+            let sql_type = hints.next_if(|(of, _)| *of == index).map(|(_, sql_type)| sql_type);
+            let text = || value.text.of(event, texts);
+            column.learn(&mut value.flags, text, sql_type, row);
         }
-        let cells = values.iter().map(|value| Cell {
+        let filled = values.iter().filter(|value| value.slot != NO_SLOT);
+        self.rows.push(filled.map(|value| Cell {
             slot: value.slot,
             flags: value.flags,
-            text: value.text.of(event, texts),
-        });
-        self.rows.push(cells);
+            bytes: value.text.bytes_of(event, texts),
+        }));
     }
 }
 
@@ -245,7 +249,14 @@ impl Column {
     }
 
     /// Takes one more value into account; may mark the value for how it is to be read.
-    fn learn(&mut self, flags: &mut Flags, text: &str, sql_type: Option<SqlType>, row: usize) {
+    #[inline]
+    fn learn<'a>(
+        &mut self,
+        flags: &mut Flags,
+        text: impl FnOnce() -> &'a str,
+        sql_type: Option<SqlType>,
+        row: usize,
+    ) {
         let kind = flags.kind();
         self.kinds |= kind.bit();
         if let Some(sql_type) = sql_type {
@@ -263,7 +274,8 @@ impl Column {
         }
         self.inferred = Some(match self.inferred {
             None => kind.data_type(),
-            Some(DataType::Timestamp) if kind == Kind::String && is_date(text) => {
+            Some(known) if known == kind.data_type() => return,
+            Some(DataType::Timestamp) if kind == Kind::String && is_date(text()) => {
                 flags.set_date();
                 DataType::Timestamp
             }
@@ -288,7 +300,7 @@ mod tests {
         }
         let name = |slot: u32| batch.columns[slot as usize].name.clone();
         let show =
-            |cell: Cell<'_>| format!("{}:{:?}={}", name(cell.slot), cell.flags.kind(), cell.text);
+            |cell: Cell<'_>| format!("{}:{:?}={}", name(cell.slot), cell.flags.kind(), cell.text());
         let mut rows = Vec::new();
         let all = 0..batch.row_count();
         let visited = batch.rows.visit(all, |_, row| {
@@ -349,6 +361,25 @@ mod tests {
         let names: Vec<_> =
             batch.order.iter().map(|slot| &*batch.columns[*slot as usize].name).collect();
         assert_eq!(names, ["a", "c"], "columns of refused events are not made");
+    }
+
+    /// Whatever makes the walk step over a value: a repeated key, a hint, a name that is not for us.
+    #[test]
+    fn what_nobody_takes_apart_is_checked_too() {
+        for text in [
+            r#"{"__sql_type":"jsonb","a":1} x"#,
+            r#"{"__sql_type":"jsonb","a":1}{"a":2}"#,
+            r#"{"JITSU_TABLE_NAME":"\uzzzz"}"#,
+            r#"{"JITSU_TABLE_NAME":{"a":["\uzzzz"]},"b":1}"#,
+            r#"{"a":[{"d":"\uzzzz","d":1}]}"#,
+            r#"{"a":1,"a":2,"d":"\uzzzz","d":1}"#,
+            r#"{"__sql_type_a":"text","d":"\uzzzz","d":1}"#,
+            r#"{"__sql_type":"json","d":"\uzzzz","d":1}"#,
+            r#"{"d":"\u"\"zz","d":1,"a":"__sql_type"}"#,
+        ] {
+            let mut batch = Batch::new("t", StreamOptions::default().into()).unwrap();
+            assert!(batch.push(text.as_bytes()).is_err(), "{text}");
+        }
     }
 
     /// Deterministic damage: a byte replaced, removed or doubled, again and again.

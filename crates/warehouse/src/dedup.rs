@@ -148,7 +148,7 @@ mod tests {
             batch.push(event.as_bytes()).unwrap();
         }
         let survivors = survivors(&batch, refused, part, |_, cell, out| {
-            key_text(cell.flags.kind(), cell.text, out);
+            key_text(cell.flags.kind(), cell.text(), out);
             Some(cell.flags.kind())
         });
         survivors.unwrap()

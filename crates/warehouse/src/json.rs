@@ -202,13 +202,14 @@ pub(crate) fn last_values(
 /// Whether `document` is one JSON object that can become a row: what a service answers before it takes it.
 pub fn check_event(document: &[u8]) -> Result<(), RowError> {
     let object = one_object(document)?;
+    check_depth(object)?;
     // not sonic-rs: what it skips lazily it does not check to the last escape
     let checked: Result<IgnoredAny, _> = serde_json::from_str(object);
     checked.map(drop).map_err(|_| RowError::json("broken, or something follows the object"))
 }
 
 /// Refuses text that is nested too deep, before any recursion over it.
-fn check_depth(text: &str) -> Result<(), RowError> {
+pub(crate) fn check_depth(text: &str) -> Result<(), RowError> {
     // few opening brackets cannot be nested deep; counting them costs next to nothing
     let opening = text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
     if opening <= MAX_DEPTH {
@@ -232,29 +233,14 @@ fn check_depth(text: &str) -> Result<(), RowError> {
     Ok(())
 }
 
-/// The text of the one object that `document` is. What the iterator over it does not see is checked here:
-/// that nothing follows it.
+/// The text of the one object that `document` seems to be.
 pub(crate) fn one_object(document: &[u8]) -> Result<&str, RowError> {
     let text = std::str::from_utf8(document).map_err(|_| RowError::json("not UTF-8"))?;
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
-    check_depth(text)?;
     match text.as_bytes().first() {
         None => Err(RowError::json("empty")),
         Some(b'{') => Ok(text),
         Some(_) => Err(RowError::json("not an object")),
-    }
-}
-
-/// Whether `object` ends right after its last value (`None`: it has none).
-pub(crate) fn ends_after(object: &str, last_value: Option<&str>) -> Result<(), RowError> {
-    let end = match last_value {
-        // both are slices of one text, so their distance is the value's position in it
-        Some(value) => value.as_ptr() as usize + value.len() - object.as_ptr() as usize,
-        None => 1,
-    };
-    match object.get(end..).map(str::trim_start) {
-        Some("}") => Ok(()),
-        _ => Err(RowError::json("something follows the object")),
     }
 }
 

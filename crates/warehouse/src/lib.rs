@@ -15,6 +15,7 @@ mod path;
 pub mod postgres;
 mod row;
 mod rows;
+mod scan;
 mod sql_type;
 pub mod stream;
 mod timestamp;

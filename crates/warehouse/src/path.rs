@@ -12,6 +12,17 @@ pub(crate) type PathId = u32;
 /// The path of the event itself.
 pub(crate) const ROOT: PathId = 0;
 
+/// What stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Role {
+    #[default]
+    Value,
+    /// A name for other destinations; it never becomes a column.
+    TableName,
+    /// The partition, which options may name too.
+    Partition,
+}
+
 /// One key below another.
 #[derive(Debug, Default)]
 pub(crate) struct Path {
@@ -26,6 +37,7 @@ pub(crate) struct Path {
     pub(crate) slot: Option<u32>,
     /// Objects at this path are one value (`columnTypes`, `schema`).
     pub(crate) is_whole: bool,
+    pub(crate) role: Role,
     /// Index into the `columnTypes` option.
     pub(crate) column_type: Option<u32>,
     /// The object in which the key was seen last; a second time in one object is a repeated key.

@@ -132,7 +132,15 @@ impl Flags {
 pub(crate) struct Cell<'a> {
     pub(crate) slot: u32,
     pub(crate) flags: Flags,
-    pub(crate) text: &'a str,
+    /// UTF-8.
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> Cell<'a> {
+    pub(crate) fn text(&self) -> &'a str {
+        // it was a `str` when it was pushed; the check is a few nanoseconds and keeps this file safe
+        std::str::from_utf8(self.bytes).unwrap_or_default()
+    }
 }
 
 /// One stored row.
@@ -143,7 +151,7 @@ impl<'a> Row<'a> {
     /// At most so many bytes are taken by a row of these cells.
     pub(crate) fn max_size<'c>(cells: impl Iterator<Item = Cell<'c>>) -> usize {
         // at most five bytes for each of the two varints, and the flags
-        cells.map(|cell| 11 + cell.text.len()).sum()
+        cells.map(|cell| 11 + cell.bytes.len()).sum()
     }
 
     /// Appends a row of these cells.
@@ -151,8 +159,8 @@ impl<'a> Row<'a> {
         for cell in cells {
             write_varint(out, cell.slot);
             out.push(cell.flags.0);
-            write_varint(out, u32::try_from(cell.text.len()).unwrap_or(u32::MAX));
-            out.extend_from_slice(cell.text.as_bytes());
+            write_varint(out, u32::try_from(cell.bytes.len()).unwrap_or(u32::MAX));
+            out.extend_from_slice(cell.bytes);
         }
     }
 
@@ -166,11 +174,9 @@ impl<'a> Row<'a> {
             let (flags, after) = rest.split_first()?;
             rest = after;
             let length = read_varint(&mut rest)? as usize;
-            let (text, after) = rest.split_at_checked(length)?;
+            let (bytes, after) = rest.split_at_checked(length)?;
             rest = after;
-            // it was a `str` when it was pushed; the check is a few nanoseconds and keeps this file safe
-            let text = std::str::from_utf8(text).ok()?;
-            Some(Cell { slot, flags: Flags(*flags), text })
+            Some(Cell { slot, flags: Flags(*flags), bytes })
         })
     }
 

@@ -196,7 +196,8 @@ mod tests {
 
     fn push(rows: &mut Rows, text: &str) {
         let flags = Flags::new(Kind::String);
-        let cells = [Cell { slot: 300, flags, text }, Cell { slot: 0, flags, text: "1" }];
+        let bytes = text.as_bytes();
+        let cells = [Cell { slot: 300, flags, bytes }, Cell { slot: 0, flags, bytes: b"1" }];
         rows.push(cells.into_iter());
     }
 
@@ -204,7 +205,7 @@ mod tests {
         let mut found = Vec::new();
         rows.visit(range, |number, row| {
             assert_eq!(row.cells().count(), 2);
-            found.push((number, row.cell(300).map_or(0, |cell| cell.text.len())));
+            found.push((number, row.cell(300).map_or(0, |cell| cell.bytes.len())));
             true
         })
         .unwrap();

@@ -1,19 +1,18 @@
 //! The walk over one event: flattening, names, the kinds of values.
 //!
-//! The quick walk reads the event once, front to back. A repeated key or a type hint, which both change what was
-//! read before them, make it start over, the careful way.
+//! The quick walk reads the event once, front to back (`scan`). A repeated key or a type hint, which both change
+//! what was read before them, make it start over, the careful way, over the entries of each object.
 
-use std::{borrow::Cow, sync::LazyLock};
-
-use memchr::memmem::Finder;
+use std::borrow::Cow;
 
 use crate::{
     batch::Batch,
     hints::{self, Hints},
     identifier::{NameOf, UNNAMED, identifier, same_case},
     json::{self, HINT_PREFIX, MAX_DEPTH},
-    path::{PathId, ROOT},
+    path::{PathId, ROOT, Role},
     row::{Flags, Kind, RowError},
+    scan::Scan,
     sql_type::SqlType,
     timestamp,
 };
@@ -25,12 +24,12 @@ pub(crate) const PARTITION: &str = "__partition_id";
 /// Not the slot of any column.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
 
-static HINT_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(HINT_PREFIX));
-
 /// Working space of one event, kept between events for its allocations.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) values: Vec<PendingValue>,
+    /// What the event or `columnTypes` says of columns' types, by index into `values`.
+    pub(crate) hints: Vec<(usize, SqlType)>,
     /// Texts that are not slices of the event.
     pub(crate) texts: String,
     /// By slot: index into `values` plus one, of the row that is being made.
@@ -44,8 +43,6 @@ pub(crate) struct PendingValue {
     pub(crate) slot: u32,
     pub(crate) flags: Flags,
     pub(crate) text: TextAt,
-    /// What the event or `columnTypes` says of the column's type.
-    pub(crate) sql_type: Option<SqlType>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +54,14 @@ pub(crate) enum TextAt {
 }
 
 impl TextAt {
+    #[inline]
+    pub(crate) fn bytes_of<'a>(self, event: &'a str, texts: &'a str) -> &'a [u8] {
+        match self {
+            TextAt::Event(start, end) => &event.as_bytes()[start..end],
+            TextAt::Scratch(start, end) => &texts.as_bytes()[start..end],
+        }
+    }
+
     pub(crate) fn of<'a>(self, event: &'a str, texts: &'a str) -> &'a str {
         match self {
             TextAt::Event(start, end) => &event[start..end],
@@ -72,6 +77,7 @@ impl Scratch {
                 *at = 0;
             }
         }
+        self.hints.clear();
         self.texts.clear();
         self.has_partition = false;
     }
@@ -83,18 +89,25 @@ impl Scratch {
     }
 
     /// Adds a value to the row that is being made. Of two values of one column the later one stays.
+    #[inline]
     fn add(&mut self, slot: u32, flags: Flags, text: TextAt, sql_type: Option<SqlType>) {
-        let value = PendingValue { slot, flags, text, sql_type };
+        let value = PendingValue { slot, flags, text };
         if self.value_of_slot.len() <= slot as usize {
             self.value_of_slot.resize(slot as usize + 1, 0);
         }
-        match self.value_of_slot[slot as usize] {
+        let index = match self.value_of_slot[slot as usize] {
             0 => {
                 self.values.push(value);
                 self.value_of_slot[slot as usize] = self.values.len();
+                self.values.len() - 1
             }
-            earlier => self.values[earlier - 1] = value,
-        }
+            earlier => {
+                self.values[earlier - 1] = value;
+                self.hints.retain(|(index, _)| *index != earlier - 1);
+                earlier - 1
+            }
+        };
+        self.hints.extend(sql_type.map(|sql_type| (index, sql_type)));
     }
 
     /// The event has a partition of its own, which is no value.
@@ -103,6 +116,7 @@ impl Scratch {
             let partition = &mut self.values[0];
             self.value_of_slot[partition.slot as usize] = 0;
             partition.slot = NO_SLOT;
+            self.hints.retain(|(index, _)| *index != 0);
         }
     }
 }
@@ -123,22 +137,30 @@ impl From<RowError> for Stop {
 /// Leaves the event's values in the batch's scratch space and answers the event's text.
 pub(crate) fn walk<'a>(batch: &mut Batch, event: &'a [u8]) -> Result<&'a str, RowError> {
     let object = json::one_object(event)?;
-    if HINT_FINDER.find(object.as_bytes()).is_none() {
-        match walk_event(batch, object, &Hints::new(), false) {
-            Ok(()) => return Ok(object),
-            Err(Stop::Error(error)) => return Err(error),
-            Err(Stop::Careful) => {}
-        }
+    match walk_quickly(batch, object) {
+        Ok(()) => return Ok(object),
+        Err(Stop::Error(error)) => return Err(error),
+        Err(Stop::Careful) => {}
     }
+    // what is stepped over from here on is not looked at in full
+    let mut scan = Scan::new(object);
+    scan.skip(0)?;
+    scan.end()?;
     let hints = hints::collect(object)?;
-    match walk_event(batch, object, &hints, true) {
-        Ok(()) => Ok(object),
-        Err(Stop::Error(error)) => Err(error),
-        Err(Stop::Careful) => Err(RowError::json("keys that contradict each other")),
-    }
+    walk_carefully(batch, object, &hints)?;
+    Ok(object)
 }
 
-fn walk_event(batch: &mut Batch, object: &str, hints: &Hints, careful: bool) -> Result<(), Stop> {
+fn walk_quickly(batch: &mut Batch, object: &str) -> Result<(), Stop> {
+    batch.scratch.clear();
+    let mut scan = Scan::new(object);
+    let mut walk = Walk { batch, event: object, hints: None };
+    walk.partition()?;
+    walk.quick_object(&mut scan, ROOT, 0)?;
+    Ok(scan.end()?)
+}
+
+fn walk_carefully(batch: &mut Batch, object: &str, hints: &Hints) -> Result<(), RowError> {
     batch.scratch.clear();
     if let Some(whole) = hints.get("") {
         // the event itself is one value
@@ -149,7 +171,7 @@ fn walk_event(batch: &mut Batch, object: &str, hints: &Hints, careful: bool) -> 
         batch.scratch.add(slot, Flags::new(Kind::Json), at, Some(whole.clone()));
         return Ok(());
     }
-    let mut walk = Walk { batch, event: object, hints, careful };
+    let mut walk = Walk { batch, event: object, hints: Some(hints) };
     walk.partition()?;
     walk.object(ROOT, object, 0)
 }
@@ -158,12 +180,11 @@ fn walk_event(batch: &mut Batch, object: &str, hints: &Hints, careful: bool) -> 
 struct Walk<'a> {
     batch: &'a mut Batch,
     event: &'a str,
-    hints: &'a Hints,
-    /// Hints and repeated keys are handled; slower.
-    careful: bool,
+    /// The event's; `None` on the quick walk, which stops where one is.
+    hints: Option<&'a Hints>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// The partition comes first; the event may replace its value.
     fn partition(&mut self) -> Result<(), RowError> {
         let Some(partition) = self.batch.partition().map(ToOwned::to_owned) else {
@@ -176,53 +197,153 @@ impl Walk<'_> {
             (flags, text) = (Flags::new(Kind::String), partition);
             flags.set_escaped();
         }
-        let hint = if self.careful { self.hint(path) } else { self.column_type(path) };
+        let hint = self.hint(path);
         let at = self.batch.scratch.keep(&text);
         self.batch.scratch.add(slot, flags, at, hint);
         self.batch.scratch.has_partition = true;
         Ok(())
     }
 
-    fn object(&mut self, path: PathId, object: &str, depth: usize) -> Result<(), Stop> {
-        if depth > MAX_DEPTH {
+    /// An object that is next in `scan`.
+    fn quick_object(
+        &mut self,
+        scan: &mut Scan<'a>,
+        path: PathId,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        if depth >= MAX_DEPTH {
             return Err(RowError::TooDeep.into());
         }
-        if self.careful {
-            for (cursor, (key, value)) in json::last_values(object)?.into_iter().enumerate() {
-                if !key.starts_with(HINT_PREFIX) {
-                    let child = self.child(path, &key, &mut cursor.clone())?;
-                    self.value(child, &key, value, depth)?;
-                }
-            }
-            return self.check_end(object, depth);
+        scan.expect(b'{', "an object is missing")?;
+        if scan.take(b'}') {
+            return Ok(());
         }
         self.batch.objects += 1;
         let this = self.batch.objects;
-        let (mut cursor, mut last) = (0, None);
-        for entry in json::entries(object) {
-            let (key, value) = entry?;
-            last = Some(value);
-            if key.starts_with(HINT_PREFIX) {
-                return Err(Stop::Careful);
-            }
-            let child = self.child(path, &key, &mut cursor)?;
+        let mut cursor = 0;
+        loop {
+            let (key, has_escapes) = scan.string()?;
+            let child = if has_escapes {
+                let mut plain = String::with_capacity(key.len());
+                json::unescape(key, &mut plain)?;
+                self.quick_child(path, &plain, &mut cursor)?
+            } else {
+                self.quick_child(path, key, &mut cursor)?
+            };
             if !self.batch.paths.see(child, this) {
                 return Err(Stop::Careful); // repeated key
             }
-            self.value(child, &key, value, depth)?;
+            scan.expect(b':', "a colon is missing")?;
+            self.quick_value(scan, child, depth)?;
+            if scan.take(b'}') {
+                return Ok(());
+            }
+            scan.expect(b',', "a comma is missing")?;
+            scan.peek();
         }
-        if depth == 0 {
-            json::ends_after(object, last)?;
+    }
+
+    #[inline]
+    fn quick_child(
+        &mut self,
+        parent: PathId,
+        key: &str,
+        cursor: &mut usize,
+    ) -> Result<PathId, Stop> {
+        if key.starts_with(HINT_PREFIX) {
+            return Err(Stop::Careful);
+        }
+        Ok(self.child(parent, key, cursor)?)
+    }
+
+    fn quick_value(&mut self, scan: &mut Scan<'a>, path: PathId, depth: usize) -> Result<(), Stop> {
+        let role = self.batch.paths.get(path).role;
+        let first = scan.peek();
+        if role == Role::TableName {
+            scan.skip(depth)?;
+            return Ok(());
+        }
+        if role == Role::Partition && matches!(first, Some(b'n' | b'{')) {
+            self.batch.scratch.forget_partition();
+        }
+        let (flags, text) = match first {
+            Some(b'"') => {
+                let (inner, has_escapes) = scan.string()?;
+                if has_escapes { self.escaped(inner)? } else { self.plain(inner) }
+            }
+            Some(b'{') if !self.batch.paths.get(path).is_whole => {
+                return self.quick_object(scan, path, depth + 1);
+            }
+            Some(b'{') => {
+                let value = scan.skip(depth)?;
+                if value.contains(HINT_PREFIX) {
+                    return Err(Stop::Careful);
+                }
+                if is_empty(value) {
+                    return Ok(());
+                }
+                self.nested(value, depth)?
+            }
+            Some(b'[') => {
+                let value = scan.skip(depth)?;
+                self.nested(value, depth)?
+            }
+            Some(b't') => (Flags::new(Kind::Bool), self.slice(scan.word("true")?)),
+            Some(b'f') => (Flags::new(Kind::Bool), self.slice(scan.word("false")?)),
+            Some(b'n') => {
+                scan.word("null")?;
+                return Ok(self.null(path)?);
+            }
+            _ => {
+                let (literal, is_float) = scan.number()?;
+                self.number(literal, is_float)
+            }
+        };
+        Ok(self.add(path, flags, text, None)?)
+    }
+
+    /// An object, the careful way.
+    fn object(&mut self, path: PathId, object: &str, depth: usize) -> Result<(), RowError> {
+        if depth > MAX_DEPTH {
+            return Err(RowError::TooDeep);
+        }
+        for (cursor, (key, value)) in json::last_values(object)?.into_iter().enumerate() {
+            if !key.starts_with(HINT_PREFIX) {
+                let child = self.child(path, &key, &mut cursor.clone())?;
+                self.value(child, value, depth)?;
+            }
         }
         Ok(())
     }
 
-    fn check_end(&self, object: &str, depth: usize) -> Result<(), Stop> {
-        if depth == 0 {
-            let last = json::entries(object).last().transpose()?.map(|(_, value)| value);
-            json::ends_after(object, last)?;
+    fn value(&mut self, path: PathId, value: &str, depth: usize) -> Result<(), RowError> {
+        let role = self.batch.paths.get(path).role;
+        let first = value.as_bytes().first();
+        if role == Role::TableName {
+            return Ok(());
         }
-        Ok(())
+        if role == Role::Partition && matches!(first, Some(b'n' | b'{')) {
+            self.batch.scratch.forget_partition();
+        }
+        let hint = self.hint(path);
+        let (flags, text) = match first {
+            Some(b'{') if hint.is_none() && !self.batch.paths.get(path).is_whole => {
+                return self.object(path, value, depth + 1);
+            }
+            Some(b'{') if is_empty(value) => return Ok(()),
+            Some(b'{' | b'[') => self.nested(value, depth)?,
+            Some(b'"') => {
+                let inner = &value[1..value.len() - 1];
+                if inner.contains('\\') { self.escaped(inner)? } else { self.plain(inner) }
+            }
+            Some(b't' | b'f') => (Flags::new(Kind::Bool), self.slice(value)),
+            Some(b'n') => return self.null(path),
+            _ => {
+                let is_float = value.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
+                self.number(value, is_float)
+            }
+        };
+        self.add(path, flags, text, hint)
     }
 
     fn child(&mut self, parent: PathId, key: &str, cursor: &mut usize) -> Result<PathId, RowError> {
@@ -245,46 +366,38 @@ impl Walk<'_> {
         let path = batch.paths.get_mut(id);
         path.column_type = column_type.and_then(|index| u32::try_from(index).ok());
         path.is_whole = column_type.is_some() || is_declared;
+        path.role = match key {
+            TABLE_NAME_KEY if parent == ROOT => Role::TableName,
+            PARTITION if parent == ROOT => Role::Partition,
+            _ => Role::Value,
+        };
         Ok(id)
     }
 
-    fn value(&mut self, path: PathId, key: &str, value: &str, depth: usize) -> Result<(), Stop> {
-        if depth == 0 && key == TABLE_NAME_KEY {
-            return Ok(());
-        }
-        if depth == 0 && key == PARTITION && matches!(value.as_bytes().first(), Some(b'n' | b'{')) {
-            self.batch.scratch.forget_partition();
-        }
-        let hint = if self.careful { self.hint(path) } else { None };
-        let (flags, text) = match value.as_bytes().first() {
-            Some(b'{') if hint.is_none() && !self.batch.paths.get(path).is_whole => {
-                return self.object(path, value, depth + 1);
-            }
-            Some(b'{') => {
-                if value[1..].trim_start().starts_with('}') {
-                    return Ok(()); // an object without keys is no column
-                }
-                self.nested(value, depth)?
-            }
-            Some(b'[') => self.nested(value, depth)?,
-            Some(b'"') => self.string(&value[1..value.len() - 1])?,
-            Some(b't' | b'f') => (Flags::new(Kind::Bool), self.slice(value)),
-            Some(b'n') if self.batch.options.omit_nils => return Ok(()),
-            Some(b'n') => {
-                let field = self.batch.paths.get(path).joined.to_string();
-                return Err(RowError::Null { field }.into());
-            }
-            _ => self.number(value),
-        };
+    #[inline]
+    fn add(
+        &mut self,
+        path: PathId,
+        flags: Flags,
+        text: TextAt,
+        hint: Option<SqlType>,
+    ) -> Result<(), RowError> {
         let slot = self.slot(path)?;
         let hint = hint.or_else(|| self.column_type(path));
         self.batch.scratch.add(slot, flags, text, hint);
         Ok(())
     }
 
+    fn null(&self, path: PathId) -> Result<(), RowError> {
+        if self.batch.options.omit_nils {
+            return Ok(());
+        }
+        Err(RowError::Null { field: self.batch.paths.get(path).joined.to_string() })
+    }
+
     /// What the event says of the type at this path; `columnTypes` wins over it.
     fn hint(&self, path: PathId) -> Option<SqlType> {
-        let hinted = || self.hints.get(&*self.batch.paths.get(path).joined).cloned();
+        let hinted = || self.hints?.get(&*self.batch.paths.get(path).joined).cloned();
         self.column_type(path).or_else(hinted)
     }
 
@@ -308,35 +421,39 @@ impl Walk<'_> {
 
     fn nested(&mut self, value: &str, depth: usize) -> Result<(Flags, TextAt), RowError> {
         let start = self.batch.scratch.texts.len();
-        json::compact(value, self.careful, depth + 1, &mut self.batch.scratch.texts)?;
+        json::compact(value, self.hints.is_some(), depth + 1, &mut self.batch.scratch.texts)?;
         let mut flags = Flags::new(Kind::Json);
         flags.set_escaped(); // its own escapes hold backslashes
         Ok((flags, TextAt::Scratch(start, self.batch.scratch.texts.len())))
     }
 
-    fn string(&mut self, inner: &str) -> Result<(Flags, TextAt), RowError> {
-        let start = self.batch.scratch.texts.len();
-        if memchr::memchr(b'\\', inner.as_bytes()).is_some() {
-            json::unescape(inner, &mut self.batch.scratch.texts)?;
-            let end = self.batch.scratch.texts.len();
-            let plain = self.batch.scratch.texts[start..].to_owned();
-            if timestamp::canonical(&plain, &mut self.batch.scratch.texts) {
-                let end_of_both = self.batch.scratch.texts.len();
-                return Ok((Flags::new(Kind::Timestamp), TextAt::Scratch(end, end_of_both)));
-            }
-            let mut flags = Flags::new(Kind::String);
-            flags.set_escaped();
-            return Ok((flags, TextAt::Scratch(start, end)));
+    /// A string with escapes; `inner` is its text between the quotes.
+    fn escaped(&mut self, inner: &str) -> Result<(Flags, TextAt), RowError> {
+        let texts = &mut self.batch.scratch.texts;
+        let start = texts.len();
+        json::unescape(inner, texts)?;
+        let end = texts.len();
+        let plain = texts[start..].to_owned();
+        if timestamp::canonical(&plain, texts) {
+            return Ok((Flags::new(Kind::Timestamp), TextAt::Scratch(end, texts.len())));
         }
-        if timestamp::canonical(inner, &mut self.batch.scratch.texts) {
-            let end = self.batch.scratch.texts.len();
-            return Ok((Flags::new(Kind::Timestamp), TextAt::Scratch(start, end)));
-        }
-        Ok((Flags::new(Kind::String), self.slice(inner)))
+        let mut flags = Flags::new(Kind::String);
+        flags.set_escaped();
+        Ok((flags, TextAt::Scratch(start, end)))
     }
 
-    fn number(&mut self, literal: &str) -> (Flags, TextAt) {
-        let is_float = literal.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
+    /// A string without escapes.
+    #[inline]
+    fn plain(&mut self, inner: &str) -> (Flags, TextAt) {
+        let texts = &mut self.batch.scratch.texts;
+        let start = texts.len();
+        if timestamp::canonical(inner, texts) {
+            return (Flags::new(Kind::Timestamp), TextAt::Scratch(start, texts.len()));
+        }
+        (Flags::new(Kind::String), self.slice(inner))
+    }
+
+    fn number(&mut self, literal: &str, is_float: bool) -> (Flags, TextAt) {
         let (kind, text) = if is_float { float(literal) } else { integer(literal) };
         let at = match text {
             Cow::Borrowed(text) if text.len() == literal.len() => self.slice(literal),
@@ -350,6 +467,11 @@ impl Walk<'_> {
         let start = text.as_ptr() as usize - self.event.as_ptr() as usize;
         TextAt::Event(start, start + text.len())
     }
+}
+
+/// Whether an object has no key.
+fn is_empty(object: &str) -> bool {
+    object[1..].trim_start().starts_with('}')
 }
 
 /// A number without fraction or exponent: an integer where it fits, else the text of its literal.

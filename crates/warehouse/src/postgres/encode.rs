@@ -60,9 +60,9 @@ impl<'a> Encoder<'a> {
         out: &mut String,
     ) -> bool {
         match self.fit.columns[column as usize].action {
-            Action::Copy => out.push_str(cell.text),
+            Action::Copy => out.push_str(cell.text()),
             Action::Timestamp => {
-                let (first, last) = cut_fraction(cell.text, MICROSECONDS);
+                let (first, last) = cut_fraction(cell.text(), MICROSECONDS);
                 out.push_str(first);
                 out.push_str(last);
             }
@@ -149,7 +149,7 @@ impl<'a> Encoder<'a> {
         {
             unmapped.push('}');
             let mut text = Vec::with_capacity(unmapped.len());
-            push_escaped(&unmapped, &mut text);
+            push_escaped(unmapped.as_bytes(), &mut text);
             out.splice(range, text);
         }
     }
@@ -158,7 +158,7 @@ impl<'a> Encoder<'a> {
         unmapped.push(if unmapped.is_empty() { '{' } else { ',' });
         write_string(&self.columns[cell.slot as usize].name, unmapped);
         unmapped.push(':');
-        convert::as_json(cell.flags.kind(), cell.text, unmapped);
+        convert::as_json(cell.flags.kind(), cell.text(), unmapped);
     }
 
     /// Appends one value. `false`: it does not fit the column.
@@ -170,13 +170,13 @@ impl<'a> Encoder<'a> {
         out: &mut Vec<u8>,
     ) -> bool {
         match self.fit.columns[column as usize].action {
-            Action::Copy if cell.flags.may_need_escape() => push_escaped(cell.text, out),
-            Action::Copy => out.extend_from_slice(cell.text.as_bytes()),
-            Action::Timestamp if cell.text.len() <= SHORT_TIMESTAMP => {
-                out.extend_from_slice(cell.text.as_bytes());
+            Action::Copy if cell.flags.may_need_escape() => push_escaped(cell.bytes, out),
+            Action::Copy => out.extend_from_slice(cell.bytes),
+            Action::Timestamp if cell.bytes.len() <= SHORT_TIMESTAMP => {
+                out.extend_from_slice(cell.bytes);
             }
             Action::Timestamp => {
-                let (first, last) = cut_fraction(cell.text, MICROSECONDS);
+                let (first, last) = cut_fraction(cell.text(), MICROSECONDS);
                 out.extend_from_slice(first.as_bytes());
                 out.extend_from_slice(last.as_bytes());
             }
@@ -185,7 +185,7 @@ impl<'a> Encoder<'a> {
                 if !conversion.apply(row_number, cell, &mut self.converted) {
                     return false;
                 }
-                push_escaped(&self.converted, out);
+                push_escaped(self.converted.as_bytes(), out);
             }
         }
         true
@@ -193,9 +193,9 @@ impl<'a> Encoder<'a> {
 }
 
 /// Appends text with what COPY reads specially escaped. NUL, which no text can hold, is left out.
-fn push_escaped(text: &str, out: &mut Vec<u8>) {
-    for byte in text.bytes() {
-        match byte {
+fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        match *byte {
             b'\\' => out.extend_from_slice(b"\\\\"),
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),

@@ -97,14 +97,14 @@ impl Conversion {
         if self.goes_as_it_is(row, cell) {
             if cell.flags.is_date() && self.is_new && self.to == DataType::String {
                 // the batch had taken the date for a timestamp before the column became text
-                convert::convert(Kind::String, cell.text, DataType::Timestamp, self.style, out);
+                convert::convert(Kind::String, cell.text(), DataType::Timestamp, self.style, out);
             } else {
-                convert::as_it_is(kind, cell.text, self.to, out);
+                convert::as_it_is(kind, cell.text(), self.to, out);
             }
             return true;
         }
         own_type(cell).converts_to(self.to)
-            && convert::convert(kind, cell.text, self.to, self.style, out)
+            && convert::convert(kind, cell.text(), self.to, self.style, out)
     }
 }
 
@@ -143,7 +143,7 @@ impl Fit {
         let column = self.column_of_slot[cell.slot as usize]?;
         let kind = cell.flags.kind();
         let Action::Convert(conversion) = self.columns[column as usize].action else {
-            convert::key_text(kind, cell.text, out);
+            convert::key_text(kind, cell.text(), out);
             return Some(kind);
         };
         let mut text = String::new();

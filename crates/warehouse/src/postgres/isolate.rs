@@ -235,7 +235,7 @@ impl Sending<'_> {
         batch.rows.visit(piece.range.clone(), |number, row| {
             let is_sent = kept.as_ref().is_none_or(|kept| kept[number]);
             let texts: Option<Vec<_>> =
-                slots.iter().map(|slot| row.cell(*slot).map(|cell| cell.text)).collect();
+                slots.iter().map(|slot| row.cell(*slot).map(|cell| cell.text())).collect();
             if is_sent && texts.is_some_and(|texts| texts.join(", ") == key.values) {
                 found = Some(number);
             }
