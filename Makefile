@@ -1,6 +1,6 @@
 # Everything that is typed here. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help fmt lint unit test vectors race bench run stop up down
+.PHONY: help fmt lint unit test vectors race memory fuzz bench run stop up down
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ vectors: ## runs the cases of any folder: make vectors SUITE=loading DIR=<folder
 
 race: ## eight loaders make one table, N times: make race N=50
 	@RACE_ROUNDS=$(or $(N),50) scripts/test -p warehouse --test it -- race --nocapture
+
+memory: ## loads a batch of 2 GB in less than 400 MB
+	@BATCH_MB=2048 scripts/test -p warehouse --test memory -- --nocapture
+
+fuzz: ## feeds damaged events to the path from JSON to rows, for SECONDS=60; wants nightly Rust and cargo-fuzz
+	@scripts/fuzz $(or $(SECONDS),60)
 
 bench: ## measures our figures beside their references (docs/performance.md)
 	@scripts/bench
