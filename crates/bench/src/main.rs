@@ -7,6 +7,7 @@ mod intake;
 mod load;
 mod parts;
 mod process;
+mod refused;
 mod report;
 
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ enum Command {
         /// How often everything is measured; the median counts.
         #[arg(long, default_value_t = 3)]
         rounds: u32,
-        /// Only these: `load`, `merge`, `intake`.
+        /// Only these: `load`, `merge`, `refused`, `intake`.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
@@ -70,6 +71,13 @@ async fn main() -> Result<()> {
                 }
                 if wanted("merge") {
                     report.add(load::merged(&parts, events, 100_000).await?);
+                }
+                if wanted("refused") {
+                    for kind in &refused::KINDS {
+                        for bad in [10, 1_000] {
+                            report.add(refused::compare(&parts, kind, bad).await?);
+                        }
+                    }
                 }
                 if wanted("intake") {
                     for connections in [64, 256] {

@@ -1,6 +1,9 @@
-//! Rows as the text that the server reads: in the format of COPY, or value by value.
+//! Rows as the text that the server reads: in the text format of COPY, or value by value.
 
-use super::fit::{Action, Fit};
+use super::{
+    binary::BinaryWriter,
+    fit::{Action, Fit},
+};
 use crate::{
     batch::Column,
     convert,
@@ -15,6 +18,39 @@ const NULL: &[u8] = b"\\N";
 const MICROSECONDS: usize = 6;
 /// Canonical timestamps up to this length have no more than that.
 const SHORT_TIMESTAMP: usize = "2022-08-18T14:17:22.123456Z".len();
+
+/// Turns the rows of one batch into what COPY reads.
+pub(crate) trait RowWriter {
+    /// The name of the format.
+    fn format(&self) -> &'static str;
+    /// What comes before the first row.
+    fn begin(&self, out: &mut Vec<u8>);
+    fn row(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>);
+    /// What comes after the last.
+    fn end(&self, out: &mut Vec<u8>);
+}
+
+/// The fastest format that takes all values of the batch.
+pub(crate) fn writer<'a>(fit: &'a Fit, columns: &'a [Column]) -> Box<dyn RowWriter + 'a> {
+    match BinaryWriter::new(fit) {
+        Some(binary) => Box::new(binary),
+        None => Box::new(Encoder::new(fit, columns)),
+    }
+}
+
+impl RowWriter for Encoder<'_> {
+    fn format(&self) -> &'static str {
+        "text"
+    }
+
+    fn begin(&self, _out: &mut Vec<u8>) {}
+
+    fn row(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
+        self.encode(row_number, row, out);
+    }
+
+    fn end(&self, _out: &mut Vec<u8>) {}
+}
 
 /// Turns the rows of one batch into COPY text.
 pub(crate) struct Encoder<'a> {

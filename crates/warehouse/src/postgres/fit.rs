@@ -7,7 +7,7 @@
 
 use std::{collections::HashSet, io};
 
-use super::{ddl::NewColumn, table::Table, types};
+use super::{binary::Wire, ddl::NewColumn, table::Table, types};
 use crate::{
     batch::{Batch, Column, Given},
     convert::{self, TextStyle},
@@ -60,6 +60,8 @@ pub(crate) struct Fit {
 pub(crate) struct FitColumn {
     pub(crate) name: String,
     pub(crate) action: Action,
+    /// How its values go in binary format, if all of them can.
+    pub(crate) wire: Option<Wire>,
     /// The type that the batch gives the column, which values are cast to where that can be said.
     pub(crate) cast: Option<String>,
 }
@@ -119,9 +121,12 @@ impl Fit {
             let column = &batch.columns[slot as usize];
             let present = against.table.and_then(|table| table.column(&column.name));
             match present {
-                Some(present) if !against.made.contains(&present.name) => {
-                    FitColumn::to_present(column, present.data_type, against.style)
-                }
+                Some(present) if !against.made.contains(&present.name) => FitColumn::to_present(
+                    column,
+                    present.data_type,
+                    &present.sql_type,
+                    against.style,
+                ),
                 _ => FitColumn::to_new(column, against.style),
             }
         };
@@ -214,7 +219,7 @@ impl<'a> Making<'a> {
         if let Some(unmapped) = self.fit.unmapped.filter(|_| &*column.name == UNMAPPED) {
             // the event brings values of its own
             self.fit.columns[unmapped as usize] =
-                FitColumn::to_present(column, DataType::Json, self.against.style);
+                FitColumn::to_present(column, DataType::Json, "jsonb", self.against.style);
             self.fit.column_of_slot[slot as usize] = Some(unmapped);
             return;
         }
@@ -277,7 +282,7 @@ impl<'a> Making<'a> {
                 });
             }
             let name = UNMAPPED.to_owned();
-            self.fit.columns.push(FitColumn { name, action: Action::Copy, cast: None });
+            self.fit.columns.push(FitColumn { name, action: Action::Copy, wire: None, cast: None });
             self.fit.columns.len() - 1
         });
         self.fit.unmapped = u32::try_from(index).ok();
@@ -334,11 +339,13 @@ fn first_misfit(batch: &Batch, columns: &[Option<FitColumn>]) -> io::Result<Opti
 }
 
 impl FitColumn {
-    fn to_present(column: &Column, to: DataType, style: TextStyle) -> FitColumn {
+    fn to_present(column: &Column, to: DataType, sql_type: &str, style: TextStyle) -> FitColumn {
         let conversion = Conversion { to, as_it_is_before: 0, is_new: false, style };
+        let quick = quick_action(column, to, true);
         FitColumn {
             name: column.name.to_string(),
-            action: quick_action(column, to, true).unwrap_or(Action::Convert(conversion)),
+            action: quick.unwrap_or(Action::Convert(conversion)),
+            wire: Wire::of(sql_type).filter(|_| quick.is_some()),
             cast: None, // the column is what it is, whatever the event says
         }
     }
@@ -349,10 +356,11 @@ impl FitColumn {
             None => (column.inferred.unwrap_or(DataType::String), usize::MAX),
         };
         let conversion = Conversion { to, as_it_is_before, is_new: true, style };
-        let converts = column.definition.is_some();
+        let quick = quick_action(column, to, column.definition.is_some());
         FitColumn {
             name: column.name.to_string(),
-            action: quick_action(column, to, converts).unwrap_or(Action::Convert(conversion)),
+            action: quick.unwrap_or(Action::Convert(conversion)),
+            wire: Wire::of(ddl_type(column)).filter(|_| quick.is_some()),
             cast: given_cast(column),
         }
     }

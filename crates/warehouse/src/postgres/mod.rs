@@ -1,7 +1,8 @@
 //! PostgreSQL: the table as it is (`table`), how a batch fits it (`fit`), what has to change (`ddl`, `prepare`,
-//! `key`), how rows become COPY text (`encode`) and reach the table (`transfer`, one by one: `insert`), which rows are refused
+//! `key`), what rows become for COPY (`encode`, `binary`) and reach the table (`transfer`, one by one: `insert`), which rows are refused
 //! (`isolate`), and the transaction that carries all of it (`load`).
 
+mod binary;
 mod client;
 mod credentials;
 mod ddl;

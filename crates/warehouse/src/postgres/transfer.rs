@@ -9,7 +9,7 @@ use tracing::warn;
 use super::{
     client::Connection,
     ddl::{self, KeyChange, NewColumn, Staging},
-    encode::Encoder,
+    encode::{self, Encoder},
     error::{LoadError, Purpose},
     fit::{Against, Fit, Free},
     prepare::Prepared,
@@ -194,10 +194,12 @@ pub(super) async fn copy(
 ) -> Result<u64, LoadError> {
     let Prepared { batch, name, fit, .. } = prepared;
     let purpose = Purpose::Rows { table: &name.table };
-    let sql = format!("copy {place} ({}) from stdin", fit.quoted_columns().join(", "));
+    let format = encode::writer(fit, &batch.columns).format();
+    let columns = fit.quoted_columns().join(", ");
+    let sql = format!("copy {place} ({columns}) from stdin with (format {format})");
     let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
     let (batch, fit, rows) = (batch.clone(), fit.clone(), rows.clone());
-    let encoding = tokio::task::spawn_blocking(move || encode(&batch, &fit, &rows, &sender));
+    let encoding = tokio::task::spawn_blocking(move || send_rows(&batch, &fit, &rows, &sender));
     let stored = connection.copy(&sql, &mut chunks, purpose).await;
     drop(chunks); // after a refusal the encoder waits for room in it
     let encoded = encoding
@@ -209,17 +211,18 @@ pub(super) async fn copy(
     encoded.and(stored)
 }
 
-fn encode(
+fn send_rows(
     batch: &Batch,
     fit: &Fit,
     rows: &Selection,
     sender: &mpsc::Sender<Vec<u8>>,
 ) -> Result<(), LoadError> {
-    let mut encoder = Encoder::new(fit, &batch.columns);
+    let mut writer = encode::writer(fit, &batch.columns);
     let mut text = Vec::with_capacity(CHUNK + CHUNK / 8);
+    writer.begin(&mut text);
     batch.rows.visit(rows.range.clone(), |number, row| {
         if rows.has(number) {
-            encoder.encode(number, row, &mut text);
+            writer.row(number, row, &mut text);
         }
         if text.len() < CHUNK {
             return true;
@@ -228,6 +231,7 @@ fn encode(
         // the server refused; the sending side knows why
         sender.blocking_send(full).is_ok()
     })?;
+    writer.end(&mut text);
     if !text.is_empty() && sender.blocking_send(text).is_err() {
         warn!("the server ended a copy before its last rows");
     }
@@ -240,11 +244,11 @@ pub fn copy_text(batch: &Batch) -> Result<(Vec<String>, Vec<u8>), LoadError> {
     let made = HashSet::new();
     let against = Against { table: None, made: &made, free: Free::None, style: TextStyle::Short };
     let fit = Fit::new(batch, against)?;
-    let (mut encoder, mut text) = (Encoder::new(&fit, &batch.columns), Vec::new());
+    let mut text = Vec::new();
+    let mut encoder = Encoder::new(&fit, &batch.columns);
     batch.rows.visit(0..batch.row_count(), |number, row| {
         encoder.encode(number, row, &mut text);
         true
     })?;
-    drop(encoder);
     Ok((fit.columns.into_iter().map(|column| column.name).collect(), text))
 }
