@@ -1,13 +1,16 @@
 //! Cutting out the rows that the database refuses, so that all others load.
 //!
-//! Invariant: a row counts as refused only after it failed alone, after the rows before it were there or would
-//! have made no difference. What the server says of the place of an error (a line of the COPY, the values of a
-//! key) decides where to look first, nothing else: constraints that are checked at the end of a statement name
-//! no line, and buffered rows the wrong one.
+//! Invariant: a row counts as refused only after it failed alone, with the rows before it there where they make a
+//! difference. What the server says of the place of an error (a line of the COPY, the values of a key) decides
+//! where to look first, nothing else: constraints that are checked at the end of a statement name no line, and
+//! buffered rows the wrong one.
 //!
-//! Rows go in segments, each in a subtransaction. A transaction has at most [`MAX_SUBTRANSACTIONS`] of them,
-//! failed ones included: beyond 64 PostgreSQL slows down for everybody. When they are used up the transaction
-//! is rolled back, and the next one sends all that is known to be good in one piece and goes on from there.
+//! Rows go in segments, each in a subtransaction that stays. Where one fails, trials look for its bad rows, in
+//! subtransactions that are always rolled back, and the segment goes again without them. A transaction keeps at
+//! most [`MAX_SUBTRANSACTIONS`]: a backend announces 64 to the others, beyond that every snapshot of anybody has
+//! to look them up on disk. Rolled back ones are taken off that list, so there may be any number of them. Where
+//! more would have to stay the transaction is rolled back, and the next one sends all that is known to be good
+//! in one piece and goes on from there.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -21,11 +24,15 @@ use super::{
 use crate::batch::Batch;
 
 const MAX_SUBTRANSACTIONS: usize = 60;
-/// Into so many pieces a batch is cut at first: small enough that a bad row costs little, few enough to leave
-/// subtransactions for ten bad rows.
+/// Into so many segments a batch is cut: small enough that a bad row costs little, few enough to leave
+/// subtransactions for rows that are bad only because of others.
 const SEGMENTS: usize = 24;
-/// Smaller pieces are not worth their round trips.
+/// Smaller segments are not worth their round trips.
 const MIN_SEGMENT: usize = 250;
+/// Rows of the first trial behind a bad row; the next ones are twice as long each.
+const FIRST_WINDOW: usize = 64;
+
+const UNDO: &str = "rollback to savepoint piece; release savepoint piece";
 /// What is known about the rows of a load's batches, from one transaction to the next.
 #[derive(Default)]
 pub(super) struct Isolation {
@@ -40,17 +47,7 @@ struct Known {
     /// Rows before this one are sorted into good and refused.
     sorted_until: usize,
     /// What is left to send, last first. Empty at first.
-    pieces: Vec<Piece>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    Whole(Range<usize>),
-    /// A bad row is in `range`; what follows it up to `end` was not looked at.
-    Search {
-        range: Range<usize>,
-        end: usize,
-    },
+    pieces: Vec<Range<usize>>,
 }
 
 impl Isolation {
@@ -115,7 +112,7 @@ struct Sending<'a> {
 impl Sending<'_> {
     /// Sends what is known to be good, then piece after piece. `false`: no subtransaction is left.
     async fn sort(&mut self, known: &mut Known, rows: &mut Selection) -> Result<bool, LoadError> {
-        let good = Selection { range: 0..known.sorted_until, kept: rows.kept.clone() };
+        let good = rows.part(0..known.sorted_until);
         if good.first().is_some() {
             match self.attempt(&good).await? {
                 Attempt::Loaded => {}
@@ -128,89 +125,194 @@ impl Sending<'_> {
                 }
             }
         }
-        while let Some(piece) = known.pieces.pop() {
-            let range = match &piece {
-                Piece::Whole(range) => range.clone(),
-                Piece::Search { range, .. } => first_half(range),
-            };
-            let sent = Selection { range: range.clone(), kept: rows.kept.clone() };
-            let attempt = match sent.first() {
-                Some(_) => self.attempt(&sent).await?,
-                None => Attempt::Loaded, // nothing to send
-            };
-            match attempt {
-                Attempt::Loaded => {
-                    known.sorted_until = range.end;
-                    if let Piece::Search { range: searched, end } = piece {
-                        known.pieces.push(match range.end == searched.end {
-                            true => Piece::Whole(range.end..end),
-                            false => Piece::Search { range: range.end..searched.end, end },
-                        });
-                    }
-                }
-                Attempt::NoneLeft => {
-                    known.pieces.push(piece);
+        while let Some(range) = known.pieces.pop() {
+            match self.settle(known, rows, range.clone()).await? {
+                Settled::Done => known.sorted_until = range.end,
+                Settled::InPieces(pieces) => known.pieces.extend(pieces.into_iter().rev()),
+                Settled::NoneLeft => {
+                    known.pieces.push(range);
                     return Ok(false);
-                }
-                Attempt::Failed(error) => {
-                    if let Piece::Search { end, .. } = piece {
-                        known.pieces.push(Piece::Whole(range.end..end));
-                    }
-                    if sent.len() > 1 {
-                        known.pieces.extend(self.cut(&sent, &error)?);
-                        continue;
-                    }
-                    let row = sent.first().unwrap_or(range.start);
-                    known.refused.insert(row, *error);
-                    let kept = rows.kept.get_or_insert_with(|| {
-                        Arc::new(vec![true; self.prepared.batch.row_count()])
-                    });
-                    Arc::make_mut(kept)[row] = false;
-                    known.sorted_until = range.end;
                 }
             }
         }
         Ok(true)
     }
 
-    /// Sends rows in a subtransaction.
+    /// Sends a range without its bad rows.
+    async fn settle(
+        &mut self,
+        known: &mut Known,
+        rows: &mut Selection,
+        range: Range<usize>,
+    ) -> Result<Settled, LoadError> {
+        let mut looked_until = range.start;
+        let mut is_first_failure = true;
+        loop {
+            let piece = rows.part(range.clone());
+            if piece.first().is_none() {
+                return Ok(Settled::Done);
+            }
+            let error = match self.attempt(&piece).await? {
+                Attempt::Loaded => return Ok(Settled::Done),
+                Attempt::NoneLeft => return Ok(Settled::NoneLeft),
+                Attempt::Failed(error) => error,
+            };
+            if piece.len() == 1 {
+                let row = piece.first().unwrap_or(range.start);
+                self.refuse(known, rows, row, *error);
+                return Ok(Settled::Done);
+            }
+            let suspect = self.suspect(&piece, &error)?.filter(|row| *row >= looked_until);
+            let unseen = looked_until..range.end;
+            let found = match is_first_failure {
+                true => self.find_one(known, rows, unseen, suspect).await?,
+                false => self.find_all(known, rows, unseen, suspect).await?,
+            };
+            is_first_failure = false;
+            match found {
+                Found::BadUntil(row) => looked_until = row,
+                // it is bad because of the rows before it: they go first, then it, alone
+                Found::Innocent(Some(row)) => {
+                    let Range { start, end } = range;
+                    return Ok(Settled::in_pieces([start..row, row..row + 1, row + 1..end]));
+                }
+                Found::Innocent(None) => {
+                    let middle = range.start + range.len() / 2;
+                    return Ok(Settled::in_pieces([range.start..middle, middle..range.end]));
+                }
+            }
+        }
+    }
+
+    /// Refuses the first bad row of a range: the suspect, else the one that trials of ever smaller halves lead to.
+    async fn find_one(
+        &mut self,
+        known: &mut Known,
+        rows: &mut Selection,
+        range: Range<usize>,
+        suspect: Option<usize>,
+    ) -> Result<Found, LoadError> {
+        let suspect = match suspect {
+            Some(row) => Some(row),
+            None => self.search(rows, range.clone()).await?,
+        };
+        let Some(row) = suspect else {
+            return Ok(Found::Innocent(None));
+        };
+        match self.trial(&rows.part(row..row + 1)).await? {
+            Some(error) => {
+                self.refuse(known, rows, row, *error);
+                Ok(Found::BadUntil(row + 1))
+            }
+            None => Ok(Found::Innocent(Some(row))),
+        }
+    }
+
+    /// Refuses all bad rows of a range, from the suspect on.
+    async fn find_all(
+        &mut self,
+        known: &mut Known,
+        rows: &mut Selection,
+        range: Range<usize>,
+        mut suspect: Option<usize>,
+    ) -> Result<Found, LoadError> {
+        let Range { mut start, end } = range;
+        let mut failed = start..end;
+        loop {
+            match self.find_one(known, rows, failed, suspect).await? {
+                Found::BadUntil(row) => start = row,
+                innocent @ Found::Innocent(_) => return Ok(innocent),
+            }
+            let mut length = FIRST_WINDOW;
+            loop {
+                if start >= end {
+                    return Ok(Found::BadUntil(end));
+                }
+                let window = rows.part(start..end.min(start + length));
+                match self.trial(&window).await? {
+                    None => (start, length) = (window.range.end, length * 2),
+                    Some(error) => {
+                        suspect = self.suspect(&window, &error)?;
+                        failed = window.range;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first row of a range that fails, by trials of halves; rows before it are good.
+    async fn search(
+        &mut self,
+        rows: &Selection,
+        range: Range<usize>,
+    ) -> Result<Option<usize>, LoadError> {
+        let Range { mut start, mut end } = range;
+        while end - start > 1 {
+            let half = rows.part(start..start + (end - start) / 2);
+            match self.trial(&half).await? {
+                None => start = half.range.end,
+                Some(error) => {
+                    if let Some(row) = self.suspect(&half, &error)? {
+                        return Ok(Some(row));
+                    }
+                    end = half.range.end;
+                }
+            }
+        }
+        Ok(rows.part(start..end).first())
+    }
+
+    fn refuse(&self, known: &mut Known, rows: &mut Selection, row: usize, error: ServerError) {
+        known.refused.insert(row, error);
+        let all = || Arc::new(vec![true; self.prepared.batch.row_count()]);
+        Arc::make_mut(rows.kept.get_or_insert_with(all))[row] = false;
+    }
+
+    /// Sends rows in a subtransaction that stays.
     async fn attempt(&mut self, rows: &Selection) -> Result<Attempt, LoadError> {
         if *self.subtransactions >= MAX_SUBTRANSACTIONS {
             return Ok(Attempt::NoneLeft);
         }
-        *self.subtransactions += 1;
         self.connection.run("savepoint piece").await?;
         match transfer::send(self.connection, self.prepared, rows).await {
             Ok(loaded) => {
                 self.connection.run("release savepoint piece").await?;
+                *self.subtransactions += 1;
                 self.loaded += loaded;
                 Ok(Attempt::Loaded)
             }
             Err(LoadError::Refused { error, .. }) => {
-                self.connection.run("rollback to savepoint piece; release savepoint piece").await?;
+                self.connection.run(UNDO).await?;
                 Ok(Attempt::Failed(error))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// How to go on with rows that failed together, last first. The row that the server points at is a piece of its
-    /// own.
-    fn cut(&self, failed: &Selection, error: &ServerError) -> Result<Vec<Piece>, LoadError> {
-        let Range { start, end } = failed.range;
-        let by_line = error.copy_line.and_then(|line| failed.row_of_line(line));
-        let suspect = match (by_line, self.key_hint(error)) {
-            (Some(row), _) => Some(row),
-            (None, Some(key)) => self.row_with_key(failed, &key)?,
-            (None, None) => None,
+    /// Sends rows only to see what the server says. `None`: it takes them.
+    async fn trial(&mut self, rows: &Selection) -> Result<Option<Box<ServerError>>, LoadError> {
+        if rows.first().is_none() {
+            return Ok(None);
+        }
+        self.connection.run("savepoint piece").await?;
+        let error = match transfer::send(self.connection, self.prepared, rows).await {
+            Ok(_) => None,
+            Err(LoadError::Refused { error, .. }) => Some(error),
+            Err(error) => return Err(error),
         };
-        Ok(match suspect {
-            Some(row) => {
-                let pieces = [row + 1..end, row..row + 1, start..row];
-                pieces.into_iter().filter(|piece| !piece.is_empty()).map(Piece::Whole).collect()
-            }
-            None => vec![Piece::Search { range: start..end, end }],
-        })
+        self.connection.run(UNDO).await?;
+        Ok(error)
+    }
+
+    /// The row that the server points at.
+    fn suspect(&self, failed: &Selection, error: &ServerError) -> Result<Option<usize>, LoadError> {
+        let by_line = error.copy_line.and_then(|line| failed.row_of_line(line));
+        match (by_line, self.key_hint(error)) {
+            (Some(row), _) => Ok(Some(row)),
+            (None, Some(key)) => self.row_with_key(failed, &key),
+            (None, None) => Ok(None),
+        }
     }
 
     /// The values that the server said it was at: those of a key, or of the whole row, by its first column.
@@ -222,7 +324,7 @@ impl Sending<'_> {
         error.key.clone().or_else(of_row)
     }
 
-    /// The last row of the piece that has the values of a violated key: the earlier ones may be why it is violated.
+    /// The last of the rows that have the values of a violated key: the earlier ones may be why it is violated.
     fn row_with_key(&self, piece: &Selection, key: &KeyHint) -> Result<Option<usize>, LoadError> {
         let batch: &Batch = &self.prepared.batch;
         let slots: Option<Vec<u32>> =
@@ -245,6 +347,29 @@ impl Sending<'_> {
     }
 }
 
+/// What became of a range.
+enum Settled {
+    Done,
+    /// It has to be sent in these pieces, one after another.
+    InPieces(Vec<Range<usize>>),
+    /// No subtransaction is left.
+    NoneLeft,
+}
+
+impl Settled {
+    fn in_pieces<const N: usize>(pieces: [Range<usize>; N]) -> Settled {
+        Settled::InPieces(pieces.into_iter().filter(|piece| !piece.is_empty()).collect())
+    }
+}
+
+/// What a look for bad rows found.
+enum Found {
+    /// There were some; rows before this one are good or refused.
+    BadUntil(usize),
+    /// What was taken for one (`None`: nothing) is good by itself.
+    Innocent(Option<usize>),
+}
+
 enum Attempt {
     Loaded,
     Failed(Box<ServerError>),
@@ -252,14 +377,10 @@ enum Attempt {
     NoneLeft,
 }
 
-/// The pieces of a batch, last first.
-fn segments(rows: Range<usize>) -> Vec<Piece> {
+/// The segments of a batch, last first.
+fn segments(rows: Range<usize>) -> Vec<Range<usize>> {
     let count = SEGMENTS.min(rows.len() / MIN_SEGMENT).max(1);
-    cut_evenly(rows, count).into_iter().rev().map(Piece::Whole).collect()
-}
-
-fn first_half(rows: &Range<usize>) -> Range<usize> {
-    rows.start..rows.start + rows.len().div_ceil(2)
+    cut_evenly(rows, count).into_iter().rev().collect()
 }
 
 fn cut_evenly(rows: Range<usize>, count: usize) -> Vec<Range<usize>> {
@@ -280,11 +401,7 @@ mod tests {
             assert_eq!(covered, rows.collect::<Vec<_>>());
         }
         assert_eq!(segments(0..100_000).len(), SEGMENTS);
-        assert_eq!(
-            segments(0..100_000).last(),
-            Some(&Piece::Whole(0..4167)),
-            "the first comes first"
-        );
+        assert_eq!(segments(0..100_000).last(), Some(&(0..4167)), "the first comes first");
         assert_eq!(segments(0..300).len(), 1);
     }
 }

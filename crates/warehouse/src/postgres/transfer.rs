@@ -38,6 +38,11 @@ impl Selection {
         self.kept.as_ref().is_none_or(|kept| kept[row])
     }
 
+    /// Those of its rows that lie in `range`.
+    pub(super) fn part(&self, range: Range<usize>) -> Selection {
+        Selection { range, kept: self.kept.clone() }
+    }
+
     /// How many rows it has.
     pub(super) fn len(&self) -> usize {
         self.range.clone().filter(|row| self.has(*row)).count()

@@ -1,12 +1,13 @@
 //! Rows that the database refuses although our types accept them: exactly those are handed back, all others load.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use warehouse::LoadReport;
+use sqlx::{Connection, Executor, PgConnection};
+use warehouse::{Checkpoint, LoadReport};
 
-use crate::loader::{FAIL, ISOLATE, Loader};
+use crate::loader::{FAIL, ISOLATE, Loader, batch};
 
 /// Enough for several segments.
 const EVENTS: usize = 3_000;
@@ -278,4 +279,47 @@ async fn a_batch_of_nothing_but_refused_rows_ends() -> Result<()> {
     assert_eq!(refused_rows(&report), all);
     assert_eq!(loader.number("select count(*) from t").await?, 0);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_refused_rows_do_not_slow_everybody_down() -> Result<()> {
+    // given far more bad rows than a backend announces subtransactions (64)
+    let kind = &KINDS[4];
+    let loader = Loader::new().await?;
+    loader.database.query(kind.sql).await?;
+    loader.database.query("create table place (next bigint); insert into place values (0)").await?;
+    let bad: BTreeSet<_> = (0..EVENTS).step_by(10).collect();
+    // when they are cut out, and somebody takes a snapshot while the load's transaction is open
+    let database = Arc::new(loader.database.url());
+    let checkpoint = Checkpoint {
+        lock: "select 1 from place for update".to_owned(),
+        advance: Box::new(move |_| {
+            let database = database.clone();
+            Box::pin(async move {
+                let overflowed = snapshot_overflowed(&database).await;
+                let next = if overflowed.is_ok_and(|overflowed| !overflowed) { 1 } else { -1 };
+                Ok(format!("update place set next = {next}"))
+            })
+        }),
+    };
+    let batch = batch(&json!({}), &events(kind, &bad));
+    let report = loader.postgres.load(vec![batch], Some(&checkpoint), ISOLATE).await?;
+    assert_eq!(refused_rows(&report), bad);
+    // then the snapshot lists all subtransactions that are open
+    assert_eq!(loader.number("select next from place").await?, 1);
+    Ok(())
+}
+
+/// Whether a snapshot that is taken now lacks open subtransactions, because some backend had too many.
+async fn snapshot_overflowed(url: &str) -> Result<bool> {
+    let mut connection = PgConnection::connect(url).await?;
+    connection.execute("begin isolation level repeatable read").await?;
+    let (file,): (String,) =
+        sqlx::query_as("select pg_export_snapshot()").fetch_one(&mut connection).await?;
+    let (text,): (String,) = sqlx::query_as("select pg_read_file('pg_snapshots/' || $1)")
+        .bind(file)
+        .fetch_one(&mut connection)
+        .await?;
+    ensure!(text.contains("sof:"), "no such line in {text}");
+    Ok(text.contains("sof:1"))
 }
