@@ -41,19 +41,9 @@ pub fn open_all(
 
 fn open(destination: &Destination, connections: u32) -> Result<Postgres, String> {
     // the value is not shown: it is a secret
-    let credentials: Credentials =
-        serde_json::from_value(destination.config.credentials.clone())
-            .map_err(|error| format!("credentials: {}", without_values(&error)))?;
+    let credentials = Credentials::read(&destination.config.credentials)
+        .map_err(|error| chain(&error).to_string())?;
     // one more: building a key on a table with rows takes a second connection
     let settings = Settings { max_connections: connections + 1, ..Settings::default() };
     Postgres::new(&credentials, settings).map_err(|error| chain(&error).to_string())
-}
-
-/// What serde says of a field, without the value that it found there.
-fn without_values(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.strip_prefix("missing field ") {
-        Some(field) => format!("{field} is missing"),
-        None => "a field has another type than it should".to_owned(),
-    }
 }

@@ -63,6 +63,8 @@ pub struct Postgres(Arc<Inner>);
 struct Inner {
     pool: PgPool,
     default_schema: String,
+    /// What the credentials set for every transaction.
+    session_settings: String,
     settings: Settings,
     refused_keys: RefusedKeys,
 }
@@ -80,6 +82,7 @@ impl Postgres {
         Ok(Postgres(Arc::new(Inner {
             pool,
             default_schema,
+            session_settings: credentials.session_settings(),
             settings,
             refused_keys: RefusedKeys::default(),
         })))
@@ -119,11 +122,12 @@ impl Postgres {
             "begin; set local lock_timeout = {}; set local statement_timeout = {}; \
              set local idle_in_transaction_session_timeout = {}; set local time zone 'UTC'; \
              set local tcp_keepalives_idle = 30; set local tcp_keepalives_interval = 10; \
-             set local tcp_keepalives_count = 3; set local search_path = {}",
+             set local tcp_keepalives_count = 3; set local search_path = {}{}",
             lock_timeout.as_millis(),
             statement_timeout.as_millis(),
             idle_in_transaction_timeout.as_millis(),
             quote_ident(&self.0.default_schema),
+            self.0.session_settings,
         )
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use openssl::pkey::PKey;
 use serde::Deserialize;
+use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::error::LoadError;
+use super::{error::LoadError, quote_ident, quote_literal};
 
 const DEFAULT_PORT: u16 = 5432;
 
@@ -50,7 +52,44 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Parameters that drivers take for themselves; they are not settings of a session.
+const OF_DRIVERS: [&str; 16] = [
+    "binary_parameters",
+    "connect_timeout",
+    "default_query_exec_mode",
+    "description_cache_capacity",
+    "fallback_application_name",
+    "min_read_buffer_size",
+    "pool_health_check_period",
+    "pool_max_conn_idle_time",
+    "pool_max_conn_lifetime",
+    "pool_max_conns",
+    "pool_min_conns",
+    "prefer_simple_protocol",
+    "sslmode",
+    "statement_cache_capacity",
+    "statement_cache_mode",
+    "target_session_attrs",
+];
+
 impl Credentials {
+    /// Reads what a destination's configuration has under `credentials`: an object, or its text in JSON or YAML. The
+    /// error names a field, never a value.
+    pub fn read(value: &Value) -> Result<Credentials, LoadError> {
+        let parsed = match value {
+            Value::String(text) if text.trim_start().starts_with('{') => {
+                serde_json::from_str(text).map_err(|error| without_values(&error.to_string()))
+            }
+            Value::String(text) => {
+                serde_saphyr::from_str(text).map_err(|error| without_values(&error.to_string()))
+            }
+            value => {
+                Credentials::deserialize(value).map_err(|error| without_values(&error.to_string()))
+            }
+        };
+        parsed.map_err(|reason| LoadError::config(format!("credentials: {reason}")))
+    }
+
     /// The schema of tables without a namespace.
     pub(crate) fn schema(&self) -> Result<&str, LoadError> {
         match self.default_schema.as_str() {
@@ -78,18 +117,27 @@ impl Credentials {
             // a pooler in transaction mode keeps no prepared statements and refuses this start-up parameter
             .statement_cache_capacity(0)
             .extra_float_digits(None);
-        for (name, value) in &self.parameters {
-            options = match name.as_str() {
-                "connect_timeout" => options,
-                "application_name" => options.application_name(value),
-                _ => options.options([(name, value)]),
-            };
+        if let Some(name) = self.parameters.get("application_name") {
+            options = options.application_name(name);
         }
         self.with_tls(options)
     }
 
+    /// `; set local …` for the parameters that are settings of a session. Not sent when connecting: a pooler would
+    /// refuse them there.
+    pub(crate) fn session_settings(&self) -> String {
+        let settings = self.parameters.iter().filter(|(name, _)| {
+            !OF_DRIVERS.contains(&name.as_str()) && *name != "application_name"
+        });
+        let settings = settings.map(|(name, value)| {
+            format!("; set local {} = {}", quote_ident(name), quote_literal(value))
+        });
+        settings.collect()
+    }
+
     fn with_tls(&self, options: PgConnectOptions) -> Result<PgConnectOptions, LoadError> {
-        let mode = match self.ssl_mode.as_deref() {
+        let named = self.ssl_mode.as_deref().filter(|mode| !mode.is_empty());
+        let mode = match named.or(self.parameters.get("sslmode").map(String::as_str)) {
             None | Some("") => return Ok(options),
             Some("disable") => return Ok(options.ssl_mode(PgSslMode::Disable)),
             Some("require") => return Ok(options.ssl_mode(PgSslMode::Require)),
@@ -105,9 +153,26 @@ impl Credentials {
             options = options.ssl_client_cert_from_pem(pem);
         }
         if let Some(pem) = given("sslClientKey", self.ssl_client_key.as_deref())? {
-            options = options.ssl_client_key_from_pem(pem);
+            options = options.ssl_client_key_from_pem(as_pkcs8(&pem)?);
         }
         Ok(options)
+    }
+}
+
+/// A private key in the form that the TLS library takes, whichever it has.
+fn as_pkcs8(pem: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let key = PKey::private_key_from_pem_passphrase(pem, b"");
+    let converted = key.and_then(|key| key.private_key_to_pem_pkcs8());
+    converted.map_err(|_| {
+        LoadError::config("sslClientKey is not a private key without a password in PEM")
+    })
+}
+
+/// What serde says of a field, without the value that it found there.
+fn without_values(text: &str) -> String {
+    match text.split_once("missing field `").and_then(|(_, rest)| rest.split_once('`')) {
+        Some((field, _)) => format!("{field} is missing"),
+        None => "not an object, or a field has another type than it should".to_owned(),
     }
 }
 
@@ -144,6 +209,38 @@ mod tests {
     fn an_unknown_ssl_mode_is_refused_by_name() {
         let error = credentials(r#","sslMode":"maybe""#).connect_options().unwrap_err();
         assert!(error.to_string().contains("unsupported ssl mode: maybe"), "{error}");
+    }
+
+    #[test]
+    fn credentials_are_an_object_or_its_text() {
+        let object = serde_json::json!({"host": "h", "port": 5433, "database": "d"});
+        let yaml = "host: h\nport: 5433\ndatabase: d\n";
+        for value in [object.clone(), object.to_string().into(), yaml.into()] {
+            let credentials = Credentials::read(&value).unwrap();
+            assert_eq!((credentials.host.as_str(), credentials.port), ("h", Some(5433)), "{value}");
+        }
+    }
+
+    #[test]
+    fn unreadable_credentials_name_the_field_and_no_value() {
+        let cases = [
+            (r#"{"host": "s3cret"}"#, "database is missing"),
+            ("host: s3cret", "database is missing"),
+            (r#"{"host": ["s3cret"], "database": "d"}"#, "another type"),
+            ("s3cret", "not an object"),
+        ];
+        for (text, expected) in cases {
+            let error = Credentials::read(&text.into()).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("s3cret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_settings_of_the_session_or_the_drivers_own() {
+        let credentials = credentials(
+            r#","parameters":{"work_mem":"64MB","sslmode":"require","pool_max_conns":"5","application_name":"x"}"#,
+        );
+        assert_eq!(credentials.session_settings(), "; set local \"work_mem\" = '64MB'");
     }
 
     #[test]

@@ -6,3 +6,4 @@ mod pooler;
 mod properties;
 mod refused;
 mod schema;
+mod tls;
