@@ -1,4 +1,4 @@
-//! Every file in `loading` is a case: events, options, and what PostgreSQL must hold afterwards.
+//! Every file in `loading` and `own` is a case: events, options, and what PostgreSQL must hold afterwards.
 //!
 //! `TESTKIT_POSTGRES_URL` names the server; every case gets a database of its own. `LOADING_VECTORS` names
 //! another folder in the same format (`make vectors`): then there is a line for each case that fails and one
@@ -18,16 +18,22 @@ use std::{
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+/// Cases of the original's behaviour, and cases that we derived from the rules.
+const FOLDERS: [&str; 2] = ["loading", "own"];
+
 fn main() -> ExitCode {
     if let Some(folder) = std::env::var_os("LOADING_VECTORS") {
         return report::report(Path::new(&folder));
     }
     let arguments = Arguments::from_args();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/loading");
-    let trials = match files(&folder) {
-        Ok(files) => files.into_iter().map(trial).collect(),
-        Err(reason) => vec![Trial::test(folder.display().to_string(), || Err(reason.into()))],
-    };
+    let mut trials = Vec::new();
+    for folder in FOLDERS {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(folder);
+        match files(&path) {
+            Ok(files) => trials.extend(files.into_iter().map(trial)),
+            Err(reason) => trials.push(Trial::test(folder, || Err(reason.into()))),
+        }
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
