@@ -53,12 +53,10 @@ fn mix(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn an_event_is_json_of_about_a_kilobyte() {
         let mut buffer = String::new();
-        write_event(&mut buffer, 12345);
+        super::write_event(&mut buffer, 12345);
         let parsed: serde_json::Value = serde_json::from_str(&buffer).unwrap();
         assert_eq!(parsed["id"], 12345);
         assert!((950..1150).contains(&buffer.len()), "{} bytes", buffer.len());

@@ -13,9 +13,10 @@ use crate::{
     path::Paths,
     row::{Cell, Flags, Kind, RowError},
     rows::{MemoryLimit, Rows},
+    scratch::{NO_SLOT, Scratch},
     sql_type::SqlType,
     timestamp,
-    walk::{self, NO_SLOT, PARTITION, Scratch},
+    walk::{self, PARTITION},
 };
 
 /// What happens to the rows that are in the table already.

@@ -16,6 +16,7 @@ pub mod postgres;
 mod row;
 mod rows;
 mod scan;
+mod scratch;
 mod sql_type;
 pub mod stream;
 mod timestamp;

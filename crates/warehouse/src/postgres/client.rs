@@ -4,7 +4,11 @@
 //! error, a time-out, a dropped future) closes it, because its transaction may be open or its answers
 //! out of step.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sqlx::{
     Executor, PgPool,
@@ -18,6 +22,7 @@ use super::{
     error::{LoadError, Purpose, sort},
     key::RefusedKeys,
     quote_ident,
+    table::TableName,
 };
 
 /// How much later than the server we give up on a statement. The server's own time-out comes first, unless
@@ -39,6 +44,7 @@ pub struct Settings {
     pub statement_timeout: Duration,
     /// After this a vanished owner loses its transaction, and with it its locks.
     pub idle_in_transaction_timeout: Duration,
+    /// One more than there are loads at a time: making a key for a table with rows takes two.
     pub max_connections: u32,
 }
 
@@ -67,6 +73,8 @@ struct Inner {
     session_settings: String,
     settings: Settings,
     refused_keys: RefusedKeys,
+    /// Tables that have no room for more columns.
+    full_tables: Mutex<HashSet<TableName>>,
 }
 
 impl Postgres {
@@ -85,6 +93,7 @@ impl Postgres {
             session_settings: credentials.session_settings(),
             settings,
             refused_keys: RefusedKeys::default(),
+            full_tables: Mutex::default(),
         })))
     }
 
@@ -99,6 +108,12 @@ impl Postgres {
 
     pub(super) fn refused_keys(&self) -> &RefusedKeys {
         &self.0.refused_keys
+    }
+
+    /// Whether this was not known of the table.
+    pub(super) fn is_newly_full(&self, name: &TableName) -> bool {
+        let full = self.0.full_tables.lock();
+        full.unwrap_or_else(std::sync::PoisonError::into_inner).insert(name.clone())
     }
 
     /// A connection that answers.

@@ -73,25 +73,27 @@ impl std::fmt::Display for ServerError {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The server went away or cannot be reached: the same batch, sent again, may succeed.
-    #[error("lost the connection to the database: {reason}")]
+    #[error("lost the connection to the database: {reason}; the same load can be tried again")]
     Connection { reason: String },
     /// The connection broke during COMMIT: only the database knows whether it happened.
-    #[error("the answer to COMMIT was lost: {reason}")]
+    #[error("the answer to COMMIT was lost: {reason}; look at the checkpoint before loading again")]
     CommitUnknown { reason: String },
     /// The caller's checkpoint is not what it was: somebody else loaded, nothing was loaded here.
-    #[error("the checkpoint was moved by somebody else")]
+    #[error("the checkpoint was moved by somebody else; start over from where it is")]
     CheckpointMoved,
     /// The database is there and asks to be tried again: locks, time-outs, shutdown, too many connections.
-    #[error("the database is busy: {0}")]
+    #[error("the database is busy: {0}; try again later")]
     Busy(Box<ServerError>),
     /// The database refused the rows: only other rows, or another table, can succeed.
-    #[error("table {table} refused the batch: {error}")]
+    #[error("table {table} refused the batch: {error}; other rows or another table can help")]
     Refused { table: String, error: Box<ServerError> },
     /// The database refused to make or change the table.
-    #[error("table {table} cannot be made or changed: {error}")]
+    #[error(
+        "table {table} cannot be made or changed: {error}; grant the right, or change the table or the options"
+    )]
     Schema { table: String, error: Box<ServerError> },
     /// The batch's rows beyond its memory limit cannot be read back from disk.
-    #[error("rows on disk cannot be read: {0}")]
+    #[error("rows on disk cannot be read: {0}; look at the disk of the temporary folder")]
     Spill(#[from] std::io::Error),
     /// What the caller configured cannot work.
     #[error("misconfigured: {0}")]

@@ -291,7 +291,8 @@ impl Load<'_> {
             } else {
                 counts.loaded = transfer::send(connection, prepared, &rows).await?;
             }
-            counts.merged = total as u64 - counts.loaded - counts.refused;
+            // triggers and rules may make the server count otherwise
+            counts.merged = (total as u64).saturating_sub(counts.loaded + counts.refused);
         }
         report.counts.loaded += counts.loaded;
         report.counts.merged += counts.merged;

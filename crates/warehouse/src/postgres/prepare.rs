@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{
     client::{Connection, Postgres},
@@ -102,7 +102,7 @@ impl Postgres {
                 None => fit.columns.is_empty(),
             };
             if is_complete {
-                report_limit(&name, &fit);
+                self.report_limit(&name, &fit);
                 let fit = Arc::new(fit);
                 let is_literal = rules.is_literal;
                 return Ok(Prepared { batch, name, fit, table, is_new, absent_key, is_literal });
@@ -143,6 +143,17 @@ impl Postgres {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Says once for each table that it is full.
+    fn report_limit(&self, name: &TableName, fit: &Fit) {
+        if fit.beyond_limit > 0 && self.is_newly_full(name) {
+            warn!(
+                table = name.table,
+                columns = fit.beyond_limit,
+                "table has as many columns as PostgreSQL allows, dropped ones included; the values of further ones go to _unmapped_data"
+            );
         }
     }
 
@@ -194,7 +205,7 @@ impl Patience {
     }
 
     pub(super) async fn wait(&mut self, table: &str) {
-        info!(
+        debug!(
             table,
             pause_ms = self.pause.as_millis(),
             "table is locked by somebody else; waiting"
@@ -329,20 +340,7 @@ fn check_partition(
     )))
 }
 
-fn report_limit(name: &TableName, fit: &Fit) {
-    if fit.beyond_limit > 0 {
-        warn!(
-            table = name.table,
-            columns = fit.beyond_limit,
-            "table has as many columns as PostgreSQL allows, dropped ones included; the values of further ones go to _unmapped_data"
-        );
-    }
-}
-
-pub(super) async fn ensure_schema(
-    connection: &mut Connection,
-    name: &TableName,
-) -> Result<(), LoadError> {
+async fn ensure_schema(connection: &mut Connection, name: &TableName) -> Result<(), LoadError> {
     let (schema, purpose) = (&name.schema, Purpose::Schema { table: &name.table });
     let found =
         format!("select 1 from pg_catalog.pg_namespace where nspname = {}", quote_literal(schema));
