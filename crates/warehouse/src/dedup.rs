@@ -13,7 +13,7 @@ const MISSING: &str = "<nil>";
 const SEPARATOR: &str = "_###_";
 
 /// One flag per row: whether it survives. The later of two rows wins, or, with a discriminator, the one with the
-/// greater value. `refused` rows, in order, do not take part. Rows of different parts, of so many rows each, are
+/// greater value. `key` are the columns that rows are told apart by. `refused` rows, in order, do not take part. Rows of different parts, of so many rows each, are
 /// not compared; 0 is one part.
 ///
 /// `stored` appends the text that a value (of a row, by number) has in its column, equal numbers spelled equally,
@@ -21,12 +21,12 @@ const SEPARATOR: &str = "_###_";
 /// the database does: two rows that it takes for one would fail the whole merge.
 pub(crate) fn survivors(
     batch: &Batch,
+    key: &[String],
     refused: &[usize],
     part: usize,
     stored: impl Fn(usize, &Cell<'_>, &mut String) -> Option<Kind>,
 ) -> io::Result<Vec<bool>> {
-    let key: Vec<Option<u32>> =
-        batch.key_columns().iter().map(|name| batch.slot_of(name)).collect();
+    let key: Vec<Option<u32>> = key.iter().map(|name| batch.slot_of(name)).collect();
     let discriminator = discriminator_slot(batch);
     let mut kept: HashMap<Box<str>, (usize, Option<Value>)> =
         HashMap::with_capacity(batch.row_count());
@@ -147,7 +147,7 @@ mod tests {
         for event in events {
             batch.push(event.as_bytes()).unwrap();
         }
-        let survivors = survivors(&batch, refused, part, |_, cell, out| {
+        let survivors = survivors(&batch, &batch.key_columns(), refused, part, |_, cell, out| {
             key_text(cell.flags.kind(), cell.text(), out);
             Some(cell.flags.kind())
         });

@@ -29,6 +29,9 @@ const MAX_SUBTRANSACTIONS: usize = 60;
 const SEGMENTS: usize = 24;
 /// Smaller segments are not worth their round trips.
 const MIN_SEGMENT: usize = 250;
+/// From so many transactions on a row is also refused that fails only after others: the load has to end, and a later
+/// one takes the row without those.
+const MAX_TRANSACTIONS: usize = 8;
 /// Rows of the first trial behind a bad row; the next ones are twice as long each.
 const FIRST_WINDOW: usize = 64;
 
@@ -43,6 +46,8 @@ pub(super) struct Isolation {
 
 #[derive(Default)]
 struct Known {
+    /// How many transactions tried these rows.
+    transactions: usize,
     refused: BTreeMap<usize, ServerError>,
     /// Rows before this one are sorted into good and refused.
     sorted_until: usize,
@@ -82,6 +87,7 @@ impl Isolation {
     ) -> Result<Option<u64>, LoadError> {
         let total = rows.range.end;
         let known = self.batches.entry(index).or_default();
+        known.transactions += 1;
         let mut sending =
             Sending { connection, prepared, subtransactions: &mut self.subtransactions, loaded: 0 };
         let refused: Vec<_> = known.refused.keys().copied().collect();
@@ -169,19 +175,41 @@ impl Sending<'_> {
                 false => self.find_all(known, rows, unseen, suspect).await?,
             };
             is_first_failure = false;
-            match found {
-                Found::BadUntil(row) => looked_until = row,
-                // it is bad because of the rows before it: they go first, then it, alone
-                Found::Innocent(Some(row)) => {
-                    let Range { start, end } = range;
-                    return Ok(Settled::in_pieces([start..row, row..row + 1, row + 1..end]));
+            let row = match found {
+                Found::BadUntil(row) => {
+                    looked_until = row;
+                    continue;
                 }
-                Found::Innocent(None) => {
-                    let middle = range.start + range.len() / 2;
-                    return Ok(Settled::in_pieces([range.start..middle, middle..range.end]));
-                }
+                Found::Innocent(Some(row)) => row,
+                Found::Innocent(None) => self.first_to_fail_with_others(rows, &range).await?,
+            };
+            if known.transactions > MAX_TRANSACTIONS {
+                self.refuse(known, rows, row, *error);
+                continue;
+            }
+            // it is bad because of the rows before it: they go first, then it, alone
+            let Range { start, end } = range;
+            let pieces = [start..row, row..row + 1, row + 1..end];
+            let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
+            return Ok(Settled::InPieces(pieces.collect()));
+        }
+    }
+
+    /// The last row of the shortest beginning of a range that fails as a whole.
+    async fn first_to_fail_with_others(
+        &mut self,
+        rows: &Selection,
+        range: &Range<usize>,
+    ) -> Result<usize, LoadError> {
+        let Range { mut start, mut end } = *range;
+        while end - start > 1 {
+            let middle = start + (end - start) / 2;
+            match self.trial(&rows.part(range.start..middle)).await? {
+                None => start = middle,
+                Some(_) => end = middle,
             }
         }
+        Ok(start)
     }
 
     /// Refuses the first bad row of a range: the suspect, else the one that trials of ever smaller halves lead to.
@@ -354,12 +382,6 @@ enum Settled {
     InPieces(Vec<Range<usize>>),
     /// No subtransaction is left.
     NoneLeft,
-}
-
-impl Settled {
-    fn in_pieces<const N: usize>(pieces: [Range<usize>; N]) -> Settled {
-        Settled::InPieces(pieces.into_iter().filter(|piece| !piece.is_empty()).collect())
-    }
 }
 
 /// What a look for bad rows found.

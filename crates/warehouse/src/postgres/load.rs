@@ -322,7 +322,8 @@ pub(super) fn survivors(
 ) -> Result<Option<Arc<Vec<bool>>>, LoadError> {
     let Prepared { batch, fit, .. } = prepared;
     if batch.options.deduplicate {
-        let survivors = dedup::survivors(batch, refused, prepared.part(), |row, cell, out| {
+        let (key, part) = (prepared.row_key(), prepared.part());
+        let survivors = dedup::survivors(batch, &key, refused, part, |row, cell, out| {
             fit.stored(row, cell, out)
         })?;
         return Ok(Some(Arc::new(survivors)));

@@ -47,6 +47,17 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// The columns that rows of the batch are told apart by: those of the stream's key, or of the key that rows are
+    /// merged by, if it is somebody else's.
+    pub(super) fn row_key(&self) -> Vec<String> {
+        let present = self.table.as_ref().and_then(|table| table.key.as_ref());
+        let merged_by = present.filter(|_| self.batch.options.merges_into_table());
+        match merged_by.filter(|_| !self.is_literal) {
+            Some(key) => key.columns.clone(),
+            None => self.batch.key_columns(),
+        }
+    }
+
     /// Rows per part of the batch, within which equal keys are looked for; 0: the whole batch is one part. Parts only
     /// refuse what the whole would take, so they hold where the original is followed to the letter.
     pub(super) fn part(&self) -> usize {

@@ -213,6 +213,41 @@ async fn of_two_rows_with_one_key_in_a_batch_the_later_is_refused() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_are_merged_by_the_key_that_the_table_has() -> Result<()> {
+    // given a key of somebody else's over other columns than the stream's
+    let loader = Loader::new().await?;
+    loader.database.query("create table t (id bigint, other bigint primary key, v bigint)").await?;
+    let event =
+        |id: usize, other: usize, v: usize| json!({"id": id, "other": other, "v": v}).to_string();
+    let events = [event(1, 5, 1), event(2, 5, 2), event(3, 6, 3)];
+    let options = json!({"primaryKey": "id", "deduplicate": true});
+    let counts = loader.load(&options, &events, ISOLATE).await?.counts;
+    assert_eq!((counts.loaded, counts.merged, counts.refused), (2, 1, 0));
+    assert_eq!(loader.number("select v from t where other = 5").await?, 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_fail_only_together_end_somewhere() -> Result<()> {
+    // given a key to which rows are equal that our comparison tells apart
+    let loader = Loader::new().await?;
+    let sql = "create collation caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+               create table t (id text collate caseless primary key, n bigint)";
+    loader.database.query(sql).await?;
+    let name =
+        |n: usize| if n.is_multiple_of(2) { format!("key {n}") } else { format!("KEY {}", n - 1) };
+    let events: Vec<_> = (0..700).map(|n| json!({"id": name(n), "n": n}).to_string()).collect();
+    let options = json!({"primaryKey": "id", "deduplicate": true});
+    // when they are merged, which one statement cannot do
+    let report = loader.load(&options, &events, ISOLATE).await?;
+    // then none is lost: each is there, replaced by its twin, or handed back
+    assert_eq!(loader.number("select count(*) from t").await?, 350);
+    assert_eq!(report.counts.loaded + report.counts.refused, 700);
+    assert!(report.refused.iter().all(|row| row.error.sqlstate == "21000"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_row_leaves_its_place_to_an_earlier_one_of_its_key() -> Result<()> {
     let loader = Loader::new().await?;
     loader.database.query("create table t (id bigint, n smallint)").await?;
