@@ -3,7 +3,10 @@
 //! Only for batches whose values all are what their columns take, so that no value can fail to be written; the
 //! server's checks are the same. Everything else goes as text.
 
-use super::{encode::RowWriter, fit::Fit};
+use super::{
+    encode::{RowWriter, in_order},
+    fit::Fit,
+};
 use crate::row::{Cell, Row};
 
 /// What a COPY in binary format begins with: signature, no flags, no extension.
@@ -55,23 +58,6 @@ impl<'a> BinaryWriter<'a> {
         Some(BinaryWriter { fit, wires: wires.filter(|_| covers_all)?, field_count })
     }
 
-    fn write_in_order(&self, row: Row<'_>, out: &mut Vec<u8>) -> bool {
-        let mut next = 0;
-        for cell in row.cells() {
-            let Some(column) = self.fit.column_of_slot[cell.slot as usize] else {
-                return false;
-            };
-            if column < next {
-                return false;
-            }
-            (next..column).for_each(|_| out.extend_from_slice(&NULL));
-            write(self.wires[column as usize], &cell, out);
-            next = column + 1;
-        }
-        (next as usize..self.wires.len()).for_each(|_| out.extend_from_slice(&NULL));
-        true
-    }
-
     fn write_any_order(&self, row: Row<'_>, out: &mut Vec<u8>) {
         let mut cells: Vec<Option<Cell<'_>>> = vec![None; self.wires.len()];
         for cell in row.cells() {
@@ -100,7 +86,11 @@ impl RowWriter for BinaryWriter<'_> {
     fn row(&mut self, _row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.field_count.to_be_bytes());
         let start = out.len();
-        if !self.write_in_order(row, out) {
+        let is_written = in_order(self.fit, row, &NULL, out, |column, cell, out| {
+            write(self.wires[column as usize], cell, out);
+            true
+        });
+        if !is_written {
             out.truncate(start);
             self.write_any_order(row, out);
         }

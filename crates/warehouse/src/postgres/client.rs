@@ -21,6 +21,7 @@ use super::{
     credentials::Credentials,
     error::{LoadError, Purpose, sort},
     key::RefusedKeys,
+    new_keys::Repeats,
     quote_ident,
     table::TableName,
 };
@@ -73,6 +74,7 @@ struct Inner {
     session_settings: String,
     settings: Settings,
     refused_keys: RefusedKeys,
+    repeats: Repeats,
     /// Tables that have no room for more columns.
     full_tables: Mutex<HashSet<TableName>>,
 }
@@ -93,6 +95,7 @@ impl Postgres {
             session_settings: credentials.session_settings(),
             settings,
             refused_keys: RefusedKeys::default(),
+            repeats: Repeats::default(),
             full_tables: Mutex::default(),
         })))
     }
@@ -108,6 +111,10 @@ impl Postgres {
 
     pub(super) fn refused_keys(&self) -> &RefusedKeys {
         &self.0.refused_keys
+    }
+
+    pub(super) fn repeats(&self) -> &Repeats {
+        &self.0.repeats
     }
 
     /// Whether this was not known of the table.

@@ -14,6 +14,7 @@ use crate::{
 
 /// What stands for NULL.
 const NULL: &[u8] = b"\\N";
+const NULL_FIELD: &[u8] = b"\\N\t";
 /// PostgreSQL's precision of timestamps, in digits of a second.
 const MICROSECONDS: usize = 6;
 /// Canonical timestamps up to this length have no more than that.
@@ -36,6 +37,34 @@ pub(crate) fn writer<'a>(fit: &'a Fit, columns: &'a [Column]) -> Box<dyn RowWrit
         Some(binary) => Box::new(binary),
         None => Box::new(Encoder::new(fit, columns)),
     }
+}
+
+/// The common case: a row's values come in the order of the columns, and `write` takes all of them. `false`: not so, and
+/// what was written is of no use.
+#[inline]
+pub(super) fn in_order(
+    fit: &Fit,
+    row: Row<'_>,
+    null: &[u8],
+    out: &mut Vec<u8>,
+    mut write: impl FnMut(u32, &Cell<'_>, &mut Vec<u8>) -> bool,
+) -> bool {
+    let mut next = 0;
+    for cell in row.cells() {
+        let Some(column) = fit.column_of_slot[cell.slot as usize] else {
+            return false;
+        };
+        if column < next {
+            return false;
+        }
+        (next..column).for_each(|_| out.extend_from_slice(null));
+        if !write(column, &cell, out) {
+            return false;
+        }
+        next = column + 1;
+    }
+    (next as usize..fit.columns.len()).for_each(|_| out.extend_from_slice(null));
+    true
 }
 
 impl RowWriter for Encoder<'_> {
@@ -110,7 +139,13 @@ impl<'a> Encoder<'a> {
     /// Appends one row.
     pub(crate) fn encode(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
         let start = out.len();
-        if !self.encode_in_order(row_number, row, out) {
+        let fit = self.fit;
+        let is_written = in_order(fit, row, NULL_FIELD, out, |column, cell, out| {
+            let is_written = self.write(row_number, column, cell, out);
+            out.push(b'\t');
+            is_written
+        });
+        if !is_written {
             out.truncate(start);
             self.encode_any_order(row_number, row, out);
         }
@@ -119,33 +154,6 @@ impl<'a> Encoder<'a> {
             Some(last) if !self.fit.columns.is_empty() => *last = b'\n',
             _ => out.push(b'\n'),
         }
-    }
-
-    /// The common case: the row's values come in the order of the columns and all of them fit. `false`: not so.
-    fn encode_in_order(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) -> bool {
-        let mut next = 0;
-        for cell in row.cells() {
-            let Some(column) = self.fit.column_of_slot[cell.slot as usize] else {
-                return false;
-            };
-            if column < next {
-                return false;
-            }
-            for _ in next..column {
-                out.extend_from_slice(NULL);
-                out.push(b'\t');
-            }
-            if !self.write(row_number, column, &cell, out) {
-                return false;
-            }
-            out.push(b'\t');
-            next = column + 1;
-        }
-        for _ in next as usize..self.fit.columns.len() {
-            out.extend_from_slice(NULL);
-            out.push(b'\t');
-        }
-        true
     }
 
     fn encode_any_order(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {

@@ -18,6 +18,7 @@ use super::{
     client::Connection,
     error::{KeyHint, LoadError, ServerError},
     load::{RefusedRow, survivors},
+    new_keys::is_repeat,
     prepare::Prepared,
     transfer::{self, Selection},
 };
@@ -48,6 +49,8 @@ pub(super) struct Isolation {
 struct Known {
     /// How many transactions tried these rows.
     transactions: usize,
+    /// Some key is in the table already.
+    has_repeats: bool,
     refused: BTreeMap<usize, ServerError>,
     /// Rows before this one are sorted into good and refused.
     sorted_until: usize,
@@ -84,18 +87,26 @@ impl Isolation {
         index: usize,
         prepared: &Prepared,
         mut rows: Selection,
+        may_be_all_new: bool,
     ) -> Result<Option<u64>, LoadError> {
         let total = rows.range.end;
         let known = self.batches.entry(index).or_default();
         known.transactions += 1;
-        let mut sending =
-            Sending { connection, prepared, subtransactions: &mut self.subtransactions, loaded: 0 };
+        let mut sending = Sending {
+            connection,
+            prepared,
+            subtransactions: &mut self.subtransactions,
+            is_all_new: may_be_all_new && !known.has_repeats,
+            loaded: 0,
+        };
         let refused: Vec<_> = known.refused.keys().copied().collect();
         rows.kept = survivors(prepared, &refused)?;
         if known.pieces.is_empty() {
             known.pieces = segments(known.sorted_until..total);
         }
-        if !sending.sort(known, &mut rows).await? {
+        let is_sorted = sending.sort(known, &mut rows).await?;
+        known.has_repeats |= !sending.is_all_new;
+        if !is_sorted {
             return Ok(None);
         }
         // a refused row may have stood for others of its key: the next best of them takes its place
@@ -112,6 +123,8 @@ struct Sending<'a> {
     connection: &'a mut Connection,
     prepared: &'a Prepared,
     subtransactions: &'a mut usize,
+    /// The rows are to be merged, and no key was there so far.
+    is_all_new: bool,
     loaded: u64,
 }
 
@@ -302,19 +315,14 @@ impl Sending<'_> {
         if *self.subtransactions >= MAX_SUBTRANSACTIONS {
             return Ok(Attempt::NoneLeft);
         }
-        self.connection.run("savepoint piece").await?;
-        match transfer::send(self.connection, self.prepared, rows).await {
+        match self.send(rows).await? {
             Ok(loaded) => {
                 self.connection.run("release savepoint piece").await?;
                 *self.subtransactions += 1;
                 self.loaded += loaded;
                 Ok(Attempt::Loaded)
             }
-            Err(LoadError::Refused { error, .. }) => {
-                self.connection.run(UNDO).await?;
-                Ok(Attempt::Failed(error))
-            }
-            Err(error) => Err(error),
+            Err(error) => Ok(Attempt::Failed(error)),
         }
     }
 
@@ -323,14 +331,36 @@ impl Sending<'_> {
         if rows.first().is_none() {
             return Ok(None);
         }
-        self.connection.run("savepoint piece").await?;
-        let error = match transfer::send(self.connection, self.prepared, rows).await {
-            Ok(_) => None,
-            Err(LoadError::Refused { error, .. }) => Some(error),
-            Err(error) => return Err(error),
-        };
-        self.connection.run(UNDO).await?;
-        Ok(error)
+        let sent = self.send(rows).await?;
+        if sent.is_ok() {
+            self.connection.run(UNDO).await?;
+        }
+        Ok(sent.err())
+    }
+
+    /// Sends rows in a subtransaction, which is still open if the server took them.
+    async fn send(&mut self, rows: &Selection) -> Result<Result<u64, Box<ServerError>>, LoadError> {
+        loop {
+            self.connection.run("savepoint piece").await?;
+            let sent = match self.is_all_new {
+                true => {
+                    let table = self.prepared.name.quoted();
+                    transfer::copy(self.connection, &table, self.prepared, rows).await
+                }
+                false => transfer::send(self.connection, self.prepared, rows).await,
+            };
+            match sent {
+                Ok(loaded) => return Ok(Ok(loaded)),
+                Err(LoadError::Refused { error, .. }) => {
+                    self.connection.run(UNDO).await?;
+                    if !self.is_all_new || !is_repeat(self.prepared, &error) {
+                        return Ok(Err(error));
+                    }
+                    self.is_all_new = false;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The row that the server points at.

@@ -280,8 +280,9 @@ impl Load<'_> {
             if batch.replaces == Replaces::Table && !prepared.is_new {
                 counts.loaded = transfer::replace_all(connection, prepared, &rows).await?;
             } else if isolates && self.isolation.has_begun() {
-                let sent = self.isolation.send(connection, index, prepared, rows.clone()).await?;
-                let Some(loaded) = sent else {
+                let may_be_new = self.postgres.may_be_all_new(prepared);
+                let sent = self.isolation.send(connection, index, prepared, rows, may_be_new);
+                let Some(loaded) = sent.await? else {
                     return Ok(false);
                 };
                 counts.loaded = loaded;
@@ -289,7 +290,8 @@ impl Load<'_> {
                 counts.refused =
                     report.refused.iter().filter(|row| row.batch == index).count() as u64;
             } else {
-                counts.loaded = transfer::send(connection, prepared, &rows).await?;
+                let sent = self.postgres.send_new_or_merge(connection, prepared, &rows);
+                counts.loaded = sent.await?;
             }
             // triggers and rules may make the server count otherwise
             counts.merged = (total as u64).saturating_sub(counts.loaded + counts.refused);

@@ -13,6 +13,7 @@ mod insert;
 mod isolate;
 mod key;
 mod load;
+mod new_keys;
 mod prepare;
 mod table;
 mod transfer;

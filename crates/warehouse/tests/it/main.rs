@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod loader;
+mod merged;
 mod pooler;
 mod properties;
 mod refused;
