@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use openssl::pkey::PKey;
 use serde::Deserialize;
 use serde_json::Value;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{
+    ConnectOptions,
+    postgres::{PgConnectOptions, PgSslMode},
+};
 
 use super::{error::LoadError, quote_ident, quote_literal};
 
@@ -116,7 +119,9 @@ impl Credentials {
             .password(&self.password)
             // a pooler in transaction mode keeps no prepared statements and refuses this start-up parameter
             .statement_cache_capacity(0)
-            .extra_float_digits(None);
+            .extra_float_digits(None)
+            // single events are in their statements
+            .disable_statement_logging();
         if let Some(name) = self.parameters.get("application_name") {
             options = options.application_name(name);
         }

@@ -39,8 +39,8 @@ fn copy_line(context: &str) -> Option<u64> {
     })
 }
 
-/// What PostgreSQL said, without its text: that quotes values of rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What PostgreSQL said. Neither its `Display` nor its `Debug` shows the text: that quotes values of rows.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ServerError {
     /// Five characters, see PostgreSQL's appendix "Error Codes".
     pub sqlstate: String,
@@ -55,6 +55,12 @@ pub struct ServerError {
     pub(crate) first_value: Option<String>,
     /// The server's own words. They may hold values: never logged, only handed to whoever owns the data.
     pub full_text: String,
+}
+
+impl std::fmt::Debug for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 impl std::fmt::Display for ServerError {

@@ -193,7 +193,10 @@ async fn without_isolation_a_refused_row_fails_the_batch() -> Result<()> {
     let loaded = loader.load(&json!({}), &events(kind, &bad_numbers()), FAIL).await;
     let error = loaded.expect_err("a row is refused");
     assert!(!error.is_retriable(), "{error}");
-    ensure!(!error.to_string().contains("70000"), "a value of a row in {error}");
+    let shown = format!("{error} {error:?}");
+    ensure!(!shown.contains("70000"), "a value of a row in {shown}");
+    let server = error.server_error().map(|error| error.full_text.as_str());
+    ensure!(server.is_some_and(|text| text.contains("70000")), "the owner gets all of it");
     assert_eq!(loader.number("select count(*) from t").await?, 0);
     Ok(())
 }
