@@ -18,7 +18,8 @@ impl KeyHint {
     fn parse(detail: &str) -> Option<KeyHint> {
         let (columns, rest) = detail.split_once('(')?.1.split_once(")=(")?;
         let values = &rest[..rest.rfind(')')?];
-        Some(KeyHint { columns: columns.to_owned(), values: values.to_owned() })
+        // names that need it are quoted
+        Some(KeyHint { columns: columns.replace('"', ""), values: values.to_owned() })
     }
 }
 
@@ -242,6 +243,8 @@ mod tests {
     fn a_key_is_found_in_any_language() {
         let hint = KeyHint::parse("Schlüssel »(a, b)=(1, x(2))« ist nicht da.").unwrap();
         assert_eq!((hint.columns.as_str(), hint.values.as_str()), ("a, b", "1, x(2)"));
+        let quoted = KeyHint::parse("Key (\"userId\")=(5) already exists.").unwrap();
+        assert_eq!((quoted.columns.as_str(), quoted.values.as_str()), ("userId", "5"));
         assert_eq!(KeyHint::parse("Failing row contains (1, 2)."), None);
         assert_eq!(first_value("Failing row contains (1, 2).").as_deref(), Some("1"));
         assert_eq!(first_value("Failing row contains (x y).").as_deref(), Some("x y"));

@@ -18,7 +18,7 @@ use super::{
     client::Connection,
     error::{KeyHint, LoadError, ServerError},
     load::{RefusedRow, survivors},
-    new_keys::is_repeat,
+    new_keys::may_be_repeat,
     prepare::Prepared,
     transfer::{self, Selection},
 };
@@ -353,7 +353,7 @@ impl Sending<'_> {
                 Ok(loaded) => return Ok(Ok(loaded)),
                 Err(LoadError::Refused { error, .. }) => {
                     self.connection.run(UNDO).await?;
-                    if !self.is_all_new || !is_repeat(self.prepared, &error) {
+                    if !self.is_all_new || !may_be_repeat(&error) {
                         return Ok(Err(error));
                     }
                     self.is_all_new = false;

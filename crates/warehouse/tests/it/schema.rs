@@ -247,6 +247,28 @@ async fn a_column_that_another_loader_made_meanwhile_decides_the_type() -> Resul
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_table_is_loaded_into() -> Result<()> {
+    let loader = Loader::new().await?;
+    let sql = "create table t (id bigint primary key, v bigint) partition by range (id); \
+               create table t_low partition of t for values from (0) to (100); \
+               create table t_high partition of t for values from (100) to (200)";
+    loader.database.query(sql).await?;
+    let options = json!({"primaryKey": "id", "deduplicate": true});
+    let events = |version: u64| {
+        let event = |id: u64| event(&json!({"id": id, "v": version, "new": "x"}));
+        [event(50), event(150), event(250)]
+    };
+    for version in [1, 2] {
+        let report = loader.load(&options, &events(version), ISOLATE).await?;
+        assert_eq!(report.counts.loaded, 2);
+        assert_eq!(report.refused.len(), 1, "no partition takes it");
+        let sql = format!("select count(*) from t where v = {version} and new = 'x'");
+        assert_eq!(loader.number(&sql).await?, 2);
+    }
+    Ok(())
+}
+
 async fn execute(connection: &mut sqlx::PgConnection, sql: &str) -> Result<()> {
     sqlx::Executor::execute(connection, sqlx::raw_sql(sql))
         .await
