@@ -1,12 +1,6 @@
 //! Any bytes on the way from JSON to a row: they are refused whole, or they become one line of COPY text.
 //!
-//! Wants cargo-fuzz and nightly Rust. From the top of the repository:
-//!
-//! ```text
-//! cp Cargo.lock crates/warehouse/fuzz/
-//! CARGO_TARGET_DIR=/tmp/fuzz-target cargo +nightly fuzz run --fuzz-dir crates/warehouse/fuzz event -- \
-//!     -dict=crates/warehouse/fuzz/event.dict -max_len=4096 -max_total_time=180
-//! ```
+//! `make fuzz` runs it; it wants cargo-fuzz and nightly Rust.
 
 #![no_main]
 
