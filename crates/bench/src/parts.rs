@@ -45,6 +45,24 @@ impl Parts {
         PgConnection::connect(&self.postgres_url).await.context("connect to PostgreSQL")
     }
 
+    /// The `credentials` of a destination that loads into schema `public`.
+    pub(crate) fn credentials(&self) -> Result<serde_json::Value> {
+        let url: PgConnectOptions = self.postgres_url.parse()?;
+        // the URL's password is not readable from the parsed options
+        let password = self.postgres_url.split_once("://").map_or("", |(_, rest)| rest);
+        let password = password.split_once('@').map_or("", |(user, _)| user);
+        let password = password.split_once(':').map_or("", |(_, password)| password);
+        Ok(serde_json::json!({
+            "host": url.get_host(),
+            "port": url.get_port(),
+            "database": url.get_database().unwrap_or("postgres"),
+            "username": url.get_username(),
+            "password": password,
+            "defaultSchema": "public",
+            "sslMode": "disable",
+        }))
+    }
+
     /// Runs a script with psql and returns how long it took.
     pub(crate) fn psql(&self, script: &str) -> Result<Duration> {
         let started = Instant::now();
@@ -67,20 +85,7 @@ impl Parts {
         port: u16,
         loads: bool,
     ) -> Result<Process> {
-        let url: PgConnectOptions = self.postgres_url.parse()?;
-        // the URL's password is not readable from the parsed options
-        let password = self.postgres_url.split_once("://").map_or("", |(_, rest)| rest);
-        let password = password.split_once('@').map_or("", |(user, _)| user);
-        let password = password.split_once(':').map_or("", |(_, password)| password);
-        let credentials = serde_json::json!({
-            "host": url.get_host(),
-            "port": url.get_port(),
-            "database": url.get_database().unwrap_or("postgres"),
-            "username": url.get_username(),
-            "password": password,
-            "defaultSchema": "public",
-            "sslMode": "disable",
-        });
+        let credentials = self.credentials()?;
         let mut command = Command::new(&self.bulkerapp);
         command
             .env_remove("RUST_LOG")

@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
-use sqlx::{Connection, Executor, postgres::PgConnectOptions};
+use sqlx::{Connection, Executor};
 use warehouse::{
     Batch, LoadOptions, Refusals, SchemaChanges, StreamOptions,
     postgres::{Credentials, Postgres, Settings},
@@ -60,7 +60,7 @@ pub(crate) const KINDS: [Kind; 4] = [
 
 /// The duration of a load with `bad` refused rows, beside that of a clean one into the same table.
 pub(crate) async fn compare(parts: &Parts, kind: &Kind, bad: u64) -> Result<Comparison> {
-    let postgres = destination(parts)?;
+    let postgres = Postgres::new(&Credentials::read(&parts.credentials()?)?, Settings::default())?;
     let mut database = parts.database().await?;
     database.execute("drop table if exists bench_refused, bench_parents cascade; drop function if exists bench_refuse cascade").await?;
     load(&postgres, kind, &[write(0, false)]).await?;
@@ -88,17 +88,6 @@ pub(crate) async fn compare(parts: &Parts, kind: &Kind, bad: u64) -> Result<Comp
         reference_is: "the same load without them",
         details: BTreeMap::from([("seconds", took[1].as_secs_f64())]),
     })
-}
-
-fn destination(parts: &Parts) -> Result<Postgres> {
-    let address: PgConnectOptions = parts.postgres_url.parse()?;
-    let password = parts.postgres_url.split(['@', ':']).nth(2).context("no password")?;
-    let credentials: Credentials = serde_json::from_value(json!({
-        "host": address.get_host(), "port": address.get_port(),
-        "database": address.get_database(), "username": address.get_username(),
-        "password": password, "defaultSchema": "public", "sslMode": "disable",
-    }))?;
-    Ok(Postgres::new(&credentials, Settings::default())?)
 }
 
 fn write(number: u64, is_bad: bool) -> String {

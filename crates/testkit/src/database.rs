@@ -66,6 +66,15 @@ impl Database {
         &self.address.password
     }
 
+    /// The `credentials` of a destination that loads into schema `public` here, without TLS.
+    pub fn credentials(&self) -> serde_json::Value {
+        let Address { user, password, host, port, name } = &self.address;
+        serde_json::json!({
+            "host": host, "port": port, "database": name, "username": user, "password": password,
+            "defaultSchema": "public", "sslMode": "disable",
+        })
+    }
+
     pub async fn connect(&self) -> Result<PgConnection> {
         PgConnection::connect(&self.url()).await.context("connect to the test's database")
     }

@@ -209,7 +209,7 @@ pub fn check_event(document: &[u8]) -> Result<(), RowError> {
 }
 
 /// Refuses text that is nested too deep, before any recursion over it.
-pub(crate) fn check_depth(text: &str) -> Result<(), RowError> {
+fn check_depth(text: &str) -> Result<(), RowError> {
     // few opening brackets cannot be nested deep; counting them costs next to nothing
     let opening = text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
     if opening <= MAX_DEPTH {

@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::Result;
-use serde_json::json;
 use warehouse::{
     StreamOptions,
     postgres::{Credentials, Postgres, Settings},
@@ -44,11 +43,7 @@ async fn no_value_of_a_row_is_logged_at_any_level() -> Result<()> {
              create trigger wait before insert on t for each row execute function wait()",
         )
         .await?;
-    let credentials = Credentials::read(&json!({
-        "host": database.host(), "port": database.port(), "database": database.name(),
-        "username": database.user(), "password": database.password(),
-        "defaultSchema": "public", "sslMode": "disable",
-    }))?;
+    let credentials = Credentials::read(&database.credentials())?;
     let postgres = Postgres::new(&credentials, Settings::default())?;
     // when rows are stored and refused
     for mode in [Mode::Stream, Mode::Batch] {

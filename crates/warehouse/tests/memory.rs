@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
 use warehouse::{
     MemoryLimit, StreamOptions,
     postgres::{Credentials, Postgres, Settings},
@@ -33,11 +32,7 @@ async fn a_batch_beyond_its_limit_loads_in_bounded_memory() -> Result<()> {
         Err(_) => 600,
     };
     let database = testkit::postgres().await?;
-    let credentials: Credentials = serde_json::from_value(json!({
-        "host": database.host(), "port": database.port(), "database": database.name(),
-        "username": database.user(), "password": database.password(),
-        "defaultSchema": "public", "sslMode": "disable",
-    }))?;
+    let credentials = Credentials::read(&database.credentials())?;
     let postgres = Postgres::new(&credentials, Settings::default())?;
     let options = Arc::new(StreamOptions::default());
     let limit = MemoryLimit { bytes: 128 * MEBIBYTE, folder: std::env::temp_dir() };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::Value;
 use testkit::Database;
 use warehouse::{
     Batch, LoadError, LoadOptions, LoadReport, Refusals, SchemaChanges, StreamOptions,
@@ -29,7 +29,7 @@ impl Loader {
 
     pub(crate) async fn with_settings(settings: Settings) -> Result<Loader> {
         let database = testkit::postgres().await?;
-        let credentials = credentials(&database, database.host(), database.port())?;
+        let credentials = Credentials::read(&database.credentials())?;
         let postgres = Postgres::new(&credentials, settings)?;
         Ok(Loader { database, postgres })
     }
@@ -51,18 +51,6 @@ impl Loader {
         let number = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
         Ok(number.unwrap_or_default().parse()?)
     }
-}
-
-pub(crate) fn credentials(database: &Database, host: &str, port: u16) -> Result<Credentials> {
-    Ok(serde_json::from_value(json!({
-        "host": host,
-        "port": port,
-        "database": database.name(),
-        "username": database.user(),
-        "password": database.password(),
-        "defaultSchema": "public",
-        "sslMode": "disable",
-    }))?)
 }
 
 pub(crate) fn options(options: &Value) -> Arc<StreamOptions> {

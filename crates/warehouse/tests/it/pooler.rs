@@ -5,19 +5,20 @@ use serde_json::json;
 use testkit::Pooler;
 use warehouse::{
     Checkpoint,
-    postgres::{Postgres, Settings},
+    postgres::{Credentials, Postgres, Settings},
     stream::{Mode, Stream},
 };
 
-use crate::loader::{FAIL, ISOLATE, batch, credentials, options};
+use crate::loader::{FAIL, ISOLATE, batch, options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loading_works_through_a_pooler_in_transaction_mode() -> Result<()> {
     // given a pooler with fewer sessions than we open connections
     let database = testkit::postgres().await?;
     let pooler = Pooler::start(&database, 2).await?;
-    let postgres =
-        Postgres::new(&credentials(&database, "127.0.0.1", pooler.port())?, Settings::default())?;
+    let mut credentials = database.credentials();
+    (credentials["host"], credentials["port"]) = ("127.0.0.1".into(), pooler.port().into());
+    let postgres = Postgres::new(&Credentials::read(&credentials)?, Settings::default())?;
     database.query("create table place (next bigint); insert into place values (0)").await?;
     let events = |from: i64| -> Vec<String> {
         (from..from + 100).map(|id| json!({"id": id, "n": id % 7}).to_string()).collect()

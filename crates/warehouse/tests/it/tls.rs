@@ -83,11 +83,8 @@ async fn each_ssl_mode_checks_what_it_says() -> Result<()> {
     ];
     for (host, mode, more, expected) in cases {
         // when a destination connects in this mode
-        let mut credentials = json!({
-            "host": host, "port": database.port(), "database": database.name(),
-            "username": database.user(), "password": database.password(),
-            "defaultSchema": "public", "sslMode": mode,
-        });
+        let mut credentials = database.credentials();
+        (credentials["host"], credentials["sslMode"]) = (host.into(), mode.into());
         if let (Value::Object(all), Value::Object(more)) = (&mut credentials, more) {
             all.extend(more);
         }

@@ -12,19 +12,13 @@ use warehouse::{
 use crate::{
     case::{Case, Step},
     compare,
-    database::{Database, SCHEMA},
+    database::{SCHEMA, destination},
     inspect::Inspector,
 };
 
 /// Runs all steps in a fresh database; the answer is the first difference.
 pub(crate) async fn run(case: &Case) -> Result<(), String> {
-    let database = Database::create().await?;
-    let result = run_in(case, &database).await;
-    database.drop().await?;
-    result
-}
-
-async fn run_in(case: &Case, database: &Database) -> Result<(), String> {
+    let database = testkit::postgres().await.map_err(|error| format!("{error:#}"))?;
     let in_database = |error: sqlx::Error| error.to_string();
     let mut inspector = Inspector::connect(&database.url()).await.map_err(in_database)?;
     let schema = quote_ident(SCHEMA);
@@ -32,7 +26,7 @@ async fn run_in(case: &Case, database: &Database) -> Result<(), String> {
     for sql in &case.preexisting_sql {
         inspector.execute(&sql.replace("{{schema}}", &schema)).await.map_err(in_database)?;
     }
-    let destination = database.destination()?;
+    let destination = destination(&database)?;
     for (number, step) in case.steps.iter().enumerate() {
         let result = run_step(case, step, &destination, &mut inspector).await;
         result.map_err(|difference| format!("step {}: {difference}", number + 1))?;
