@@ -9,6 +9,8 @@ mod loader;
 mod mark;
 mod memory;
 mod metrics;
+#[cfg(test)]
+mod model;
 mod offsets;
 mod reader;
 mod run;
