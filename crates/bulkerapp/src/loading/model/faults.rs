@@ -2,7 +2,9 @@
 
 use super::{
     Model, load, retry,
-    world::{Committed, Copied, EVENTS, Loader, PLACES, Pc, Record, Steps, Topic, World},
+    world::{
+        Committed, Copied, EVENTS, Loader, OriginState, PLACES, Pc, Record, Steps, Topic, World,
+    },
 };
 
 const CRASHES: [&str; 2] = ["loader A", "loader B"];
@@ -19,7 +21,7 @@ pub(super) fn steps(model: &Model, world: &World, steps: &mut Steps) {
     }
     settle_what_is_under_way(world, steps);
     if world.budget.resets > 0 && !world.original.is_live {
-        for to in model.resets_to {
+        for to in model.resets_to.iter().filter(|to| **to <= world.topic.end) {
             reset(world, *to, steps);
         }
     }
@@ -77,10 +79,13 @@ fn reset(world: &World, to: u8, steps: &mut Steps) {
             continue;
         };
         let (count, expected) = (world.database.table[event], &mut next.expected);
-        let asked = count + u8::from(offset >= to);
+        // what waits in the retry topic comes back behind any offset
+        let waits = world.database.origins[event] == Some(OriginState::Refused);
         if id != world.topic.id {
+            // a decision about another topic
         } else if world.is_quiet() {
-            (expected.least[event], expected.most[event]) = (asked, asked);
+            expected.least[event] = count + u8::from(offset >= to);
+            expected.most[event] = count + u8::from(offset >= to || waits);
         } else if offset >= to {
             expected.most[event] += 1;
         } else {
@@ -103,6 +108,9 @@ fn database(world: &World, steps: &mut Steps) {
     };
     let mut next = World { database: backup, pending: None, ..*world };
     next.budget.restores -= 1;
+    for least in &mut next.expected.least {
+        *least = (*least).min(1); // what an operator had asked for may be gone with the table
+    }
     for me in &mut next.loaders {
         // what was stopped has to look at the row again before anybody takes over
         if me.is_in_transaction() || me.pc == Pc::Stopped {

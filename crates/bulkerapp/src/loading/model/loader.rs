@@ -220,7 +220,9 @@ impl Turn<'_> {
         let me = *self.me();
         match self.decision(&me) {
             Decision::Insert { at, .. } => {
-                let row = first_row(&me, at);
+                let epoch =
+                    if self.has(Rule::EpochsNeverRecur) { self.world.fresh_epoch } else { 0 };
+                let row = Row { epoch, ..first_row(&me, at) };
                 let is_free = self.world.database.row.is_none();
                 self.write_row(("inserts the row", is_free), row, |_| {});
             }
@@ -228,7 +230,7 @@ impl Turn<'_> {
                 let from = self.row();
                 let to = Row {
                     next: small(to),
-                    epoch: from.epoch + u8::from(self.has(Rule::MovesRaiseTheEpoch)),
+                    epoch: self.raised(from.epoch),
                     began: from.began.min(small(to)),
                     topic_id: me.topic_id,
                 };
@@ -255,10 +257,20 @@ impl Turn<'_> {
             return;
         }
         let from = self.row();
-        let raised = u8::from(self.has(Rule::MovesRaiseTheEpoch));
-        let to = Row { next: self.me().low, epoch: from.epoch + raised, ..from };
+        let to = Row { next: self.me().low, epoch: self.raised(from.epoch), ..from };
         let is_unmoved = from.is_unmoved(self.world.database.row);
         self.write_row(("moves the row over a gap", is_unmoved), to, |_| {});
+    }
+
+    /// The epoch of a row that is moved from this one.
+    fn raised(&self, epoch: u8) -> u8 {
+        if !self.has(Rule::MovesRaiseTheEpoch) {
+            epoch
+        } else if self.has(Rule::EpochsNeverRecur) {
+            self.world.fresh_epoch
+        } else {
+            epoch + 1
+        }
     }
 
     fn write_row(
@@ -273,6 +285,7 @@ impl Turn<'_> {
         }
         let mut next = *self.world;
         next.database.row = Some(row);
+        next.fresh_epoch = next.fresh_epoch.max(row.epoch + 1);
         besides(&mut next.database);
         let me = &mut next.loaders[self.index];
         me.row = Some(row);

@@ -21,9 +21,10 @@ const DROPPED: Verdict = Verdict { loads: false, state: None, parked: None };
 
 /// What the load of the loader's batch does, with the table and the states as they are now.
 pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
-    let row = world.database.row.or(me.row).expect("a load has a row");
+    let known = me.row.expect("a loader past its start has a row");
+    let row = world.database.row.unwrap_or(known);
     let mut effect = Effect {
-        to: Row { next: me.batch_next, ..row },
+        to: Row { next: me.batch_next, topic_id: known.topic_id, ..row },
         rows: [0; EVENTS],
         origins: [None; EVENTS],
         parked: [None; 2],

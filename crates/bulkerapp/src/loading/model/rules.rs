@@ -21,6 +21,8 @@ pub(super) enum Rule {
     TopicIdAfterReading,
     /// Every move of a row outside a load raises its epoch.
     MovesRaiseTheEpoch,
+    /// No epoch is ever given twice, not even after a restore.
+    EpochsNeverRecur,
     /// Kafka has acknowledged the start before the first read of an ownership.
     ClaimAcknowledged,
     /// What Kafka reports as the end of the partition counts only at or beyond the run's end.
@@ -56,7 +58,7 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    pub(super) const ALL: [Rule; 25] = [
+    pub(super) const ALL: [Rule; 26] = [
         Rule::NobodyElse,
         Rule::RowBeforeGroup,
         Rule::EndAfterRowAndGroup,
@@ -66,6 +68,7 @@ impl Rule {
         Rule::TopicIdBeforeReading,
         Rule::TopicIdAfterReading,
         Rule::MovesRaiseTheEpoch,
+        Rule::EpochsNeverRecur,
         Rule::ClaimAcknowledged,
         Rule::EndOnlyAtTheEnd,
         Rule::RowMovesWithTheRows,

@@ -314,6 +314,8 @@ pub(super) enum Violation {
     Doubled,
     /// Everybody has finished and an event that should be in the table is not.
     Lost,
+    /// Of the events that an operator's reset is about, a later one was loaded more often than an earlier one.
+    HalfObeyed,
     /// A dead letter that counts, of an event that is in the table.
     DeadAndLoaded,
     /// A run holds for a truncation that never was.
@@ -337,6 +339,8 @@ pub(super) struct World {
     pub(super) moved: u8,
     pub(super) dead_letters: [bool; EVENTS],
     pub(super) database: Database,
+    /// The first epoch that no row has had yet: in real life the time of day.
+    pub(super) fresh_epoch: u8,
     pub(super) backup: Option<Database>,
     /// A transaction whose client is gone, with COMMIT sent or not: it holds the row until it ends.
     pub(super) pending: Option<Effect>,
