@@ -16,6 +16,7 @@
 //! `make test` searches small worlds, `make model` larger ones; `make model WITHOUT=ClaimAcknowledged` shows what
 //! happens without a rule.
 
+mod beginning;
 mod check;
 mod faults;
 mod kafka;

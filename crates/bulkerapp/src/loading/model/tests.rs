@@ -74,8 +74,13 @@ fn two_loaders_on_a_new_topic_load_every_event_once() {
 }
 
 #[test]
-fn a_reset_between_runs_is_obeyed_once_and_one_during_a_run_never_by_halves() {
+fn a_reset_is_obeyed_once_or_during_a_run_overlooked() {
     nothing_goes_wrong(&worlds::resets());
+}
+
+#[test]
+fn a_reset_during_a_long_run_is_never_obeyed_by_halves() {
+    nothing_goes_wrong(&worlds::long_runs());
 }
 
 #[test]

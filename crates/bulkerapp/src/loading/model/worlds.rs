@@ -32,7 +32,7 @@ const MODEL: Model = Model {
 };
 
 /// Whether more is searched than in `make test`: set by `make model`.
-pub(super) fn is_deep() -> bool {
+fn is_deep() -> bool {
     std::env::var_os("MODEL_DEEP").is_some()
 }
 
@@ -91,15 +91,28 @@ pub(super) fn new_topic() -> Scene {
 
 /// An operator sets the group back or forward, between runs or during one.
 pub(super) fn resets() -> Scene {
-    let mut start = loaded_world(2, 1, [2, 2]);
+    let mut start = loaded_world(2, 1, [2, or_deep(2, 1)]);
     start.budget = Budget {
         resets: or_deep(1, 2),
         lost_in_kafka: 1,
+        lost_in_database: or_deep(0, 1),
+        ..Budget::default()
+    };
+    let model = Model { resets_to: &[0, 2], ..MODEL };
+    Scene { name: "resets", model, start, at_least: 300_000 }
+}
+
+/// The same while a run is long enough to repeat its claim between two batches.
+pub(super) fn long_runs() -> Scene {
+    let mut start = loaded_world(2, 0, [1, 1]);
+    start.budget = Budget {
+        resets: 1,
+        lost_in_kafka: or_deep(0, 1),
         crashes: or_deep(0, 1),
         ..Budget::default()
     };
-    let model = Model { resets_to: &[0, 2], reclaims: is_deep(), ..MODEL };
-    Scene { name: "resets", model, start, at_least: 300_000 }
+    let model = Model { batch: 1, resets_to: &[0, 2], reclaims: true, ..MODEL };
+    Scene { name: "long runs", model, start, at_least: 40_000 }
 }
 
 /// The database is restored, from before the last batches or from before the row.
