@@ -145,8 +145,9 @@ impl Turn<'_> {
                 };
                 let places = self.world.places;
                 let is_unmoved = from.is_unmoved(self.world.database.row);
+                let forgets = forget_origins && self.has(Rule::ResetsForgetOrigins);
                 self.write_row(("moves the row", is_unmoved), to, |database| {
-                    if !forget_origins {
+                    if !forgets {
                         return;
                     }
                     for (place, state) in places.iter().zip(&mut database.origins) {

@@ -58,12 +58,17 @@ pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
 
 fn first_reading(model: &Model, world: &World, event: u8) -> Verdict {
     let known = world.database.origins[usize::from(event)];
-    if !is_refused(model, world, event) {
-        // a `refused` of an earlier reading is settled by this one
-        let state = known.map(|_| OriginState::Loaded);
-        return Verdict { loads: true, state, parked: None };
+    let verdict = if is_refused(model, world, event) {
+        refused(model, Copied { event, attempt: 0, is_foreign: false })
+    } else {
+        let settles = known == Some(OriginState::Refused);
+        Verdict { loads: true, state: settles.then_some(OriginState::Loaded), parked: None }
+    };
+    match known {
+        // nobody reads for the first time what is settled, unless the reset forgot to forget
+        Some(OriginState::Loaded | OriginState::Dead) => Verdict { state: None, ..verdict },
+        Some(OriginState::Refused) | None => verdict,
     }
-    refused(model, Copied { event, attempt: 0, is_foreign: false })
 }
 
 fn returning(

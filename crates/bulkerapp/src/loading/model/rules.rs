@@ -47,6 +47,8 @@ pub(super) enum Rule {
     OriginsOfLoadedRowsOnly,
     /// The refusal of a first reading is written down: `refused`.
     RefusalsAreWritten,
+    /// A reset deletes the origins at and beyond it.
+    ResetsForgetOrigins,
     /// Refused events are in the retry topic or the dead letter before the load commits.
     ParkedBeforeCommit,
     /// A copy whose origin is `loaded` or `dead` is dropped.
@@ -58,7 +60,7 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    pub(super) const ALL: [Rule; 26] = [
+    pub(super) const ALL: [Rule; 27] = [
         Rule::NobodyElse,
         Rule::RowBeforeGroup,
         Rule::EndAfterRowAndGroup,
@@ -81,6 +83,7 @@ impl Rule {
         Rule::FirstRowHasTheEarlierId,
         Rule::OriginsOfLoadedRowsOnly,
         Rule::RefusalsAreWritten,
+        Rule::ResetsForgetOrigins,
         Rule::ParkedBeforeCommit,
         Rule::SettledCopiesAreDropped,
         Rule::DeadLettersCountByState,

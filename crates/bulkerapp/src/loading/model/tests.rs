@@ -35,6 +35,7 @@ fn shown_by(rule: Rule) -> (Scene, Violation) {
         Rule::OriginsOfLoadedRowsOnly | Rule::ParkedBeforeCommit => (worlds::retries(), Lost),
         Rule::RefusalsAreWritten | Rule::SettledCopiesAreDropped => (worlds::retries(), Doubled),
         Rule::DeadLettersCountByState => (worlds::retries(), DeadAndLoaded),
+        Rule::ResetsForgetOrigins => (worlds::retries_and_resets(), DeadAndLoaded),
         Rule::UncoveredCopiesLoad => (worlds::retries_of_the_original(), Lost),
     }
 }
@@ -149,6 +150,11 @@ fn what_the_original_refused_is_loaded_by_us() {
 }
 
 #[test]
+fn a_reset_loads_what_had_been_refused_as_if_it_had_not() {
+    nothing_goes_wrong(&worlds::retries_and_resets());
+}
+
+#[test]
 fn the_look_for_live_members_is_needed() {
     is_needed(Rule::NobodyElse);
 }
@@ -256,6 +262,11 @@ fn origins_of_loaded_rows_only_are_needed() {
 #[test]
 fn written_refusals_are_needed() {
     is_needed(Rule::RefusalsAreWritten);
+}
+
+#[test]
+fn resets_that_forget_origins_are_needed() {
+    is_needed(Rule::ResetsForgetOrigins);
 }
 
 #[test]

@@ -117,7 +117,7 @@ pub(super) fn long_runs() -> Scene {
 
 /// The database is restored, from before the last batches or from before the row.
 pub(super) fn restores() -> Scene {
-    let mut start = new_world(2, [2, 2]);
+    let mut start = new_world(2, [2, 1]);
     start.budget = Budget {
         backups: 1,
         restores: 1,
@@ -126,7 +126,7 @@ pub(super) fn restores() -> Scene {
         lost_in_database: 1,
         ..Budget::default()
     };
-    Scene { name: "restores", model: Model { batch: 1, ..MODEL }, start, at_least: 350_000 }
+    Scene { name: "restores", model: Model { batch: 1, ..MODEL }, start, at_least: 100_000 }
 }
 
 /// An operator sets the group back to what was skipped once, and restores the database from before the row.
@@ -243,6 +243,15 @@ pub(super) fn retries() -> Scene {
     };
     let model = Model { fragile: &[0], ..MODEL };
     Scene { name: "retries", model, start, at_least: 200_000 }
+}
+
+/// An event is refused, and an operator sets the group.
+pub(super) fn retries_and_resets() -> Scene {
+    let mut start = new_world(1, [or_deep(1, 2), 1]);
+    start.is_table_broken = true;
+    start.budget = Budget { repairs: 1, resets: 1, crashes: 1, ..Budget::default() };
+    let model = Model { fragile: &[0], resets_to: &[0, 1, 2], ..MODEL };
+    Scene { name: "retries and resets", model, start, at_least: 60_000 }
 }
 
 /// The topic is made anew with fewer events than the row has passed.
