@@ -117,7 +117,7 @@ pub(super) fn long_runs() -> Scene {
 
 /// The database is restored, from before the last batches or from before the row.
 pub(super) fn restores() -> Scene {
-    let mut start = new_world(2, [2, 1]);
+    let mut start = new_world(2, [2, or_deep(1, 2)]);
     start.budget = Budget {
         backups: 1,
         restores: 1,
@@ -189,7 +189,7 @@ pub(super) fn odd_ends() -> Scene {
 
 /// The original hands over to us while it still runs, takes over again, and hands over once more.
 pub(super) fn hand_over() -> Scene {
-    let mut start = new_world(2, [or_deep(1, 2), or_deep(1, 2)]);
+    let mut start = new_world(2, [1, 1]);
     start.original = Original { is_live: true, position: 0, joins: 1 };
     start.budget = Budget {
         produced: 1,
@@ -227,7 +227,7 @@ pub(super) fn retries_of_the_original() -> Scene {
         ..Budget::default()
     };
     let model = Model { fragile: &[0], ..MODEL };
-    Scene { name: "retries of the original", model, start, at_least: 20_000 }
+    Scene { name: "retries of the original", model, start, at_least: 120_000 }
 }
 
 /// An event is refused while the table is broken, and comes back.
