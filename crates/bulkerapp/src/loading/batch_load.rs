@@ -13,7 +13,7 @@ use appbase::telemetry::chain;
 use kafkabase::Message;
 use tracing::warn;
 use warehouse::{
-    Checkpoint, LoadError, LoadOptions, LoadReport, Refusals, RefusedRow, SchemaChanges,
+    Checkpoint, LoadError, LoadOptions, LoadReport, Refusals, RefusedRow, RowsOf, SchemaChanges,
 };
 
 use super::{
@@ -27,8 +27,11 @@ use super::{
     target::{LoadTarget, OwnedTopic},
 };
 
-const LOAD: LoadOptions =
-    LoadOptions { refusals: Refusals::Isolate, schema_changes: SchemaChanges::BeforeLoad };
+const LOAD: LoadOptions = LoadOptions {
+    refusals: Refusals::Isolate,
+    schema_changes: SchemaChanges::BeforeLoad,
+    rows: RowsOf::Batch,
+};
 /// What the refusal of an event is called that is no row.
 const NO_ROW: &str = "not_an_event";
 
