@@ -167,8 +167,8 @@ fn start_loading(
             stop_within: config.server.shutdown_timeout_sec,
         },
     };
-    // a run needs two connections at most: one loads, one asks
-    let connections = u32::try_from(per_destination * 2).unwrap_or(u32::MAX);
+    // a run, and a tail, needs two connections at most: one loads, one asks
+    let connections = u32::try_from(per_destination * 4).unwrap_or(u32::MAX);
     let defaults = TargetDefaults {
         period: i64::from(config.server.batch_runner_default_period_sec),
         retry_period: i64::from(retries.batch_runner_default_retry_period_sec),
@@ -177,6 +177,7 @@ fn start_loading(
             * (config.kafka.kafka_retry_topic_retention_hours
                 + config.kafka.kafka_topic_retention_hours
                 + config.kafka.kafka_dead_topic_retention_hours),
+        tail_loads: per_destination,
     };
     let targets = open_all(destinations, connections, defaults);
     let shard = Shard { index: config.server.instance_index, count: config.server.shards };

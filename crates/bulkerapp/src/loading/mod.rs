@@ -23,6 +23,7 @@ mod settings;
 mod source;
 mod spawn;
 mod start;
+mod tail;
 mod target;
 mod targets;
 

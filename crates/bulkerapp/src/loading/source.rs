@@ -15,6 +15,9 @@ use super::{
 };
 use crate::topics::{TopicSnapshot, Topics};
 
+/// Seconds between two runs over a stream topic whose tail cannot be followed.
+const STREAM_PERIOD: i64 = 1;
+
 /// The topics of the last look at the cluster that belong to this shard.
 pub struct OwnedTopics {
     topics: Arc<Topics>,
@@ -66,7 +69,7 @@ impl OwnedTopics {
     fn find(&self, snapshot: &TopicSnapshot) -> Vec<Arc<OwnedTopic>> {
         let mut owned = Vec::new();
         for topic in snapshot.topics.values() {
-            let is_ours = matches!(topic.id.mode, Mode::Batch | Mode::Retry)
+            let is_ours = matches!(topic.id.mode, Mode::Batch | Mode::Stream | Mode::Retry)
                 && self.targets.contains_key(&topic.id.destination_id)
                 && self.shard.owns(&topic.name);
             if !is_ours {
@@ -116,6 +119,7 @@ impl LoadSource for OwnedTopics {
         let target = self.targets.get(&topic.destination_id)?;
         let period = match topic.mode {
             Mode::Retry => target.retry_period,
+            Mode::Stream => STREAM_PERIOD,
             _ => target.period,
         };
         let (id, spread_tables) = (topic.destination_id.clone(), target.spread_tables);

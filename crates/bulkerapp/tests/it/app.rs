@@ -67,6 +67,11 @@ impl Setup {
         format!("{}in.id.{DESTINATION}.m.batch.t.{table}", self.prefix)
     }
 
+    /// The topic of a table whose events are loaded as they come.
+    pub(crate) fn stream_topic(&self, table: &str) -> String {
+        format!("{}in.id.{DESTINATION}.m.stream.t.{table}", self.prefix)
+    }
+
     pub(crate) fn retry_topic(&self) -> String {
         format!("{}in.id.{DESTINATION}.m.retry.t._all_", self.prefix)
     }

@@ -7,3 +7,4 @@ mod intake;
 mod outage;
 mod refused;
 mod starts;
+mod stream;
