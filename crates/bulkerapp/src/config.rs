@@ -57,12 +57,12 @@ pub struct ServerConfig {
     /// Port of the metrics alone, without tokens.
     #[arg(long, default_value = "9091", value_parser = integer::<u16>)]
     pub metrics_port: u16,
-    /// Number of this instance among its siblings.
-    #[arg(long, default_value = "0", value_parser = integer::<u32>)]
-    pub instance_index: u32,
+    /// Number of this instance among its siblings, from 0. Neither this nor `SHARDS` set: instances find each other.
+    #[arg(long, value_parser = integer::<u32>)]
+    pub instance_index: Option<u32>,
     /// How many instances share the topics.
-    #[arg(long, default_value = "1", value_parser = integer::<u32>)]
-    pub shards: u32,
+    #[arg(long, value_parser = integer::<u32>)]
+    pub shards: Option<u32>,
     /// Load topics into warehouses.
     #[arg(long, default_value = "true", value_parser = boolean, action = ArgAction::Set)]
     pub enable_consumers: bool,
@@ -228,7 +228,7 @@ impl Config {
 
     /// Cross-field checks, before the first connection.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
-        if self.server.shards == 0 {
+        if self.server.shards == Some(0) {
             return Err(InvalidConfig::NoShards);
         }
         if self.loader.loader_workers == 0 {

@@ -20,8 +20,8 @@ use crate::{
     config::Config,
     destinations::Destinations,
     loading::{
-        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, ParkingConfig,
-        Shard, SharedRetry, TargetDefaults, open_all,
+        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Ownership,
+        ParkingConfig, Shard, SharedRetry, SharesTopic, TargetDefaults, open_all,
     },
     metrics, routes,
     state::{AppState, Limits},
@@ -138,6 +138,7 @@ fn start_loading(
     let workers = config.loader.loader_workers as usize;
     let per_destination = workers.div_ceil(2);
     let retries = &config.retries;
+    let ownership = Arc::new(ownership(config));
     let loading = LoadingConfig {
         producer: ConfirmedProducer::new(&config.kafka, CLIENT_ID, PARK_TIMEOUT)
             .context("Kafka's settings")?,
@@ -150,6 +151,7 @@ fn start_loading(
             backoff_base: retries.messages_retry_backoff_base,
             backoff_max: retries.messages_retry_backoff_max_delay,
         },
+        ownership: ownership.clone(),
         client: client.clone(),
         fetcher: FetcherSettings {
             fetch_message_max_bytes: config.kafka.kafka_fetch_message_max_bytes as usize,
@@ -180,13 +182,26 @@ fn start_loading(
         tail_loads: per_destination,
     };
     let targets = open_all(destinations, connections, defaults);
-    let shard = Shard { index: config.server.instance_index, count: config.server.shards };
     let shared_retry = SharedRetry {
         topic: config.kafka.kafka_destinations_retry_topic_name.clone(),
         period: defaults.retry_period,
     };
-    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, shard, shared_retry));
+    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, ownership, shared_retry));
     loading::spawn(loading, source, stop).context("Kafka's settings")
+}
+
+/// The static rule where it is set, else the group of all instances.
+fn ownership(config: &Config) -> Ownership {
+    let (index, count) = (config.server.instance_index, config.server.shards);
+    if let (None, None) = (index, count) {
+        let prefix = &config.kafka.kafka_topic_prefix;
+        return Ownership::by_group(SharesTopic {
+            name: format!("{prefix}bulker-shares"),
+            group: format!("{prefix}bulker-loaders"),
+            settings: TopicSettings::shares(&config.kafka),
+        });
+    }
+    Ownership::by_shard(Shard { index: index.unwrap_or(0), count: count.unwrap_or(1) })
 }
 
 async fn bind(port: u16, variable: &str) -> Result<TcpListener> {

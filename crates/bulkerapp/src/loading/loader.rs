@@ -5,7 +5,7 @@
 //! are workers. An idle topic is a map entry.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -13,7 +13,7 @@ use std::{
 use appbase::telemetry::chain;
 use kafkabase::{Fetcher, Mode, OffsetSpec};
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::{Id, JoinSet},
     time::MissedTickBehavior,
 };
@@ -37,6 +37,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// Pauses after a failed run: doubled from the first to the last, or to the topic's period.
 const RETRY_PAUSES: (i64, i64) = (1, 30);
 
+/// Topics that Kafka is brought up to date on at a time when they are given up.
+const HAND_OVERS_AT_ONCE: usize = 16;
+
 /// How the loader works; fields, so that a test can make them small.
 #[derive(Debug, Clone)]
 pub struct LoaderSettings {
@@ -52,8 +55,8 @@ pub struct LoaderSettings {
 
 /// What the loader works on: topics that exist, and destinations by id.
 pub trait LoadSource: Send + Sync + 'static {
-    /// The topics that this instance owns. Called often; cheap.
-    fn owned_topics(&self) -> Vec<Arc<OwnedTopic>>;
+    /// The topics that this instance owns. Called often; cheap. The same list until they, or the destinations, change.
+    fn owned_topics(&self) -> Arc<Vec<Arc<OwnedTopic>>>;
     /// When the topic runs, as it is configured now.
     fn schedule(&self, topic: &OwnedTopic) -> Option<TopicSchedule>;
     /// The destination as it is configured now.
@@ -93,6 +96,10 @@ pub(super) struct Loader<S> {
     tasks: JoinSet<Ended>,
     running: HashMap<Id, String>,
     run_count: usize,
+    /// As the source named them last.
+    owned: Arc<Vec<Arc<OwnedTopic>>>,
+    hand_overs: JoinSet<()>,
+    hand_over_places: Arc<Semaphore>,
     /// Whether a topic began or ceased to fail or to be held since the status was published.
     status_changed: bool,
     status: watch::Sender<LoaderStatus>,
@@ -115,7 +122,9 @@ enum Ended {
 enum Work {
     /// It waits for its time.
     Nothing,
-    Run,
+    Run {
+        stop: CancellationToken,
+    },
     /// It is followed, on behalf of this destination as it was then.
     Tail {
         target: Arc<LoadTarget>,
@@ -131,6 +140,8 @@ struct TopicState {
     /// Unix seconds before which the topic is left alone; earlier than `start` after a failure.
     due: i64,
     work: Work,
+    /// `false`: to be forgotten once its work has ended.
+    is_ours: bool,
     failures: u32,
     backlog: Backlog,
     held: Option<HoldReason>,
@@ -155,6 +166,9 @@ impl<S: LoadSource> Loader<S> {
             tasks: JoinSet::new(),
             running: HashMap::new(),
             run_count: 0,
+            owned: Arc::default(),
+            hand_overs: JoinSet::new(),
+            hand_over_places: Arc::new(Semaphore::new(HAND_OVERS_AT_ONCE)),
             status_changed: false,
             status,
         }
@@ -177,7 +191,8 @@ impl<S: LoadSource> Loader<S> {
                     }
                 }
                 _ = tick.tick() => {
-                    self.find_topics();
+                    self.find_topics(&stop);
+                    while self.hand_overs.try_join_next().is_some() {}
                     self.start_due_runs(&stop);
                     if self.status_changed {
                         self.publish();
@@ -195,53 +210,79 @@ impl<S: LoadSource> Loader<S> {
         self.finish(stop).await;
     }
 
-    /// Takes up topics that are new here and drops those that are gone.
-    fn find_topics(&mut self) {
+    /// Takes up topics that are new here and gives up those that are gone or somebody else's.
+    fn find_topics(&mut self, stop: &CancellationToken) {
         let owned = self.source.owned_topics();
-        let now = unix_seconds();
-        if owned.len() < self.topics.len() {
-            let names: std::collections::HashSet<_> = owned.iter().map(|t| &t.name).collect();
-            for state in self.topics.values().filter(|state| !names.contains(&state.topic.name)) {
-                state.stop_tail();
-            }
-            self.topics.retain(|name, state| !state.is_idle() || names.contains(name));
+        if Arc::ptr_eq(&owned, &self.owned) {
+            return;
         }
-        for topic in owned {
-            let Some(schedule) = self.source.schedule(&topic) else {
+        self.owned = owned;
+        let now = unix_seconds();
+        let names: HashSet<_> = self.owned.iter().map(|topic| topic.name.as_str()).collect();
+        let lost: Vec<_> =
+            self.topics.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        for name in lost {
+            self.give_up(&name, stop);
+        }
+        for topic in self.owned.iter() {
+            let Some(schedule) = self.source.schedule(topic) else {
                 continue;
             };
-            let period = schedule.period;
             let state = self.topics.entry(topic.name.clone()).or_insert_with(|| TopicState {
-                topic,
+                topic: topic.clone(),
                 period: 0,
                 start: 0,
                 due: now, // a topic with a backlog does not wait for its period after a start
                 work: Work::Nothing,
+                is_ours: true,
                 failures: 0,
                 backlog: Backlog::default(),
                 held: None,
                 error: None,
             });
+            state.is_ours = true;
             if let Work::Tail { target, stop } = &state.work
                 && self
                     .source
-                    .target(&state.topic.destination_id)
-                    .is_none_or(|now| !Arc::ptr_eq(&now, target))
+                    .target(&topic.destination_id)
+                    .is_none_or(|current| !Arc::ptr_eq(&current, target))
             {
                 stop.cancel(); // the destination changed; the next run uses it as it is now
             }
-            if state.period != period {
-                let delay = schedule::delay(
-                    &state.topic.name,
-                    &schedule.id,
-                    period,
-                    schedule.spread_tables,
-                );
-                state.period = period;
-                state.start = schedule::first_start(now, period, delay);
-                state.due = state.due.min(state.start);
-            }
+            state.follow(&schedule, now);
         }
+    }
+
+    /// Ends the work on a topic, which another instance may go on with, and brings Kafka to where it stands.
+    fn give_up(&mut self, name: &str, stop: &CancellationToken) {
+        let Some(state) = self.topics.get_mut(name) else {
+            return;
+        };
+        state.is_ours = false;
+        match &state.work {
+            Work::Run { stop } | Work::Tail { stop, .. } => return stop.cancel(), // comes back when it ended
+            Work::Nothing => {}
+        }
+        if let Some(state) = self.topics.remove(name) {
+            metrics::forget(&state.topic, state.held.map(HoldReason::kind));
+            self.start_hand_over(state.topic, stop);
+        }
+    }
+
+    fn start_hand_over(&mut self, topic: Arc<OwnedTopic>, stop: &CancellationToken) {
+        let target = self.source.target(&topic.destination_id);
+        let (context, stop) = (self.context.clone(), stop.clone());
+        let places = self.hand_over_places.clone();
+        self.hand_overs.spawn(async move {
+            let _place = places.acquire().await;
+            if let Err(error) = hand_over(&context, &topic, target.as_deref(), &stop).await {
+                warn!(
+                    topic = topic.name,
+                    error = %chain(&error),
+                    "Kafka may not know yet how far the topic is loaded"
+                );
+            }
+        });
     }
 
     /// Starts what is due, longest waiting first, as far as there are workers.
@@ -252,7 +293,7 @@ impl<S: LoadSource> Loader<S> {
         }
         let now = unix_seconds();
         let mut busy: HashMap<String, usize> = HashMap::new();
-        for state in self.topics.values().filter(|state| matches!(state.work, Work::Run)) {
+        for state in self.topics.values().filter(|state| matches!(state.work, Work::Run { .. })) {
             *busy.entry(state.topic.destination_id.clone()).or_default() += 1;
         }
         let mut due: Vec<_> = self
@@ -276,7 +317,7 @@ impl<S: LoadSource> Loader<S> {
             }
             *of_destination += 1;
             free -= 1;
-            self.start_run(topic, target, stop.clone());
+            self.start_run(topic, target, stop.child_token());
         }
     }
 
@@ -288,7 +329,7 @@ impl<S: LoadSource> Loader<S> {
     ) {
         let name = topic.name.clone();
         if let Some(state) = self.topics.get_mut(&name) {
-            state.work = Work::Run;
+            state.work = Work::Run { stop: stop.clone() };
         }
         self.run_count += 1;
         let context = self.context.clone();
@@ -343,7 +384,7 @@ impl<S: LoadSource> Loader<S> {
             return false;
         };
         let was_healthy = state.is_healthy();
-        let was_run = matches!(std::mem::replace(&mut state.work, Work::Nothing), Work::Run);
+        let was_run = matches!(std::mem::replace(&mut state.work, Work::Nothing), Work::Run { .. });
         self.run_count -= usize::from(was_run);
         let mut stuck = None;
         let mut follows_from = None;
@@ -373,13 +414,16 @@ impl<S: LoadSource> Loader<S> {
             }
         };
         self.status_changed |= !was_healthy || !state.is_healthy();
+        let is_ours = state.is_ours;
         if let Some(fetches) = stuck {
             self.replace_fetcher(fetches);
         }
-        if let Some(from) = follows_from.filter(|_| !stop.is_cancelled()) {
+        if !is_ours {
+            self.give_up(&name, stop);
+        } else if let Some(from) = follows_from.filter(|_| !stop.is_cancelled()) {
             self.start_tail(&name, from, stop);
         }
-        is_due
+        is_due && is_ours
     }
 
     /// A reader that got nothing although there was something: the client may be stuck, a new one is made.
@@ -460,23 +504,10 @@ impl<S: LoadSource> Loader<S> {
             while let Some(ended) = self.tasks.join_next_with_id().await {
                 self.task_ended(ended, &stop);
             }
-            let mut handovers = JoinSet::new();
-            for state in self.topics.values() {
-                let target = self.source.target(&state.topic.destination_id);
-                let (context, topic, stop) =
-                    (self.context.clone(), state.topic.clone(), stop.clone());
-                handovers.spawn(async move {
-                    if let Err(error) = hand_over(&context, &topic, target.as_deref(), &stop).await
-                    {
-                        warn!(
-                            topic = topic.name,
-                            error = %chain(&error),
-                            "Kafka may not know yet how far the topic is loaded"
-                        );
-                    }
-                });
+            for state in std::mem::take(&mut self.topics).into_values() {
+                self.start_hand_over(state.topic, &stop);
             }
-            while handovers.join_next().await.is_some() {}
+            while self.hand_overs.join_next().await.is_some() {}
         };
         if tokio::time::timeout_at(deadline, work).await.is_err() {
             warn!("loader stopped by its deadline; the batches in hand are rolled back");
@@ -511,10 +542,14 @@ impl TopicState {
         self.held.is_none() && self.error.is_none()
     }
 
-    /// Lets the tail end, if there is one.
-    fn stop_tail(&self) {
-        if let Work::Tail { stop, .. } = &self.work {
-            stop.cancel();
+    /// Takes over the times of a schedule.
+    fn follow(&mut self, schedule: &TopicSchedule, now: i64) {
+        let TopicSchedule { id, period, spread_tables } = schedule;
+        if self.period != *period {
+            let delay = schedule::delay(&self.topic.name, id, *period, *spread_tables);
+            self.period = *period;
+            self.start = schedule::first_start(now, *period, delay);
+            self.due = self.due.min(self.start);
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::{
     loader::{Fetches, LoadSource, Loader, LoaderSettings, LoaderStatus},
     memory::MemoryBudget,
+    ownership::Ownership,
     parking::{Parking, ParkingConfig},
     run::RunContext,
 };
@@ -40,6 +41,7 @@ pub struct LoadingConfig {
     /// Sends refused events away.
     pub producer: ConfirmedProducer,
     pub parking: ParkingConfig,
+    pub ownership: Arc<Ownership>,
 }
 
 /// A loader at work.
@@ -66,6 +68,7 @@ pub fn spawn<S: LoadSource>(
         let Some(cluster_id) = cluster_id(&admin, &stop).await else {
             return;
         };
+        config.ownership.join(&admin, &config.client).await;
         let context = RunContext {
             admin,
             fetcher,
@@ -87,6 +90,7 @@ pub fn spawn<S: LoadSource>(
             }
         };
         Loader::new(context, source, config.loader, sender, rebuild).run(stop).await;
+        config.ownership.leave().await;
     });
     Ok(Loading { status, task })
 }

@@ -41,12 +41,19 @@ impl Setup {
             password: database.password().to_owned(),
             prefix: format!("it{}.", uuid::Uuid::new_v4().simple()),
             options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
-            environment: Vec::new(),
+            // several instances of one test each load all topics; tests of ownership take this away
+            environment: vec![("BULKER_SHARDS".to_owned(), "1".to_owned())],
         }
     }
 
     pub(crate) fn with_options(mut self, options: &str) -> Setup {
         self.options = options.to_owned();
+        self
+    }
+
+    /// Lets instances share the topics among them.
+    pub(crate) fn sharing_topics(mut self) -> Setup {
+        self.environment.retain(|(name, _)| name != "BULKER_SHARDS");
         self
     }
 

@@ -5,6 +5,7 @@ mod crash;
 mod documented;
 mod intake;
 mod outage;
+mod ownership;
 mod refused;
 mod starts;
 mod stream;
