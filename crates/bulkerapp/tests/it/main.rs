@@ -3,6 +3,8 @@
 mod app;
 mod crash;
 mod documented;
+mod events;
 mod intake;
+mod log;
 mod outage;
 mod starts;
