@@ -119,12 +119,12 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         warn!(unsent, "events that were never answered with 200 stay unsent");
     }
     end(deadline, "loader", loading.task).await;
-    // after all that posts to the log
     background.cancel();
-    end(deadline, "events log", logging).await;
     end(deadline, "topics", watching).await;
     end(deadline, "measuring", measuring).await;
     end(deadline, "metrics", metrics_serving).await;
+    // writes what is left of it, all that posts having ended; last, for its store may hang
+    end(deadline, "events log", logging).await;
     info!("stopped");
     Ok(())
 }

@@ -5,7 +5,7 @@ mod write;
 
 use std::time::Duration;
 
-use reqwest::{Client, Url};
+use reqwest::{Client, Url, redirect::Policy};
 
 use crate::{EventsLogConfig, OpenError, StoreError};
 
@@ -36,6 +36,8 @@ impl ClickHouseLog {
         let http = Client::builder()
             .connect_timeout(CONNECT_LIMIT)
             .timeout(CALL_LIMIT)
+            .no_proxy() // a library reads no environment
+            .redirect(Policy::none()) // the password would go along
             .tls_danger_accept_invalid_certs(config.clickhouse_ssl_skip_verify)
             .build()
             .map_err(OpenError::Http)?;

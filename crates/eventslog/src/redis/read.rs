@@ -75,6 +75,9 @@ impl RedisLog {
             add_range(&mut pipeline, query, &query.streams[*stream], *upper, count);
         }
         let replies = self.call(&pipeline).await?;
+        if replies.len() != wanted.len() {
+            return Err(StoreError::Redis("answered some of the questions".to_owned()));
+        }
         wanted
             .iter()
             .zip(replies)
