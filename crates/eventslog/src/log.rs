@@ -41,7 +41,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) enum Store {
     None,
-    Redis(RedisLog),
+    Redis(Box<RedisLog>),
     ClickHouse(ClickHouseLog),
 }
 
@@ -59,7 +59,8 @@ pub fn open(
         (Store::ClickHouse(ClickHouseLog::open(host, config)?), everything, EARLY_BYTES)
     } else if let Some(url) = redis_url {
         info!(max_size, "events log in Redis");
-        (Store::Redis(RedisLog::open(url, config, metrics.clone())?), limits, usize::MAX)
+        let redis = RedisLog::open(url, config, metrics.clone())?;
+        (Store::Redis(Box::new(redis)), limits, usize::MAX)
     } else {
         info!("no events log: neither ClickHouse nor Redis is configured for it");
         (Store::None, limits, usize::MAX)

@@ -65,7 +65,11 @@ impl StandIn {
             let mut body = vec![0; length.context("a length")?.parse()?];
             client.read_exact(&mut body).await?;
             let (line, body) = (lines.remove(0), String::from_utf8(body)?);
-            self.requests.lock().unwrap().push(Request { line, headers: lines, body });
+            self.requests.lock().expect("nobody panics while holding it").push(Request {
+                line,
+                headers: lines,
+                body,
+            });
             let take = |left: usize| left.checked_sub(1);
             let is_refused =
                 self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
@@ -77,7 +81,7 @@ impl StandIn {
                     body.len()
                 )
             } else {
-                let body = self.answer.lock().unwrap().clone();
+                let body = self.answer.lock().expect("nobody panics while holding it").clone();
                 format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
             };
             client.write_all(answer.as_bytes()).await?;
@@ -85,7 +89,7 @@ impl StandIn {
     }
 
     fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
+        self.requests.lock().expect("nobody panics while holding it").clone()
     }
 }
 
@@ -181,7 +185,7 @@ async fn rows_are_read_as_records() -> Result<()> {
         r#"[1700000000000, 7, "bulker_batch", "d", "not JSON"]"#,
         r#"[1700000000000, 5, "bulker_batch", "d", "{}"]"#,
     ];
-    *stand_in.answer.lock().unwrap() = rows.join("\n") + "\n";
+    *stand_in.answer.lock().expect("nobody panics while holding it") = rows.join("\n") + "\n";
     let running = Running::start(&at(port), NEVER)?;
     let query = Query { streams: vec![stream("bulker_batch", "d")], ..Query::default() };
     let records = running.log.read(&query).await?;
