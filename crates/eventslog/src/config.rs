@@ -60,7 +60,6 @@ impl std::fmt::Debug for EventsLogConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EventsLogConfig")
             .field("events_log_max_size", &self.events_log_max_size)
-            .field("clickhouse_host", &self.clickhouse_host)
             .finish_non_exhaustive()
     }
 }

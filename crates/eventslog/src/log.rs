@@ -55,7 +55,7 @@ pub fn open(
     let limits = Limits { events_per_stream: max_size, bytes: BUFFER_BYTES, error_streams: true };
     let everything = Limits { events_per_stream: usize::MAX, error_streams: false, ..limits };
     let (store, limits, early_bytes) = if let Some(host) = &config.clickhouse_host {
-        info!(host, "events log in ClickHouse");
+        info!("events log in ClickHouse");
         (Store::ClickHouse(ClickHouseLog::open(host, config)?), everything, EARLY_BYTES)
     } else if let Some(url) = redis_url {
         info!(max_size, "events log in Redis");
@@ -114,7 +114,7 @@ impl EventsLog {
         }
     }
 
-    /// Records of several streams, newest first. What is stored and is no event is left out and counted.
+    /// Records of several streams, newest first.
     pub async fn read(&self, query: &Query) -> Result<Vec<Record>, StoreError> {
         let read = match &self.0.store {
             Store::None => Ok(Vec::new()),

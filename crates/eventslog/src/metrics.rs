@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec};
 
-use crate::{event::EventType, redis::Malformed};
+use crate::event::EventType;
 
 /// What operators see of the log.
 #[derive(Debug, Clone)]
@@ -28,10 +28,6 @@ pub(crate) enum Reason {
 impl LogMetrics {
     pub(crate) fn error(&self, kind: &str) {
         self.errors.with_label_values(&[kind]).inc();
-    }
-
-    pub(crate) fn malformed(&self, what: Malformed) {
-        self.error(what.label());
     }
 }
 

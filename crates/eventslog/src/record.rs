@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde_json::value::RawValue;
 
+use crate::LogMetrics;
+
 /// Digits of a time in milliseconds, from 2001 to 2286.
 const TIME_DIGITS: usize = 13;
 
@@ -80,7 +82,24 @@ pub struct Record {
     /// Its stream, as an index into [`Query::streams`].
     pub stream: usize,
     pub id: RecordId,
+    /// As it was stored; null where that is not JSON.
     pub content: Box<RawValue>,
+}
+
+impl Record {
+    /// Content that is not there is counted. The record stays, for pages are counted in records.
+    pub(crate) fn new(
+        stream: usize,
+        id: RecordId,
+        content: Option<Box<RawValue>>,
+        metrics: &LogMetrics,
+    ) -> Record {
+        let content = content.unwrap_or_else(|| {
+            metrics.error("unmarshal_error");
+            RawValue::NULL.to_owned()
+        });
+        Record { stream, id, content }
+    }
 }
 
 #[cfg(test)]

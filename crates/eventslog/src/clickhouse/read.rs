@@ -9,12 +9,11 @@ use super::ClickHouseLog;
 use crate::{
     LogMetrics, StoreError,
     record::{Query, Record, RecordId},
-    redis::Malformed,
 };
 
 /// A statement about many destinations is long.
 const SETTINGS: [(&str, &str); 2] =
-    [("output_format_json_quote_64bit_integers", "0"), ("max_query_size", "16777216")];
+    [("max_query_size", "16777216"), ("output_format_json_quote_64bit_integers", "0")];
 
 /// A row as [`select`] asks for it: time, hash, kind, actor, event.
 #[derive(Debug, Deserialize)]
@@ -37,22 +36,18 @@ impl ClickHouseLog {
             .map(|(i, s)| ((s.kind.as_str(), s.actor.as_str()), i))
             .collect();
         let lines = answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let records = lines.filter_map(|line| {
-            let record = record(line, &streams);
-            if record.is_none() {
-                metrics.malformed(Malformed::Content);
-            }
-            record
-        });
-        Ok(records.collect())
+        let record = |line| -> Option<Record> {
+            let Row(millis, number, kind, actor, message) = serde_json::from_slice(line).ok()?;
+            let stream = *streams.get(&(kind.as_ref(), actor.as_ref()))?;
+            let content = RawValue::from_string(message).ok();
+            Some(Record::new(stream, RecordId { millis, number }, content, metrics))
+        };
+        lines
+            .map(|line| {
+                record(line).ok_or(StoreError::ClickHouse("answered other rows".to_owned()))
+            })
+            .collect()
     }
-}
-
-fn record(line: &[u8], streams: &HashMap<(&str, &str), usize>) -> Option<Record> {
-    let Row(millis, number, kind, actor, message) = serde_json::from_slice(line).ok()?;
-    let stream = *streams.get(&(kind.as_ref(), actor.as_ref()))?;
-    let content = RawValue::from_string(message).ok()?;
-    Some(Record { stream, id: RecordId { millis, number }, content })
 }
 
 fn select(query: &Query) -> String {
@@ -80,8 +75,8 @@ fn select(query: &Query) -> String {
     }));
     let limit = query.limit.map(|limit| format!(" limit {limit}")).unwrap_or_default();
     format!(
-        "select toUnixTimestamp64Milli(timestamp) as millis, cityHash64(message) as number, type, actorId, message \
-         from events_log where {} order by millis desc, number desc, type desc, actorId desc{limit} \
+        "select toUnixTimestamp64Milli(timestamp) as millis, cityHash64(message) as number, type, actorId, \
+         toValidUTF8(message) from events_log where {} order by millis desc, number desc, type desc, actorId desc{limit} \
          format JSONCompactEachRow",
         conditions.join(" and ")
     )
@@ -108,7 +103,7 @@ mod tests {
         let stream = StreamName { kind: "bulker_batch".to_owned(), actor: "d'1".to_owned() };
         let mut query = Query { streams: vec![stream.clone()], ..Query::default() };
         let start = "select toUnixTimestamp64Milli(timestamp) as millis, cityHash64(message) as number, type, \
-             actorId, message from events_log where (actorId, type) in (('d\\'1', 'bulker_batch'))";
+             actorId, toValidUTF8(message) from events_log where (actorId, type) in (('d\\'1', 'bulker_batch'))";
         let order = "order by millis desc, number desc, type desc, actorId desc";
         assert_eq!(select(&query), format!("{start} {order} format JSONCompactEachRow"));
         let id = RecordId { millis: 1_700_000_000_001, number: u64::MAX };

@@ -26,25 +26,6 @@ pub(crate) struct RedisLog {
     metrics: LogMetrics,
 }
 
-/// What an entry is that is not an event.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Malformed {
-    /// Not the field `event`, or not JSON in it.
-    Content,
-    /// An id that does not start with a time.
-    Id,
-}
-
-impl Malformed {
-    /// The `errorType` label.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Malformed::Content => "unmarshal_error",
-            Malformed::Id => "parse_timestamp_error",
-        }
-    }
-}
-
 impl RedisLog {
     /// The results of all commands; those that failed alone are among them.
     async fn call(&self, pipeline: &Pipeline) -> Result<Vec<::redis::Value>, StoreError> {

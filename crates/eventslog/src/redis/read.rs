@@ -8,7 +8,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use ::redis::{FromRedisValue, Pipeline, Value, cmd, pipe, streams::StreamRangeReply};
 use serde_json::value::RawValue;
 
-use super::{FIELD, Malformed, RedisLog, stream_key};
+use super::{FIELD, RedisLog, stream_key};
 use crate::{
     StoreError,
     record::{Position, Query, Record, RecordId, StreamName},
@@ -16,46 +16,42 @@ use crate::{
 
 /// Streams that are asked about in one go.
 const STREAMS_PER_CALL: usize = 500;
-/// Records of a stream that are read when its first ones did not do.
-const PAGE: usize = 100;
+/// Records of a stream that are read at most when its first ones did not do.
+const MAX_PAGE: usize = 100;
 
 impl RedisLog {
     pub(crate) async fn read(&self, query: &Query) -> Result<Vec<Record>, StoreError> {
-        match query.streams.as_slice() {
-            [] => Ok(Vec::new()),
-            [only] => {
-                let upper = Upper::of(query, only);
-                let mut pages = self.pages(query, &[(0, upper)], query.limit).await?;
-                Ok(pages.pop().map(|page| page.records.into()).unwrap_or_default())
-            }
-            several => self.merge(query, several).await,
-        }
-    }
-
-    async fn merge(
-        &self,
-        query: &Query,
-        streams: &[StreamName],
-    ) -> Result<Vec<Record>, StoreError> {
+        let streams = query.streams.as_slice();
         let limit = query.limit.unwrap_or(usize::MAX);
-        let first = (limit / streams.len()).clamp(1, PAGE);
+        if streams.is_empty() || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let first = query.limit.map(|limit| (limit / streams.len()).max(1));
         let mut pages = Vec::with_capacity(streams.len());
         let uppers: Vec<_> =
             streams.iter().enumerate().map(|(i, stream)| (i, Upper::of(query, stream))).collect();
         for wanted in uppers.chunks(STREAMS_PER_CALL) {
-            pages.extend(self.pages(query, wanted, Some(first)).await?);
+            pages.extend(self.pages(query, wanted, first).await?);
         }
         let mut heads: BinaryHeap<_> =
             (0..streams.len()).filter_map(|i| Some((pages[i].head()?, &streams[i], i))).collect();
         let mut merged = Vec::new();
-        while merged.len() < limit {
-            let Some((_, stream, i)) = heads.pop() else { break };
-            merged.extend(pages[i].records.pop_front());
-            while pages[i].records.is_empty()
-                && let Some(next) = pages[i].next
+        while let Some((_, stream, i)) = heads.pop() {
+            let page = &mut pages[i];
+            merged.extend(page.records.pop_front());
+            if merged.len() >= limit {
+                break;
+            }
+            page.handed += 1;
+            if page.records.is_empty()
+                && let Some(next) = page.next
             {
-                let upper = Upper::Before(next);
-                pages[i] = self.pages(query, &[(i, upper)], Some(PAGE)).await?.remove(0);
+                // as much again as was wanted of this stream, and one: few calls, and little that nobody wants
+                let more = Some((page.handed + 1).min(MAX_PAGE));
+                let handed = page.handed;
+                let next = self.pages(query, &[(i, Upper::Before(next))], more).await?;
+                pages[i] = next.into_iter().next().unwrap_or_default();
+                pages[i].handed = handed;
             }
             heads.extend(pages[i].head().map(|head| (head, stream, i)));
         }
@@ -92,27 +88,28 @@ impl RedisLog {
         let reply = StreamRangeReply::from_redis_value(reply)
             .map_err(|_| StoreError::Redis("answered no stream".to_owned()))?;
         let is_full = count.is_some_and(|count| reply.ids.len() >= count);
-        let mut page = Page { records: VecDeque::with_capacity(reply.ids.len()), next: None };
+        let mut page = Page::default();
         for entry in reply.ids {
             let Ok(id) = entry.id.parse::<RecordId>() else {
-                self.metrics.malformed(Malformed::Id);
+                self.metrics.error("parse_timestamp_error");
                 continue;
             };
             page.next = is_full.then_some(id);
-            match entry.map.get(FIELD).and_then(content) {
-                Some(content) => page.records.push_back(Record { stream, id, content }),
-                None => self.metrics.malformed(Malformed::Content),
-            }
+            let content = entry.map.get(FIELD).and_then(content);
+            page.records.push_back(Record::new(stream, id, content, &self.metrics));
         }
         Ok(page)
     }
 }
 
 /// What was read of a stream and is not handed out yet, newest first.
+#[derive(Default)]
 struct Page {
     records: VecDeque<Record>,
     /// Where to go on; `None` where the stream ends.
     next: Option<RecordId>,
+    /// How many records of the stream were handed out.
+    handed: usize,
 }
 
 impl Page {

@@ -194,6 +194,7 @@ async fn rows_are_read_as_records() -> Result<()> {
         found,
         [
             ("1700000000001-18446744073709551615".to_owned(), r#"{"a":"é"}"#),
+            ("1700000000000-7".to_owned(), "null"),
             ("1700000000000-5".to_owned(), "{}")
         ]
     );
