@@ -35,6 +35,8 @@ pub struct Config {
     #[command(flatten)]
     pub loader: LoaderConfig,
     #[command(flatten)]
+    pub retries: RetryConfig,
+    #[command(flatten)]
     pub events_log: EventsLogConfig,
     #[command(flatten)]
     pub later: LaterConfig,
@@ -72,6 +74,26 @@ pub struct ServerConfig {
     pub shutdown_timeout_sec: Duration,
 }
 
+/// How refused events are tried again.
+#[derive(Debug, Clone, Args)]
+pub struct RetryConfig {
+    /// Seconds between two runs over a retry topic.
+    #[arg(long, default_value = "300", value_parser = integer::<u32>)]
+    pub batch_runner_default_retry_period_sec: u32,
+    /// Messages per batch of a retry topic.
+    #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
+    pub retry_consumer_batch_size: u32,
+    /// Attempts before an event is a dead letter.
+    #[arg(long, default_value = "5", value_parser = integer::<u32>)]
+    pub messages_retry_count: u32,
+    /// Minutes, the base of the pause between attempts.
+    #[arg(long, default_value = "5", value_parser = float)]
+    pub messages_retry_backoff_base: f64,
+    /// Minutes, the longest pause between attempts.
+    #[arg(long, default_value = "1440", value_parser = float)]
+    pub messages_retry_backoff_max_delay: f64,
+}
+
 /// Settings that are accepted and have no effect yet, or none any more.
 #[derive(Debug, Clone, Args)]
 pub struct LaterConfig {
@@ -90,24 +112,9 @@ pub struct LaterConfig {
     /// Seconds without a message that end a batch.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub batch_runner_wait_for_messages_sec: Duration,
-    /// Seconds between two runs over a retry topic.
-    #[arg(long, default_value = "300", value_parser = seconds)]
-    pub batch_runner_default_retry_period_sec: Duration,
     /// Share of a batch that is retried at a time.
     #[arg(long, default_value = "0.1", value_parser = float)]
     pub batch_runner_default_retry_batch_fraction: f64,
-    /// Messages per batch of a retry topic.
-    #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
-    pub retry_consumer_batch_size: u32,
-    /// Attempts before an event is a dead letter.
-    #[arg(long, default_value = "5", value_parser = integer::<u32>)]
-    pub messages_retry_count: u32,
-    /// Minutes, the base of the pause between attempts.
-    #[arg(long, default_value = "5", value_parser = float)]
-    pub messages_retry_backoff_base: f64,
-    /// Minutes, the longest pause between attempts.
-    #[arg(long, default_value = "1440", value_parser = float)]
-    pub messages_retry_backoff_max_delay: f64,
     /// Destination of relayed metrics.
     #[arg(long)]
     pub metrics_relay_destination: Option<String>,
@@ -158,14 +165,9 @@ const WITHOUT_EFFECT: &[&str] = &[
     "INSTANCE_ID",
     "KAFKA_SESSION_TIMEOUT_MS",
     "KAFKA_MAX_POLL_INTERVAL_MS",
-    "KAFKA_RETRY_TOPIC_SEGMENT_BYTES",
-    "KAFKA_RETRY_TOPIC_RETENTION_HOURS",
-    "KAFKA_DEAD_TOPIC_RETENTION_HOURS",
     "KAFKA_CONSUMER_PARTITIONS_ASSIGMENT_STRATEGY",
     "KAFKA_DESTINATIONS_TOPIC_NAME",
     "KAFKA_DESTINATIONS_TOPIC_PARTITIONS",
-    "KAFKA_DESTINATIONS_RETRY_TOPIC_NAME",
-    "KAFKA_DESTINATIONS_DEAD_LETTER_TOPIC_NAME",
     "FAILOVER_LOGGER_ENABLED",
     "FAILOVER_LOGGER_LOG_ALL_MESSAGES",
     "FAILOVER_LOGGER_BASE_PATH",

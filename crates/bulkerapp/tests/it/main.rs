@@ -7,4 +7,5 @@ mod events;
 mod intake;
 mod log;
 mod outage;
+mod refused;
 mod starts;
