@@ -8,6 +8,7 @@ use appbase::{
     values::{boolean, float, integer, seconds},
 };
 use clap::{ArgAction, Args, Parser};
+use eventslog::EventsLogConfig;
 use kafkabase::{AckMode, KafkaConfig};
 use tracing::{debug, info};
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub loader: LoaderConfig,
     #[command(flatten)]
     pub retries: RetryConfig,
+    #[command(flatten)]
+    pub events_log: EventsLogConfig,
     #[command(flatten)]
     pub later: LaterConfig,
 }
@@ -106,18 +109,6 @@ pub struct LaterConfig {
     /// Seconds between two looks at the configuration.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub config_refresh_period_sec: Duration,
-    /// The default Redis.
-    #[arg(long)]
-    pub redis_url: Option<String>,
-    /// Certificates to trust for Redis, as PEM.
-    #[arg(long)]
-    pub redis_tls_ca: Option<String>,
-    /// Redis of the events log.
-    #[arg(long)]
-    pub events_log_redis_url: Option<String>,
-    /// Events per stream of the events log.
-    #[arg(long, default_value = "1000", value_parser = integer::<u32>)]
-    pub events_log_max_size: u32,
     /// Seconds without a message that end a batch.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub batch_runner_wait_for_messages_sec: Duration,
@@ -145,21 +136,6 @@ pub struct LaterConfig {
     /// Secrets of hashed keys.
     #[arg(long, default_value = "dea42a58-acf4-45af-85bb-e77e94bd5025", hide_default_value = true)]
     pub global_hash_secret: String,
-    /// ClickHouse of the events log.
-    #[arg(long)]
-    pub clickhouse_host: Option<String>,
-    /// Its database.
-    #[arg(long)]
-    pub clickhouse_database: Option<String>,
-    /// Its user.
-    #[arg(long, default_value = "default")]
-    pub clickhouse_username: String,
-    /// Its password.
-    #[arg(long)]
-    pub clickhouse_password: Option<String>,
-    /// Encrypt connections to it.
-    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
-    pub clickhouse_ssl: bool,
 }
 
 /// Names of this service that are also read without the prefix.
@@ -167,20 +143,17 @@ const UNPREFIXED: &[&str] = &[
     "CONFIG_SOURCE",
     "CONFIG_SOURCE_HTTP_AUTH_TOKEN",
     "CACHE_DIR",
-    "REDIS_URL",
-    "REDIS_TLS_CA",
-    "EVENTS_LOG_REDIS_URL",
     "METRICS_RELAY_DESTINATION",
     "PROMETHEUS_URL",
-    "CLICKHOUSE_HOST",
-    "CLICKHOUSE_DATABASE",
-    "CLICKHOUSE_USERNAME",
-    "CLICKHOUSE_PASSWORD",
-    "CLICKHOUSE_SSL",
 ];
 
 const NAMES: Names = Names {
-    unprefixed: &[AppConfig::UNPREFIXED, KafkaConfig::UNPREFIXED, UNPREFIXED],
+    unprefixed: &[
+        AppConfig::UNPREFIXED,
+        KafkaConfig::UNPREFIXED,
+        EventsLogConfig::UNPREFIXED,
+        UNPREFIXED,
+    ],
     fallbacks: &[
         AppConfig::FALLBACKS[0],
         ("EVENTS_LOG_REDIS_URL", &["BULKER_REDIS_URL", "REDIS_URL"]),
@@ -312,12 +285,24 @@ mod tests {
     }
 
     #[test]
+    fn the_events_log_is_in_the_redis_that_is_named_nearest() {
+        let url = |variables: &[_]| parse(variables).events_log.events_log_redis_url;
+        assert_eq!(url(&[]), None);
+        let redis = ("REDIS_URL", "redis://a");
+        assert_eq!(url(&[redis]).as_deref(), Some("redis://a"));
+        let bulker = ("BULKER_REDIS_URL", "redis://b");
+        assert_eq!(url(&[redis, bulker]).as_deref(), Some("redis://b"));
+        let own = ("EVENTS_LOG_REDIS_URL", "redis://c");
+        assert_eq!(url(&[redis, bulker, own]).as_deref(), Some("redis://c"));
+    }
+
+    #[test]
     fn names_without_effect_exist() {
         let all = all_names();
         for name in ignored_names() {
             assert!(all.contains(&name), "{name}");
         }
-        for name in UNPREFIXED.iter().chain(AppConfig::UNPREFIXED).chain(KafkaConfig::UNPREFIXED) {
+        for name in NAMES.unprefixed.iter().copied().flatten() {
             assert!(all.iter().any(|known| known == name), "{name}");
         }
     }

@@ -9,6 +9,7 @@ use appbase::{
     http::{Server, ServerLimits},
     lifecycle::{Deadline, stop_on_signal},
 };
+use eventslog::LogMetrics;
 use kafkabase::{
     AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics, TopicSettings,
 };
@@ -61,6 +62,12 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     if producer.mode() == AckMode::Async {
         warn!("ACK_MODE=async: an event is answered before Kafka has it, and a crash loses it");
     }
+    let log_metrics = LogMetrics {
+        errors: metrics::EVENTS_LOG_ERRORS.clone(),
+        dropped: metrics::EVENTS_LOG_DROPPED.clone(),
+    };
+    let (events_log, log_flusher) =
+        eventslog::open(&config.events_log, log_metrics).context("settings of the events log")?;
     let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
 
     // bound before anything is loaded: a taken port ends the start
@@ -74,6 +81,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         tokio::spawn(async move { topics.watch(refresh, stop).await })
     };
     let measuring = tokio::spawn(measure(producer.clone(), background.clone()));
+    let logging = tokio::spawn(log_flusher.run(background.clone()));
     let loading = start_loading(config, &client, &topics, &destinations, stop.clone())?;
 
     let limits = Limits {
@@ -89,6 +97,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         tables: Arc::new(Tables::default()),
         producer: producer.clone(),
         loader: loading.status.clone(),
+        events_log,
         limits,
     });
     let server_limits = ServerLimits {
@@ -119,6 +128,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     end(deadline, "topics", watching).await;
     end(deadline, "measuring", measuring).await;
     end(deadline, "metrics", metrics_serving).await;
+    // writes what is left of it, all that posts having ended; last, for its store may hang
+    end(deadline, "events log", logging).await;
     info!("stopped");
     Ok(())
 }

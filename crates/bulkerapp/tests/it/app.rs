@@ -169,6 +169,12 @@ impl App {
         exchange(self.port, request.as_bytes()).await
     }
 
+    /// `GET` with the token.
+    pub(crate) async fn ask(&self, path: &str) -> Result<Answer> {
+        let bearer = format!("Bearer {TOKEN}");
+        self.request("GET", path, &[("authorization", &bearer)], b"").await
+    }
+
     /// Stops it as an orchestrator does.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let status = self.service.terminate(PATIENCE).await?;

@@ -3,7 +3,9 @@
 mod app;
 mod crash;
 mod documented;
+mod events;
 mod intake;
+mod log;
 mod outage;
 mod ownership;
 mod refused;
