@@ -178,6 +178,8 @@ fn start_loading(
             workers_per_destination: per_destination,
             sweep_every: config.server.topic_manager_refresh_period_sec,
             stop_within: config.server.shutdown_timeout_sec,
+            alarm_after: config.loader.loader_alarm_after_sec,
+            heal_after: config.loader.loader_heal_after_sec,
         },
     };
     // a run, and a tail, needs two connections at most: one loads, one asks

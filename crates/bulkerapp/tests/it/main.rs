@@ -11,3 +11,4 @@ mod ownership;
 mod refused;
 mod starts;
 mod stream;
+mod watchdog;
