@@ -1,6 +1,6 @@
 //! The service: its parts, in the order in which they start and stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use appbase::{
@@ -15,10 +15,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    batch_log::NoBatchLog,
+    bulk_places::BulkPlaces,
     config::Config,
     destinations::Destinations,
+    failed_events::FailedEvents,
     loading::{
-        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Shard, open_all,
+        self, LoadTarget, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Shard,
+        open_all,
     },
     metrics, routes,
     state::{AppState, Limits},
@@ -30,6 +34,8 @@ use crate::{
 const CLIENT_ID: &str = "bulkerapp";
 /// The longest an administrative call may take; the original's second is too short for a coordinator's move.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that another service may take to answer.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Looks at the cluster that may fail in a row before the service is not ready.
 const MISSED_LOOKS: u32 = 10;
 /// How often the producer's queue is measured.
@@ -56,7 +62,13 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     if producer.mode() == AckMode::Async {
         warn!("ACK_MODE=async: an event is answered before Kafka has it, and a crash loses it");
     }
+    let failed_events = FailedEvents::new(
+        client.clone(),
+        admin.clone(),
+        config.kafka.kafka_destinations_dead_letter_topic_name.clone(),
+    );
     let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
+    let http = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build().context("HTTP client")?;
 
     // bound before anything is loaded: a taken port ends the start
     let listener = bind(config.app.http_port, "HTTP_PORT").await?;
@@ -69,7 +81,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         tokio::spawn(async move { topics.watch(refresh, stop).await })
     };
     let measuring = tokio::spawn(measure(producer.clone(), background.clone()));
-    let loading = start_loading(config, &client, &topics, &destinations, stop.clone())?;
+    let targets = open_targets(config, &destinations);
+    let loading = start_loading(config, &client, &topics, targets.clone(), stop.clone())?;
 
     let limits = Limits {
         body: config.kafka.producer_message_max_bytes(),
@@ -80,10 +93,20 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let state = Arc::new(AppState {
         auth,
         destinations,
+        targets,
+        bulk: BulkPlaces::new(
+            config.server.bulk_max_requests as usize,
+            (config.server.bulk_memory_limit_mb as usize) << 20,
+            std::env::temp_dir(),
+        ),
+        batch_log: Arc::new(NoBatchLog),
         topics,
         tables: Arc::new(Tables::default()),
         producer: producer.clone(),
         loader: loading.status.clone(),
+        failed_events,
+        http,
+        prometheus_url: config.server.prometheus_url.clone(),
         limits,
     });
     let server_limits = ServerLimits {
@@ -122,7 +145,7 @@ fn start_loading(
     config: &Config,
     client: &rdkafka::ClientConfig,
     topics: &Arc<Topics>,
-    destinations: &Destinations,
+    targets: HashMap<String, Arc<LoadTarget>>,
     stop: CancellationToken,
 ) -> Result<Loading> {
     if !config.server.enable_consumers {
@@ -130,8 +153,6 @@ fn start_loading(
         let (_, status) = tokio::sync::watch::channel(LoaderStatus::default());
         return Ok(Loading { status, task: tokio::spawn(async {}) });
     }
-    let workers = config.loader.loader_workers as usize;
-    let per_destination = workers.div_ceil(2);
     let loading = LoadingConfig {
         client: client.clone(),
         fetcher: FetcherSettings {
@@ -143,22 +164,30 @@ fn start_loading(
         claim_every: config.loader.loader_claim_period_sec,
         stall_after: config.loader.loader_stall_timeout_sec,
         loader: LoaderSettings {
-            workers,
-            workers_per_destination: per_destination,
+            workers: config.loader.loader_workers as usize,
+            workers_per_destination: workers_per_destination(config) as usize,
             sweep_every: config.server.topic_manager_refresh_period_sec,
             stop_within: config.server.shutdown_timeout_sec,
         },
     };
-    // a run needs two connections at most: one loads, one asks
-    let connections = u32::try_from(per_destination * 2).unwrap_or(u32::MAX);
+    let shard = Shard { index: config.server.instance_index, count: config.server.shards };
+    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, shard));
+    loading::spawn(loading, source, stop).context("Kafka's settings")
+}
+
+fn workers_per_destination(config: &Config) -> u32 {
+    config.loader.loader_workers.div_ceil(2)
+}
+
+fn open_targets(config: &Config, destinations: &Destinations) -> HashMap<String, Arc<LoadTarget>> {
+    // a run needs two connections at most, one loads, one asks; a call of /bulk one
+    let for_runs = workers_per_destination(config).saturating_mul(2);
+    let connections = for_runs.saturating_add(config.server.bulk_max_requests);
     let defaults = (
         i64::from(config.server.batch_runner_default_period_sec),
         u64::from(config.server.batch_runner_default_batch_size),
     );
-    let targets = open_all(destinations, connections, defaults);
-    let shard = Shard { index: config.server.instance_index, count: config.server.shards };
-    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, shard));
-    loading::spawn(loading, source, stop).context("Kafka's settings")
+    open_all(destinations, connections, defaults)
 }
 
 async fn bind(port: u16, variable: &str) -> Result<TcpListener> {

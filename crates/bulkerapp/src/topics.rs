@@ -49,6 +49,8 @@ pub struct Topics {
     snapshot: ArcSwap<TopicSnapshot>,
     /// Topics that were made or seen here, ahead of the snapshot.
     known: RwLock<HashSet<String>>,
+    /// Topics of others that were seen here.
+    others: RwLock<HashSet<String>>,
     making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
     look_again: Notify,
     in_sync: Mutex<HashMap<String, usize>>,
@@ -63,6 +65,7 @@ impl Topics {
             destinations,
             snapshot: ArcSwap::default(),
             known: RwLock::default(),
+            others: RwLock::default(),
             making: Mutex::default(),
             look_again: Notify::new(),
             in_sync: Mutex::default(),
@@ -94,6 +97,27 @@ impl Topics {
             self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         }
         made
+    }
+
+    /// Whether a topic that others make is there. Kafka is asked until it is.
+    pub async fn exists(&self, name: &str) -> Result<bool, AdminError> {
+        if self.others.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return Ok(true);
+        }
+        match self.admin.topic_id(name).await {
+            Ok(_) => {
+                let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+                others.insert(name.to_owned());
+                Ok(true)
+            }
+            Err(error) if error.is_unknown_topic() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes [`Topics::exists`] ask Kafka for this topic again.
+    pub fn forget(&self, name: &str) {
+        self.others.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// Looks at the cluster, again and again.

@@ -1,0 +1,193 @@
+//! Reads a topic of failed events from its first record to its end, for people to look at.
+//!
+//! Invariants: nothing is committed and no group is joined, so that whoever loads the topic does not notice; a reader
+//! that is slow holds back the reading instead of filling memory; a reader that got everything got all records that
+//! were there when it asked, else its answer breaks off.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use appbase::telemetry::chain;
+use bytes::Bytes;
+use kafkabase::{
+    Admin, AdminError, FetchError, Fetched, Fetcher, FetcherSettings, Message, OffsetSpec,
+};
+use rdkafka::{ClientConfig, error::KafkaError};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+use tracing::warn;
+
+/// All topics of failed events have one partition.
+const PARTITION: i32 = 0;
+/// Topics that are read at a time; more wait.
+const AT_A_TIME: usize = 4;
+/// Bytes that are handed to the reader together.
+const CHUNK: usize = 64 << 10;
+/// Chunks that wait for the reader.
+const CHUNKS: usize = 2;
+/// Bytes that are fetched ahead.
+const FETCHED_AHEAD: usize = 4 << 20;
+/// How long one wait for a record lasts, and so how late it is noticed that the reader went away.
+const POLL: Duration = Duration::from_millis(100);
+/// How long no record may arrive although there are some.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
+/// How long the reader may take none of what is there for it.
+const READER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why a topic's end was not reached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("no consumer")]
+    Consumer(#[from] KafkaError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("no record arrived for {} s although there are some", STALLED_AFTER.as_secs())]
+    Stalled,
+    #[error("the reader took nothing for {} s", READER_PATIENCE.as_secs())]
+    SlowReader,
+    /// The reader went away: nobody wants the rest.
+    #[error("the reader went away")]
+    Closed,
+}
+
+/// Reads topics of failed events.
+pub struct FailedEvents {
+    client: ClientConfig,
+    admin: Admin,
+    dead_letter_topic: String,
+    places: Arc<Semaphore>,
+}
+
+/// Chunks of lines; an error ends them before the topic's end.
+pub(crate) type Lines = mpsc::Receiver<io::Result<Bytes>>;
+
+impl FailedEvents {
+    /// `client` holds brokers and security.
+    pub fn new(client: ClientConfig, admin: Admin, dead_letter_topic: String) -> FailedEvents {
+        FailedEvents {
+            client,
+            admin,
+            dead_letter_topic,
+            places: Arc::new(Semaphore::new(AT_A_TIME)),
+        }
+    }
+
+    pub(crate) fn dead_letter_topic(&self) -> &str {
+        &self.dead_letter_topic
+    }
+
+    /// Reads the topic up to the end that it has now; `write` appends what a record has for the reader. A topic that
+    /// does not exist is empty.
+    pub(crate) async fn read(
+        &self,
+        topic: &str,
+        write: impl FnMut(&Message, &mut Vec<u8>) + Send + 'static,
+    ) -> Result<Lines, ReadError> {
+        let (sender, lines) = mpsc::channel(CHUNKS);
+        let end = match self.admin.offset(topic, PARTITION, OffsetSpec::CommittedEnd).await {
+            Err(error) if error.is_unknown_topic() => return Ok(lines),
+            end => end?,
+        };
+        let start = self.admin.offset(topic, PARTITION, OffsetSpec::Earliest).await?;
+        if start >= end {
+            return Ok(lines);
+        }
+        // never closed; without a place it would be one more reading, no harm
+        let place = self.places.clone().acquire_owned().await.ok();
+        let settings =
+            FetcherSettings { queued_bytes: FETCHED_AHEAD, ..FetcherSettings::default() };
+        let fetcher = Arc::new(Fetcher::new(&self.client, &settings)?);
+        let reading =
+            Reading { topic: topic.to_owned(), start, end, sender, runtime: Handle::current() };
+        tokio::task::spawn_blocking(move || reading.run(&fetcher, write, place));
+        Ok(lines)
+    }
+}
+
+/// One topic on its way to one reader.
+struct Reading {
+    topic: String,
+    /// The first offset.
+    start: i64,
+    /// The first offset that is not wanted.
+    end: i64,
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    runtime: Handle,
+}
+
+impl Reading {
+    /// Blocks.
+    fn run(
+        self,
+        fetcher: &Arc<Fetcher>,
+        write: impl FnMut(&Message, &mut Vec<u8>),
+        place: Option<OwnedSemaphorePermit>,
+    ) {
+        if let Err(error) = self.read(fetcher, write)
+            && !matches!(error, ReadError::Closed)
+        {
+            warn!(topic = self.topic, error = %chain(&error), "failed events not read to the end");
+            let broken = io::Error::other(chain(&error).to_string());
+            // a reader that is gone or stuck does not get it
+            let _ = self.sender.try_send(Err(broken));
+        }
+        drop(place);
+    }
+
+    fn read(
+        &self,
+        fetcher: &Arc<Fetcher>,
+        mut write: impl FnMut(&Message, &mut Vec<u8>),
+    ) -> Result<(), ReadError> {
+        let mut reader = fetcher.read(&self.topic, PARTITION, self.start)?;
+        let mut chunk = Vec::new();
+        let mut heard = Instant::now();
+        loop {
+            match reader.next(POLL)? {
+                Fetched::Message(message) => {
+                    heard = Instant::now();
+                    if message.offset() < self.end {
+                        write(&message, &mut chunk);
+                    }
+                    if message.offset() + 1 >= self.end {
+                        break;
+                    }
+                    if chunk.len() >= CHUNK {
+                        self.send(&mut chunk)?;
+                    }
+                }
+                // markers of transactions are never delivered: they may be all that lies before the end
+                Fetched::End { offset } if offset >= self.end => break,
+                Fetched::End { .. } | Fetched::Nothing => {
+                    if self.sender.is_closed() {
+                        return Err(ReadError::Closed);
+                    }
+                    if heard.elapsed() >= STALLED_AFTER {
+                        return Err(ReadError::Stalled);
+                    }
+                }
+            }
+        }
+        self.send(&mut chunk)
+    }
+
+    fn send(&self, chunk: &mut Vec<u8>) -> Result<(), ReadError> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let bytes = Bytes::from(std::mem::take(chunk));
+        match self.runtime.block_on(timeout(READER_PATIENCE, self.sender.send(Ok(bytes)))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Closed),
+            Err(_) => Err(ReadError::SlowReader),
+        }
+    }
+}
