@@ -180,7 +180,7 @@ async fn load(
     if !matches!(stored, Ok(rows) if rows > 0) {
         stream.abort();
     }
-    let error = stored.as_ref().err().map(BulkError::kind).unwrap_or_default();
+    let error = stored.as_ref().err().map(BulkError::kind);
     info!(
         destination_id,
         job_id,
