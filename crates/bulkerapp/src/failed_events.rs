@@ -92,10 +92,11 @@ impl FailedEvents {
         write: impl FnMut(&Message, &mut Vec<u8>) + Send + 'static,
     ) -> Result<Lines, ReadError> {
         let (sender, lines) = mpsc::channel(CHUNKS);
-        let end = match self.admin.offset(topic, PARTITION, OffsetSpec::CommittedEnd).await {
+        match self.admin.topic_id(topic).await {
             Err(error) if error.is_unknown_topic() => return Ok(lines),
-            end => end?,
-        };
+            found => drop(found?),
+        }
+        let end = self.admin.offset(topic, PARTITION, OffsetSpec::CommittedEnd).await?;
         let start = self.admin.offset(topic, PARTITION, OffsetSpec::Earliest).await?;
         if start >= end {
             return Ok(lines);

@@ -16,7 +16,7 @@ use axum::{
 use serde_json::{Map, Value, json};
 use warehouse::{
     LoadError,
-    postgres::{Credentials, Postgres, Settings},
+    postgres::{Credentials, probe},
 };
 
 use super::Authorized;
@@ -62,17 +62,9 @@ pub(super) async fn test(_: Authorized, body: Body) -> Result<Response, TestErro
     if kind != POSTGRES {
         return Err(TestError::Open(format!("unknown bulker implementation type: {kind}")));
     }
-    let settings =
-        Settings { connect_timeout: PATIENCE, max_connections: 1, ..Settings::default() };
-    let postgres = Postgres::new(&Credentials::read(&credentials)?, settings)?;
-    let asked = tokio::time::timeout(PATIENCE, async {
-        postgres.connection().await?.run("select 1").await
-    })
-    .await;
-    // late: what is left of it ends by itself
-    let _ = tokio::time::timeout(PATIENCE, postgres.close()).await;
-    match asked {
-        Ok(answer) => answer.map(drop)?,
+    let credentials = Credentials::read(&credentials)?;
+    match tokio::time::timeout(PATIENCE, probe(&credentials)).await {
+        Ok(answered) => answered?,
         Err(_) => {
             return Err(TestError::Open(format!("no answer within {} s", PATIENCE.as_secs())));
         }
