@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use warehouse::MemoryLimit;
 
+/// Bytes of rows that a call may hold however many calls there are: less would only make small files.
+const LEAST: usize = 4 << 20;
+
 /// The places of all calls.
 pub struct BulkPlaces {
     free: Semaphore,
@@ -14,9 +17,10 @@ pub struct BulkPlaces {
 }
 
 impl BulkPlaces {
-    /// `memory` are the bytes that rows of all calls together may take; rows beyond them are written into `folder`.
+    /// `memory` are the bytes that rows of all calls together may take, unless a call's share of it is very small; rows
+    /// beyond it are written into `folder`.
     pub fn new(calls: usize, memory: usize, folder: PathBuf) -> BulkPlaces {
-        let limit = MemoryLimit { bytes: memory / calls.max(1), folder };
+        let limit = MemoryLimit { bytes: (memory / calls.max(1)).max(LEAST), folder };
         BulkPlaces { free: Semaphore::new(calls), limit }
     }
 

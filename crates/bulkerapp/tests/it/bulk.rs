@@ -311,6 +311,25 @@ async fn a_long_body_takes_no_more_memory_than_the_limit() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_rows_ends_the_load_before_memory_does() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let setup = Setup::new(&kafka, &database)
+        .with("BULKER_ENABLE_CONSUMERS", "false")
+        .with("BULKER_BULK_MAX_REQUESTS", "1")
+        .with("BULKER_BULK_MEMORY_LIMIT_MB", "1")
+        .with("TMPDIR", "/nonexistent");
+    let app = setup.start().await?;
+    let row = format!("{{\"text\":\"{}\"}}\n", "x".repeat(10_000));
+    let few = load(&app, "tableName=t&mode=batch", row.repeat(300).as_bytes()).await?;
+    assert_eq!(few.status, 200, "{}", few.body);
+    let many = load(&app, "tableName=t&mode=batch", row.repeat(3_000).as_bytes()).await?;
+    let expected = "stream consume error: rows beyond the memory limit cannot be kept on disk";
+    assert_eq!((many.status, many.body), (400, format!("{{\"error\":\"{expected}\"}}")));
+    assert_eq!(database.count("t").await?, 300);
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sender_waits_for_the_database_and_for_its_turn() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
     let proxy = PostgresProxy::start(database.host(), database.port()).await?;
