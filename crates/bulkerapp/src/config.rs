@@ -318,6 +318,14 @@ mod tests {
     }
 
     #[test]
+    fn zeros_that_would_stop_the_work_are_named() {
+        for name in ["LOADER_WORKERS", "BULK_MAX_REQUESTS", "TOPIC_MANAGER_REFRESH_PERIOD_SEC"] {
+            let error = parse(&[(&format!("BULKER_{name}"), "0")]).validate().unwrap_err();
+            assert_eq!(error, InvalidConfig::Zero(name));
+        }
+    }
+
+    #[test]
     fn names_without_effect_exist() {
         let all = all_names();
         for name in ignored_names() {

@@ -35,8 +35,6 @@ const CHUNKS: usize = 2;
 const FETCHED_AHEAD: usize = 4 << 20;
 /// How long one wait for a record lasts, and so how late it is noticed that the reader went away.
 const POLL: Duration = Duration::from_millis(100);
-/// How long no record may arrive although there are some.
-const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// How long the reader may take none of what is there for it.
 const READER_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,8 +47,8 @@ pub(crate) enum ReadError {
     Consumer(#[from] KafkaError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("no record arrived for {} s although there are some", STALLED_AFTER.as_secs())]
-    Stalled,
+    #[error("no record arrived for {} s although there are some", .0.as_secs())]
+    Stalled(Duration),
     #[error("the reader took nothing for {} s", READER_PATIENCE.as_secs())]
     SlowReader,
     /// The reader went away: nobody wants the rest.
@@ -63,6 +61,7 @@ pub struct FailedEvents {
     client: ClientConfig,
     admin: Admin,
     dead_letter_topic: String,
+    stall_after: Duration,
     places: Arc<Semaphore>,
 }
 
@@ -70,12 +69,18 @@ pub struct FailedEvents {
 pub(crate) type Lines = mpsc::Receiver<io::Result<Bytes>>;
 
 impl FailedEvents {
-    /// `client` holds brokers and security.
-    pub fn new(client: ClientConfig, admin: Admin, dead_letter_topic: String) -> FailedEvents {
+    /// `client` holds brokers and security; `stall_after` is how long no record may arrive although there are some.
+    pub fn new(
+        client: ClientConfig,
+        admin: Admin,
+        dead_letter_topic: String,
+        stall_after: Duration,
+    ) -> FailedEvents {
         FailedEvents {
             client,
             admin,
             dead_letter_topic,
+            stall_after,
             places: Arc::new(Semaphore::new(AT_A_TIME)),
         }
     }
@@ -91,6 +96,8 @@ impl FailedEvents {
         topic: &str,
         write: impl FnMut(&Message, &mut Vec<u8>) + Send + 'static,
     ) -> Result<Lines, ReadError> {
+        // never closed; without a place it would be one more reading, no harm
+        let place = self.places.clone().acquire_owned().await.ok();
         let (sender, lines) = mpsc::channel(CHUNKS);
         match self.admin.topic_id(topic).await {
             Err(error) if error.is_unknown_topic() => return Ok(lines),
@@ -101,13 +108,17 @@ impl FailedEvents {
         if start >= end {
             return Ok(lines);
         }
-        // never closed; without a place it would be one more reading, no harm
-        let place = self.places.clone().acquire_owned().await.ok();
         let settings =
             FetcherSettings { queued_bytes: FETCHED_AHEAD, ..FetcherSettings::default() };
         let fetcher = Arc::new(Fetcher::new(&self.client, &settings)?);
-        let reading =
-            Reading { topic: topic.to_owned(), start, end, sender, runtime: Handle::current() };
+        let reading = Reading {
+            topic: topic.to_owned(),
+            start,
+            end,
+            stall_after: self.stall_after,
+            sender,
+            runtime: Handle::current(),
+        };
         tokio::task::spawn_blocking(move || reading.run(&fetcher, write, place));
         Ok(lines)
     }
@@ -120,6 +131,7 @@ struct Reading {
     start: i64,
     /// The first offset that is not wanted.
     end: i64,
+    stall_after: Duration,
     sender: mpsc::Sender<io::Result<Bytes>>,
     runtime: Handle,
 }
@@ -171,8 +183,8 @@ impl Reading {
                     if self.sender.is_closed() {
                         return Err(ReadError::Closed);
                     }
-                    if heard.elapsed() >= STALLED_AFTER {
-                        return Err(ReadError::Stalled);
+                    if heard.elapsed() >= self.stall_after {
+                        return Err(ReadError::Stalled(self.stall_after));
                     }
                 }
             }

@@ -66,6 +66,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         client.clone(),
         admin.clone(),
         config.kafka.kafka_destinations_dead_letter_topic_name.clone(),
+        config.loader.loader_stall_timeout_sec,
     );
     let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
     let http = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build().context("HTTP client")?;

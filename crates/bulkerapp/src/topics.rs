@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use kafkabase::{Admin, AdminError, KafkaConfig, TopicId, TopicMetadata, TopicSettings};
+use kafkabase::{Admin, AdminError, KafkaConfig, Mode, TopicId, TopicMetadata, TopicSettings};
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -34,6 +34,8 @@ pub struct TopicSnapshot {
     /// When it was; `None` before the first.
     pub at: Option<(Instant, SystemTime)>,
     pub topics: HashMap<String, OurTopic>,
+    /// Topics of profile builders, which make them themselves.
+    pub profiles: HashSet<String>,
     /// Our topics with fewer than two replicas.
     pub few_replicas: usize,
     /// Our topics that take an event with fewer than two replicas in sync.
@@ -49,8 +51,6 @@ pub struct Topics {
     snapshot: ArcSwap<TopicSnapshot>,
     /// Topics that were made or seen here, ahead of the snapshot.
     known: RwLock<HashSet<String>>,
-    /// Topics of others that were seen here.
-    others: RwLock<HashSet<String>>,
     making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
     look_again: Notify,
     in_sync: Mutex<HashMap<String, usize>>,
@@ -65,7 +65,6 @@ impl Topics {
             destinations,
             snapshot: ArcSwap::default(),
             known: RwLock::default(),
-            others: RwLock::default(),
             making: Mutex::default(),
             look_again: Notify::new(),
             in_sync: Mutex::default(),
@@ -99,25 +98,16 @@ impl Topics {
         made
     }
 
-    /// Whether a topic that others make is there. Kafka is asked until it is.
-    pub async fn exists(&self, name: &str) -> Result<bool, AdminError> {
-        if self.others.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
+    /// Whether a profile builder's topic is there. Kafka is asked only while the last look found none.
+    pub async fn has_profiles(&self, name: &str) -> Result<bool, AdminError> {
+        if self.snapshot.load().profiles.contains(name) {
             return Ok(true);
         }
         match self.admin.topic_id(name).await {
-            Ok(_) => {
-                let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
-                others.insert(name.to_owned());
-                Ok(true)
-            }
+            Ok(_) => Ok(true),
             Err(error) if error.is_unknown_topic() => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// Makes [`Topics::exists`] ask Kafka for this topic again.
-    pub fn forget(&self, name: &str) {
-        self.others.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// Looks at the cluster, again and again.
@@ -173,6 +163,10 @@ impl Topics {
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };
+            if id.mode == Mode::Profiles {
+                snapshot.profiles.insert(topic.name.clone());
+                continue;
+            }
             if self.destinations.get(&id.destination_id).is_none() {
                 abandoned += 1;
                 continue;

@@ -45,15 +45,11 @@ async fn send(
 ) -> Result<(), PostError> {
     let topic = TopicId::new(builder_id, Mode::Profiles, priority, 0);
     let topic = topic.name(&state.limits.topic_prefix)?;
-    match state.topics.exists(&topic).await {
+    match state.topics.has_profiles(&topic).await {
         Ok(true) => {}
         Ok(false) => return Err(PostError::NoTopic(topic)),
         Err(source) => return Err(PostError::Topic { topic, source }),
     }
     let key = profile_id.map(str::as_bytes);
-    let sent = state.producer.send_key(&state.producer.topic(&topic), key).await;
-    if sent.is_err() {
-        state.topics.forget(&topic); // it may have been deleted
-    }
-    Ok(sent?)
+    Ok(state.producer.send_key(&state.producer.topic(&topic), key).await?)
 }

@@ -109,6 +109,15 @@ mod tests {
     }
 
     #[test]
+    fn nesting_without_end_is_refused() {
+        for body in
+            ["{\"a\":".repeat(100_000), format!("a: {}", "[".repeat(500_000)), "- ".repeat(500_000)]
+        {
+            assert!(matches!(parse(body.as_bytes()), Err(TestError::Parse(_))));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_refused_without_quoting_it() {
         let cases = [
             ("", "parse failed: failed to parse. input data is empty"),

@@ -1,13 +1,14 @@
 //! The small endpoints: `/test`, `/profiles`, `/connections-metrics`, and paths that lead nowhere.
 
 use anyhow::{Context, Result};
+use testkit::wait_until;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     sync::mpsc,
 };
 
-use crate::app::{Answer, App, Setup, TOKEN};
+use crate::app::{Answer, App, PATIENCE, Setup, TOKEN};
 
 async fn ask(app: &App, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
     let bearer = format!("Bearer {TOKEN}");
@@ -116,14 +117,16 @@ async fn the_id_of_a_profile_reaches_its_topic_alone() -> Result<()> {
 
     // gone: an error, not a wait
     kafka.delete_topic(&topic).await?;
-    let mut status = 0;
-    for _ in 0..3 {
-        status = ask(&app, "POST", path, b"").await?.status;
-        if status == 404 {
-            break;
-        }
-    }
-    assert_eq!(status, 404);
+    let is_gone = || async {
+        ask(&app, "POST", path, b"").await.is_ok_and(|answer| match answer.status {
+            404 => true,
+            status => {
+                assert_eq!(status, 503);
+                false
+            }
+        })
+    };
+    wait_until(PATIENCE, is_gone).await?;
     app.stop().await
 }
 

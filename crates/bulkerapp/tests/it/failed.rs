@@ -1,9 +1,14 @@
 //! `GET /failed`: which failed events are shown, and that it ends.
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Kafka, Topic};
+use testkit::{Kafka, Topic, native::OwnKafka};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+    time::timeout,
+};
 
-use crate::app::{Answer, App, DESTINATION, Setup, TOKEN};
+use crate::app::{Answer, App, DESTINATION, PATIENCE, Setup, TOKEN};
 
 /// A bulkerapp with a dead letter topic of its own. Nothing is loaded, so that nobody else reads.
 async fn setup(kafka: &Kafka) -> Result<(Setup, Topic)> {
@@ -107,6 +112,37 @@ async fn events_that_wait_for_a_retry_are_shown() -> Result<()> {
     assert_eq!(lines(&app, "status=retry&tableName=t").await?.len(), 2);
     let group = kafka.committed("bulkerapp-fetcher", &retry, 0).await?;
     assert_eq!(group, None, "nobody's progress");
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_kafka_cuts_short_is_not_taken_for_all_of_it() -> Result<()> {
+    let own = OwnKafka::start().await?;
+    let kafka = own.kafka();
+    let (setup, dead) = setup(&kafka).await?;
+    kafka.create_topic(&dead, 1, 1, &[]).await?;
+    let topic = setup.topic("t");
+    // more than is fetched ahead and fits into the buffers of a connection
+    let event = format!("{{\"text\":\"{}\"}}", "x".repeat(900_000));
+    for _ in 0..20 {
+        kafka.produce(&dead, 0, "key", &event, &[("original_topic", &topic)]).await?;
+    }
+    let app = setup.with("BULKER_LOADER_STALL_TIMEOUT_SEC", "1").start().await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(64 << 10)?;
+    let mut stream = socket.connect(([127, 0, 0, 1], app.port).into()).await?;
+    let request = format!(
+        "GET /failed/{DESTINATION} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\n\
+         connection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    stream.readable().await?;
+    own.kill9().await?;
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await?;
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    assert!(read.is_err() || !answer.ends_with(b"\r\n0\r\n\r\n"), "{} bytes", answer.len());
+    app.service.wait_for_line("failed events not read to the end", PATIENCE).await?;
     app.stop().await
 }
 
