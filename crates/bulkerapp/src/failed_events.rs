@@ -65,9 +65,6 @@ pub struct FailedEvents {
     places: Arc<Semaphore>,
 }
 
-/// Chunks of lines; an error ends them before the topic's end.
-pub(crate) type Lines = mpsc::Receiver<io::Result<Bytes>>;
-
 impl FailedEvents {
     /// `client` holds brokers and security; `stall_after` is how long no record may arrive although there are some.
     pub fn new(
@@ -98,16 +95,12 @@ impl FailedEvents {
     ) -> Result<Lines, ReadError> {
         // never closed; without a place it would be one more reading, no harm
         let place = self.places.clone().acquire_owned().await.ok();
-        let (sender, lines) = mpsc::channel(CHUNKS);
-        match self.admin.topic_id(topic).await {
-            Err(error) if error.is_unknown_topic() => return Ok(lines),
-            found => drop(found?),
-        }
-        let end = self.admin.offset(topic, PARTITION, OffsetSpec::CommittedEnd).await?;
-        let start = self.admin.offset(topic, PARTITION, OffsetSpec::Earliest).await?;
-        if start >= end {
+        let (sender, chunks) = mpsc::channel(CHUNKS);
+        let mut lines = Lines { chunks, is_over: false };
+        let Some((start, end)) = self.range(topic).await? else {
+            lines.is_over = true;
             return Ok(lines);
-        }
+        };
         let settings =
             FetcherSettings { queued_bytes: FETCHED_AHEAD, ..FetcherSettings::default() };
         let fetcher = Arc::new(Fetcher::new(&self.client, &settings)?);
@@ -122,6 +115,39 @@ impl FailedEvents {
         tokio::task::spawn_blocking(move || reading.run(&fetcher, write, place));
         Ok(lines)
     }
+
+    /// The topic's first offset, and the first after its end. `None`: there is nothing in between.
+    async fn range(&self, topic: &str) -> Result<Option<(i64, i64)>, AdminError> {
+        match self.admin.topic_id(topic).await {
+            Err(error) if error.is_unknown_topic() => return Ok(None),
+            found => drop(found?),
+        }
+        let end = self.admin.offset(topic, PARTITION, OffsetSpec::CommittedEnd).await?;
+        let start = self.admin.offset(topic, PARTITION, OffsetSpec::Earliest).await?;
+        Ok((start < end).then_some((start, end)))
+    }
+}
+
+/// Chunks of lines.
+pub(crate) struct Lines {
+    /// `None` comes at the topic's end. Without it, the reading was broken off.
+    chunks: mpsc::Receiver<Option<Bytes>>,
+    is_over: bool,
+}
+
+impl Lines {
+    /// The next chunk, or an error in the place of all that is missing.
+    pub(crate) async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if self.is_over {
+            return None;
+        }
+        let chunk = self.chunks.recv().await;
+        self.is_over = !matches!(chunk, Some(Some(_)));
+        match chunk {
+            Some(chunk) => chunk.map(Ok),
+            None => Some(Err(io::Error::other("failed events not read to the end"))),
+        }
+    }
 }
 
 /// One topic on its way to one reader.
@@ -132,7 +158,7 @@ struct Reading {
     /// The first offset that is not wanted.
     end: i64,
     stall_after: Duration,
-    sender: mpsc::Sender<io::Result<Bytes>>,
+    sender: mpsc::Sender<Option<Bytes>>,
     runtime: Handle,
 }
 
@@ -144,13 +170,12 @@ impl Reading {
         write: impl FnMut(&Message, &mut Vec<u8>),
         place: Option<OwnedSemaphorePermit>,
     ) {
-        if let Err(error) = self.read(fetcher, write)
-            && !matches!(error, ReadError::Closed)
-        {
-            warn!(topic = self.topic, error = %chain(&error), "failed events not read to the end");
-            let broken = io::Error::other(chain(&error).to_string());
-            // a reader that is gone or stuck does not get it
-            let _ = self.sender.try_send(Err(broken));
+        let read = self.read(fetcher, write).and_then(|()| self.send(None));
+        match read {
+            Ok(()) | Err(ReadError::Closed) => {}
+            Err(error) => {
+                warn!(topic = self.topic, error = %chain(&error), "failed events not read to the end");
+            }
         }
         drop(place);
     }
@@ -164,6 +189,9 @@ impl Reading {
         let mut chunk = Vec::new();
         let mut heard = Instant::now();
         loop {
+            if self.sender.is_closed() {
+                return Err(ReadError::Closed);
+            }
             match reader.next(POLL)? {
                 Fetched::Message(message) => {
                     heard = Instant::now();
@@ -174,30 +202,23 @@ impl Reading {
                         break;
                     }
                     if chunk.len() >= CHUNK {
-                        self.send(&mut chunk)?;
+                        self.send(Some(std::mem::take(&mut chunk).into()))?;
                     }
                 }
                 // markers of transactions are never delivered: they may be all that lies before the end
                 Fetched::End { offset } if offset >= self.end => break,
                 Fetched::End { .. } | Fetched::Nothing => {
-                    if self.sender.is_closed() {
-                        return Err(ReadError::Closed);
-                    }
                     if heard.elapsed() >= self.stall_after {
                         return Err(ReadError::Stalled(self.stall_after));
                     }
                 }
             }
         }
-        self.send(&mut chunk)
+        if chunk.is_empty() { Ok(()) } else { self.send(Some(chunk.into())) }
     }
 
-    fn send(&self, chunk: &mut Vec<u8>) -> Result<(), ReadError> {
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let bytes = Bytes::from(std::mem::take(chunk));
-        match self.runtime.block_on(timeout(READER_PATIENCE, self.sender.send(Ok(bytes)))) {
+    fn send(&self, chunk: Option<Bytes>) -> Result<(), ReadError> {
+        match self.runtime.block_on(timeout(READER_PATIENCE, self.sender.send(chunk))) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(ReadError::Closed),
             Err(_) => Err(ReadError::SlowReader),

@@ -127,7 +127,11 @@ async fn an_answer_that_kafka_cuts_short_is_not_taken_for_all_of_it() -> Result<
     for _ in 0..20 {
         kafka.produce(&dead, 0, "key", &event, &[("original_topic", &topic)]).await?;
     }
-    let app = setup.with("BULKER_LOADER_STALL_TIMEOUT_SEC", "1").start().await?;
+    let app = setup
+        .with("BULKER_LOADER_STALL_TIMEOUT_SEC", "1")
+        .with("BULKER_SHUTDOWN_TIMEOUT_SEC", "2")
+        .start()
+        .await?;
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(64 << 10)?;
     let mut stream = socket.connect(([127, 0, 0, 1], app.port).into()).await?;

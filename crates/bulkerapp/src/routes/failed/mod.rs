@@ -50,7 +50,7 @@ pub(super) async fn failed(
     match lines.await {
         Ok(lines) => {
             let chunks =
-                stream::unfold(lines, async |mut lines| Some((lines.recv().await?, lines)));
+                stream::unfold(lines, async |mut lines| Some((lines.next().await?, lines)));
             ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(chunks)).into_response()
         }
         Err(error) => masked_error("consumer error", &chain(&error)),
