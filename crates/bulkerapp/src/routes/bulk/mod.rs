@@ -181,6 +181,11 @@ async fn load(
         stream.abort();
     }
     let error = stored.as_ref().err().map(BulkError::kind);
+    // no others: they may have to do with what was sent
+    let reason = match &stored {
+        Err(BulkError::Complete(reason)) => Some(reason.as_str()),
+        _ => None,
+    };
     info!(
         destination_id,
         job_id,
@@ -188,6 +193,7 @@ async fn load(
         mode = ?mode,
         rows = stream.state().processed_rows,
         error,
+        reason,
         "bulk load ended"
     );
     account.state = Some(stream.state().clone());
