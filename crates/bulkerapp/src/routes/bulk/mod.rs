@@ -39,8 +39,6 @@ use request::BulkRequest;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A line that starts so gives the load up.
 const ABORT: &[u8] = b"ABORT";
-/// The memory that rows take is looked at once per so many rows.
-const ACCOUNT_EVERY: u64 = 64;
 /// Rows that take so many times their limit are rows that the disk does not take.
 const BEYOND_LIMIT: usize = 4;
 
@@ -215,7 +213,7 @@ async fn feed(
         stream.consume(&line).await.map_err(BulkError::consume)?;
         *bytes += line.len() as u64;
         rows += 1;
-        if rows % ACCOUNT_EVERY == 0 && stream.byte_size() > most {
+        if stream.byte_size() > most {
             return Err(BulkError::Consume(
                 "rows beyond the memory limit cannot be kept on disk".to_owned(),
             ));
