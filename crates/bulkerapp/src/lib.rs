@@ -3,7 +3,6 @@
 //! `service` puts the parts together: `routes` take events in, `topics` knows where they go, `loading` brings
 //! them to the tables of `destinations`.
 
-pub mod batch_log;
 pub mod bulk_places;
 pub mod config;
 pub mod destinations;

@@ -139,6 +139,27 @@ pub static DESTINATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Failures of the events log. Label: `errorType`.
+pub static EVENTS_LOG_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_event_log_error",
+        "Failures of the events log.",
+        &["errorType"]
+    )
+    .expect("registered once")
+});
+
+/// Entries that are not in the events log. Labels: `type` of the event, `reason` (`full`: the stream has what it
+/// keeps; `memory`: too much waits to be written; `refused`).
+pub static EVENTS_LOG_DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_events_log_dropped_entries_total",
+        "Entries that are not in the events log.",
+        &["type", "reason"]
+    )
+    .expect("registered once")
+});
+
 /// Panics that were caught: the task or the request ended, the process went on.
 pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("bulkerapp_safego_panic", "Panics that were caught.")
@@ -156,6 +177,8 @@ pub fn register() {
         &TOPIC_ERRORS,
         &DESTINATION_INIT_ERRORS,
         &DESTINATIONS,
+        &EVENTS_LOG_ERRORS,
+        &EVENTS_LOG_DROPPED,
     ] {
         LazyLock::force(counters);
     }

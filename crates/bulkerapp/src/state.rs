@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use appbase::auth::TokenAuth;
+use eventslog::EventsLog;
 use kafkabase::AckProducer;
 use tokio::sync::watch;
 
 use crate::{
-    batch_log::BatchLog,
     bulk_places::BulkPlaces,
     destinations::Destinations,
     failed_events::FailedEvents,
@@ -23,7 +23,6 @@ pub struct AppState {
     /// The destinations that are open, by id.
     pub targets: HashMap<String, Arc<LoadTarget>>,
     pub bulk: BulkPlaces,
-    pub batch_log: Arc<dyn BatchLog>,
     pub topics: Arc<Topics>,
     pub tables: Arc<Tables>,
     pub producer: AckProducer,
@@ -32,6 +31,7 @@ pub struct AppState {
     pub http: reqwest::Client,
     /// Empty: there is none.
     pub prometheus_url: String,
+    pub events_log: EventsLog,
     pub limits: Limits,
 }
 

@@ -36,6 +36,8 @@ pub struct TopicSnapshot {
     pub topics: HashMap<String, OurTopic>,
     /// Topics of profile builders, which make them themselves.
     pub profiles: HashSet<String>,
+    /// Whether the retry topic is there that all destinations share.
+    pub has_shared_retry: bool,
     /// Our topics with fewer than two replicas.
     pub few_replicas: usize,
     /// Our topics that take an event with fewer than two replicas in sync.
@@ -46,6 +48,7 @@ pub struct TopicSnapshot {
 pub struct Topics {
     admin: Admin,
     prefix: String,
+    shared_retry: String,
     settings: TopicSettings,
     destinations: Arc<Destinations>,
     snapshot: ArcSwap<TopicSnapshot>,
@@ -61,6 +64,7 @@ impl Topics {
         Topics {
             admin,
             prefix: config.kafka_topic_prefix.clone(),
+            shared_retry: config.kafka_destinations_retry_topic_name.clone(),
             settings: TopicSettings::table(config),
             destinations,
             snapshot: ArcSwap::default(),
@@ -160,6 +164,7 @@ impl Topics {
         };
         let mut abandoned = 0;
         for topic in all {
+            snapshot.has_shared_retry |= topic.name == self.shared_retry;
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };

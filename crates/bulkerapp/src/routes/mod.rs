@@ -2,15 +2,18 @@
 
 mod bulk;
 mod connections_metrics;
+mod events;
 mod failed;
+mod log;
 mod masked;
 mod metrics;
 mod post;
 mod probes;
 mod profiles;
 mod profiling;
+mod range;
 mod test;
-mod times;
+mod write_keys;
 
 use std::sync::Arc;
 
@@ -29,7 +32,7 @@ use axum::{
 use crate::state::AppState;
 
 /// Methods and paths, for redirects of those that differ by a slash at the end.
-const ROUTES: [(Method, &str); 11] = [
+const ROUTES: [(Method, &str); 13] = [
     (Method::POST, "/post/{destinationId}"),
     (Method::POST, "/bulk/{destinationId}"),
     (Method::POST, "/profiles/{profileBuilderId}/{priority}"),
@@ -38,6 +41,8 @@ const ROUTES: [(Method, &str); 11] = [
     (Method::GET, "/connections-metrics/{workspaceId}"),
     (Method::GET, "/debug/pprof"),
     (Method::GET, "/debug/pprof/{profile}"),
+    (Method::GET, "/log/{eventType}/{actorId}"),
+    (Method::GET, "/events"),
     (Method::GET, "/metrics"),
     (Method::GET, "/ready"),
     (Method::GET, "/health"),
@@ -63,6 +68,8 @@ pub fn router(state: Arc<AppState>) -> Router {
         )
         .route("/debug/pprof", on(MethodFilter::GET, profiling::none).fallback(no_route))
         .route("/debug/pprof/{profile}", on(MethodFilter::GET, profiling::none).fallback(no_route))
+        .route("/log/{eventType}/{actorId}", on(MethodFilter::GET, log::log).fallback(no_route))
+        .route("/events", on(MethodFilter::GET, events::events).fallback(no_route))
         .route("/metrics", on(MethodFilter::GET, metrics::guarded_metrics).fallback(no_route))
         .fallback(no_route);
     open.merge(guarded).with_state(state)

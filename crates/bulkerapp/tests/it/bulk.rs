@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Database, proxy::PostgresProxy, wait_until};
+use testkit::{Database, native::OwnRedis, proxy::PostgresProxy, wait_until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -229,6 +229,39 @@ async fn what_is_refused_gets_the_texts_that_clients_know_and_stores_nothing() -
         );
         assert!(metrics.contains(&line), "{line}");
     }
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_is_told_to_the_events_log() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let redis = OwnRedis::start().await?;
+    let setup = Setup::new(&kafka, &database)
+        .with("BULKER_ENABLE_CONSUMERS", "false")
+        .with("BULKER_REDIS_URL", redis.url());
+    let app = setup.start().await?;
+    load(&app, "tableName=t&mode=batch", b"{\"id\":1}\n{\"id\":2}\n").await?;
+    load(&app, "tableName=t&mode=batch", b"{\"id\":3}\nABORT\n").await?;
+    load(&app, "mode=batch", b"{\"id\":4}\n").await?;
+    let records = async |level: &str| -> Result<Vec<serde_json::Value>> {
+        let log = app.ask(&format!("/log/bulker_batch.{level}/{DESTINATION}")).await?;
+        let mut records: Vec<serde_json::Value> = serde_json::from_str(&log.body)?;
+        Ok(records.iter_mut().map(|record| record["content"].take()).collect())
+    };
+    let are_written = || async { records("all").await.is_ok_and(|records| records.len() == 3) };
+    wait_until(PATIENCE, are_written).await?;
+    let [no_table, aborted, stored] = records("all").await?.try_into().expect("three of them");
+    assert_eq!(stored["status"], "COMPLETED");
+    assert_eq!(stored["representation"]["schema"], serde_json::json!({"id": "bigint"}));
+    assert_eq!((&stored["processedRows"], &stored["processedBytes"]), (&2.into(), &16.into()));
+    assert!(stored["processingTimeSec"].as_f64().is_some_and(|seconds| seconds > 0.0), "{stored}");
+    assert!(stored["error"].is_null() && stored["lastMappedRow"].is_null());
+    assert_eq!(
+        (&aborted["status"], &aborted["error"]),
+        (&"ABORTED".into(), &"aborted: ABORT".into())
+    );
+    assert_eq!(no_table["status"], "");
+    assert_eq!(records("error").await?, [no_table, aborted]);
     app.stop().await
 }
 

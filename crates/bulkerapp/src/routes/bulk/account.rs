@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use eventslog::BatchBody;
 use serde::Serialize;
 use serde_json::{Value, json};
 use warehouse::stream::State;
@@ -30,8 +31,8 @@ impl Account {
     }
 
     /// The record's body: the stream's state with what only the service knows, then the last row, which is not kept.
-    pub(super) fn record(&self, error: Option<&str>, took: Duration) -> Value {
-        let mut record = match &self.state {
+    pub(super) fn record(&self, error: Option<&str>, took: Duration) -> BatchBody<Value, ()> {
+        let state = match &self.state {
             Some(state) => {
                 let mut state = state.clone();
                 state.processed_bytes = self.bytes;
@@ -53,8 +54,7 @@ impl Account {
                 "queueSize": 0,
             }),
         };
-        record["lastMappedRow"] = Value::Null;
-        record
+        BatchBody { state, last_mapped_row: None }
     }
 }
 
@@ -76,7 +76,7 @@ mod tests {
     fn without_a_stream_the_record_has_the_error_alone() {
         let record = Account::default().record(Some("no such destination"), TOOK);
         assert_eq!(
-            record.to_string(),
+            serde_json::to_string(&record).unwrap(),
             r#"{"representation":null,"status":"","mode":"","error":"no such destination","processedRows":0,"processedBytes":0,"successfulRows":0,"processingTimeSec":1.5,"statistics":{"name":"","timeProcessedMs":0,"estimatedCost":0},"queueSize":0,"lastMappedRow":null}"#
         );
     }
@@ -91,9 +91,9 @@ mod tests {
         stream.consume(br#"{"a":1}"#).await.unwrap();
         let account = Account { state: Some(stream.abort().clone()), bytes: 7 };
         assert_eq!(
-            account.record(Some("aborted: ABORT"), TOOK).to_string(),
+            serde_json::to_string(&account.record(Some("aborted: ABORT"), TOOK)).unwrap(),
             r#"{"representation":{"name":"t","schema":null},"status":"ABORTED","mode":"batch","error":"aborted: ABORT","processedRows":1,"processedBytes":7,"successfulRows":0,"processingTimeSec":1.5,"statistics":{"name":"","timeProcessedMs":0,"estimatedCost":0},"queueSize":0,"lastMappedRow":null}"#
         );
-        assert!(account.record(None, TOOK).get("error").is_none());
+        assert!(account.record(None, TOOK).state.get("error").is_none());
     }
 }

@@ -19,6 +19,7 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
+use eventslog::{EventType, Level};
 use tokio::time::Instant;
 use tracing::info;
 use warehouse::{
@@ -141,8 +142,9 @@ async fn answer(
     let loaded = load(state, destination_id, request, &mut lines, &mut account).await;
     count(state, destination_id, &loaded, &account);
     let error = loaded.as_ref().err().map(ToString::to_string);
-    let record = account.record(error.as_deref(), began.elapsed());
-    state.batch_log.post(destination_id, error.is_some(), record);
+    let level = if error.is_some() { Level::Error } else { Level::Info };
+    let record = || account.record(error.as_deref(), began.elapsed());
+    state.events_log.post(destination_id, EventType::BulkerBatch, level, record);
     if let Err(error) = loaded {
         lines.discard().await;
         return error.into_response();

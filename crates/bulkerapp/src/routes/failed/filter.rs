@@ -5,20 +5,20 @@ use std::ffi::CStr;
 use kafkabase::{ALL_TABLES, Message, Mode, TopicId};
 use memchr::memmem;
 
-use crate::routes::times::{BadTime, parse_time};
+use crate::routes::range::{LogError, time};
 
 const ORIGINAL_TOPIC: &CStr = c"original_topic";
 const REASON: &CStr = c"error";
 
 /// Why a request cannot be answered.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum BadRequest {
     #[error("unknown status: {0} (should be 'retry' or 'dead')")]
     Status(String),
     #[error("unknown mode: {0} (should be 'batch' or 'stream')")]
     Mode(String),
     #[error(transparent)]
-    Time(#[from] BadTime),
+    Time(#[from] LogError),
 }
 
 /// Where failed events are.
@@ -68,8 +68,8 @@ impl Filter {
                 ("tableName", ALL_TABLES) => filter.table = None,
                 ("tableName", _) => filter.table = Some(value.into_owned()),
                 ("reason", _) => filter.reason = value.into_owned(),
-                ("start", text) => filter.start = Some(parse_time("start", text)?),
-                ("end", text) => filter.end = Some(parse_time("end", text)?),
+                ("start", text) => filter.start = time("start", text)?,
+                ("end", text) => filter.end = time("end", text)?,
                 _ => {}
             }
         }
