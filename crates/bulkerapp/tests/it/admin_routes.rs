@@ -84,8 +84,10 @@ async fn a_destination_is_tried_for_real() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_id_of_a_profile_reaches_its_topic_alone() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
-    // what Kafka never acknowledges is waited for at the stop
-    let setup = Setup::new(&kafka, &database).with("BULKER_SHUTDOWN_TIMEOUT_SEC", "2");
+    // what Kafka never acknowledges is waited for at the stop, and what it does must not come too late for a busy machine
+    let setup = Setup::new(&kafka, &database)
+        .with("BULKER_SHUTDOWN_TIMEOUT_SEC", "2")
+        .with("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "5000");
     let topic = kafka.adopt(format!("{}in.id.builder.m.profiles.b64.aGlnaCBw", setup.prefix));
     let app = setup.start().await?;
     let path = "/profiles/builder/high%20p?profileId=u%2F1";

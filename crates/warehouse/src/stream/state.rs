@@ -169,10 +169,7 @@ fn shortest<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error
     serializer.serialize_f64(*value)
 }
 
-fn phase_or_empty<S: Serializer>(
-    phase: &Option<Phase>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn phase_or_empty<S: Serializer>(phase: &Option<Phase>, serializer: S) -> Result<S::Ok, S::Error> {
     match phase {
         Some(phase) => phase.serialize(serializer),
         None => Phase::new("", 0, Duration::ZERO).serialize(serializer),
