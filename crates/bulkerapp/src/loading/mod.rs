@@ -36,5 +36,5 @@ pub use parking::ParkingConfig;
 pub use settings::LoaderConfig;
 pub use source::{OwnedTopics, SharedRetry};
 pub use spawn::{Loading, LoadingConfig, spawn};
-pub use target::TargetDefaults;
+pub use target::{LoadTarget, TargetDefaults};
 pub use targets::open_all;
