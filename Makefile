@@ -23,7 +23,7 @@ model: ## searches larger worlds of the loading protocol; with WITHOUT=<rule>, s
 ifdef WITHOUT
 	@MODEL_WITHOUT=$(WITHOUT) cargo test -p bulkerapp --lib without_the_rule_that_is_named -- --ignored --nocapture
 else
-	@MODEL_DEEP=yes cargo test --release -p bulkerapp --lib loading::model -- --nocapture --test-threads 2
+	@MODEL_DEEP=yes cargo test --release -p bulkerapp --lib loading::model -- --nocapture --test-threads 2 --skip needed
 endif
 
 vectors: ## runs the cases of any folder: make vectors SUITE=loading DIR=<folder>

@@ -1,10 +1,9 @@
 //! What happens around the loaders: producers, faults, operators, and the original.
 
 use super::{
+    super::origins::OriginState,
     Model, load, retry,
-    world::{
-        Committed, Copied, EVENTS, Loader, OriginState, PLACES, Pc, Record, Steps, Topic, World,
-    },
+    world::{Committed, Copied, EVENTS, Loader, PLACES, Pc, Record, Steps, Topic, World},
 };
 
 const CRASHES: [&str; 2] = ["loader A", "loader B"];

@@ -4,7 +4,7 @@ use super::{
     loader::{Turn, start_over},
     retry,
     rules::Rule,
-    world::{BATCH, Database, Effect, Pc, World},
+    world::{BATCH, Database, Effect, Pc, Record, World},
 };
 
 pub(super) fn take(turn: &mut Turn<'_>) {
@@ -20,10 +20,16 @@ pub(super) fn take(turn: &mut Turn<'_>) {
 
 /// Begins the transaction: the row must still be what the run knows.
 fn lock(turn: &mut Turn<'_>) {
+    let (me, now) = (*turn.me(), turn.world.database.row);
+    let has_copies = me.batch.iter().any(|record| matches!(record, Some(Record::Copy(_))));
+    if has_copies && me.states.is_none() && !turn.has(Rule::StatesUnderTheLock) {
+        let states = turn.world.database.origins;
+        turn.go("reads the states of the copies", |me| me.states = Some(states));
+        return;
+    }
     if turn.world.is_row_locked() {
         return;
     }
-    let (me, now) = (*turn.me(), turn.world.database.row);
     let is_unmoved = match me.is_row_absent {
         true => now.is_none(), // there is nothing to lock
         false => turn.row().is_unmoved(now),
@@ -35,7 +41,8 @@ fn lock(turn: &mut Turn<'_>) {
     let effect = retry::effect(turn.model, turn.world, &me);
     let parks = effect.parks() && turn.has(Rule::ParkedBeforeCommit);
     turn.go("locks the row and copies the batch", |me| {
-        (me.batch, me.batch_next, me.effect) = ([None; BATCH], 0, Some(effect));
+        (me.batch, me.batch_next, me.states) = ([None; BATCH], 0, None);
+        me.effect = Some(effect);
         me.pc = if parks { Pc::Park } else { Pc::Commit };
     });
 }

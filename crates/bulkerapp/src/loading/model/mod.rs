@@ -2,8 +2,8 @@
 //!
 //! A topic, its group, a database, two loaders and the original take one step at a time, in every order; budgets
 //! say how often something goes wrong. Each step of a loader mirrors one question or write of the modules
-//! beside this one. What they decide without I/O is not mirrored: the model calls it (`start::decide`, the
-//! text of a mark), which is why it lies here, where those are visible.
+//! beside this one. What they decide without I/O is not mirrored: the model calls it (`start::decide`,
+//! `origins::judge`, the text of a mark), which is why it lies here, where those are visible.
 //!
 //! With all rules on, no world may double, lose or leave an event; with one rule off, the search must find
 //! what the rule is for. So neither the rules nor the searches can become empty unnoticed.

@@ -3,9 +3,14 @@
 //! The states are those of the origins table; only a load's transaction changes them.
 
 use super::{
+    super::{
+        envelope::Origin,
+        offsets::RowKey,
+        origins::{OriginState, Verdict as Judged, judge},
+    },
     Model,
     rules::Rule,
-    world::{Copied, EVENTS, Effect, Loader, OriginState, Record, Row, Steps, World},
+    world::{Copied, EVENTS, Effect, Loader, Record, Row, Steps, World, uuid},
 };
 
 /// What a load decides about one record.
@@ -30,14 +35,17 @@ pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
         parked: [None; 2],
         dead: [false; EVENTS],
     };
+    let states = me.states.unwrap_or(world.database.origins);
+    let mut seen = [false; EVENTS];
     for record in me.batch.into_iter().flatten() {
         let (event, verdict) = match record {
             Record::Event(event) => (event, first_reading(model, world, event)),
+            // moved twice, by a mover that was killed: one of them is enough
+            Record::Copy(Copied { event, .. }) if seen[usize::from(event)] => (event, DROPPED),
             Record::Copy(copied) => {
-                // two copies of one event may lie in one batch
-                let written = effect.origins[usize::from(copied.event)];
-                let state = written.or(world.database.origins[usize::from(copied.event)]);
-                (copied.event, returning(model, world, (row, state), copied))
+                let event = usize::from(copied.event);
+                seen[event] = true;
+                (copied.event, returning(model, world, (row, states[event]), copied))
             }
             Record::Marker => continue,
         };
@@ -57,18 +65,10 @@ pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
 }
 
 fn first_reading(model: &Model, world: &World, event: u8) -> Verdict {
-    let known = world.database.origins[usize::from(event)];
-    let verdict = if is_refused(model, world, event) {
-        refused(model, Copied { event, attempt: 0, is_foreign: false })
-    } else {
-        let settles = known == Some(OriginState::Refused);
-        Verdict { loads: true, state: settles.then_some(OriginState::Loaded), parked: None }
-    };
-    match known {
-        // nobody reads for the first time what is settled, unless the reset forgot to forget
-        Some(OriginState::Loaded | OriginState::Dead) => Verdict { state: None, ..verdict },
-        Some(OriginState::Refused) | None => verdict,
+    if is_refused(model, world, event) {
+        return refused(model, Copied { event, attempt: 0, is_foreign: false });
     }
+    Verdict { loads: true, state: None, parked: None }
 }
 
 fn returning(
@@ -77,21 +77,44 @@ fn returning(
     (row, state): (Row, Option<OriginState>),
     copied: Copied,
 ) -> Verdict {
-    let settled = matches!(state, Some(OriginState::Loaded | OriginState::Dead));
-    if settled && model.rules.has(Rule::SettledCopiesAreDropped) {
-        return DROPPED;
+    let has = |rule| model.rules.has(rule);
+    let loads = match state {
+        Some(OriginState::Loaded | OriginState::Dead) if !has(Rule::SettledCopiesAreDropped) => {
+            true
+        }
+        None if !has(Rule::RefusalsAreWritten) => true,
+        None if !has(Rule::UncoveredCopiesLoad) => false,
+        None if is_of_earlier_topic(world, row, copied) && has(Rule::EarlierTopicsAreCovered) => {
+            false
+        }
+        state => {
+            judge(state, &origin(world, copied), &key(), &row.to_offsets_row()) != Judged::Drop
+        }
+    };
+    if !loads {
+        DROPPED
+    } else if is_refused(model, world, copied.event) {
+        refused(model, copied)
+    } else {
+        Verdict { loads, state: Some(OriginState::Loaded), parked: None }
     }
-    let is_known = state.is_some()
-        || !model.rules.has(Rule::RefusalsAreWritten)
-        || (!is_covered(world, row, copied) && model.rules.has(Rule::UncoveredCopiesLoad));
-    if !is_known {
-        // that refusal never committed: the event was loaded then, or refused anew
-        return DROPPED;
-    }
-    if is_refused(model, world, copied.event) {
-        return refused(model, copied);
-    }
-    Verdict { loads: true, state: Some(OriginState::Loaded), parked: None }
+}
+
+fn is_of_earlier_topic(world: &World, row: Row, copied: Copied) -> bool {
+    let place = world.places[usize::from(copied.event)];
+    !copied.is_foreign && place.is_some_and(|(id, _)| id != row.topic_id)
+}
+
+fn key() -> RowKey {
+    RowKey { cluster_id: "cluster".to_owned(), topic: "topic".to_owned(), partition: 0 }
+}
+
+/// What the headers of a copy say of the place where its event was read first.
+fn origin(world: &World, copied: Copied) -> Origin {
+    let RowKey { cluster_id: cluster, topic, partition } = key();
+    let (topic_id, offset) = world.places[usize::from(copied.event)].unwrap_or_default();
+    let topic = if copied.is_foreign { "retry topic".to_owned() } else { topic };
+    Origin { cluster, topic, topic_id: Some(uuid(topic_id)), partition, offset: i64::from(offset) }
 }
 
 fn refused(model: &Model, copied: Copied) -> Verdict {
@@ -108,13 +131,6 @@ fn refused(model: &Model, copied: Copied) -> Verdict {
 
 pub(super) fn is_refused(model: &Model, world: &World, event: u8) -> bool {
     world.is_table_broken && model.fragile.contains(&event)
-}
-
-/// Whether our row has passed the origin, so that a refusal would be written if it had committed.
-fn is_covered(world: &World, row: Row, copied: Copied) -> bool {
-    let place = world.places[usize::from(copied.event)];
-    !copied.is_foreign
-        && place.is_some_and(|(id, offset)| id != row.topic_id || offset >= row.began)
 }
 
 /// Whether an event is a dead letter that counts.

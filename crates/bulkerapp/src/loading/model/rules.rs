@@ -53,14 +53,18 @@ pub(super) enum Rule {
     ParkedBeforeCommit,
     /// A copy whose origin is `loaded` or `dead` is dropped.
     SettledCopiesAreDropped,
+    /// A load reads the states of its copies in its own transaction, once it has the row's lock.
+    StatesUnderTheLock,
     /// A dead letter counts while its origin is `dead`.
     DeadLettersCountByState,
     /// A copy of what our row never covered is loaded although nothing is written about it.
     UncoveredCopiesLoad,
+    /// Our row covers what it has covered of an earlier topic of the same name.
+    EarlierTopicsAreCovered,
 }
 
 impl Rule {
-    pub(super) const ALL: [Rule; 27] = [
+    pub(super) const ALL: [Rule; 29] = [
         Rule::NobodyElse,
         Rule::RowBeforeGroup,
         Rule::EndAfterRowAndGroup,
@@ -86,8 +90,10 @@ impl Rule {
         Rule::ResetsForgetOrigins,
         Rule::ParkedBeforeCommit,
         Rule::SettledCopiesAreDropped,
+        Rule::StatesUnderTheLock,
         Rule::DeadLettersCountByState,
         Rule::UncoveredCopiesLoad,
+        Rule::EarlierTopicsAreCovered,
     ];
 
     /// The rule of this name, as the enum spells it.

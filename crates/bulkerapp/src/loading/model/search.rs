@@ -1,7 +1,7 @@
 //! Breadth first through all worlds that can be reached, so that what is found is found by the shortest way.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     fmt::{self, Write},
     hash::{BuildHasherDefault, Hasher},
 };
@@ -48,10 +48,10 @@ struct Way {
 
 /// Searches from `start` until something is wrong, or everything was seen.
 pub(super) fn search(model: &Model, start: World) -> Outcome {
-    let mut known: HashMap<World, (), BuildHasherDefault<Mixer>> = HashMap::default();
+    let mut known: HashSet<World, BuildHasherDefault<Mixer>> = HashSet::default();
     let mut ways = vec![Way { from: 0, step: 0 }];
     let mut waiting = VecDeque::from([start]);
-    known.insert(start, ());
+    known.insert(start);
     let (mut from, mut taken) = (0, 0);
     let mut steps = Steps::default();
     while let Some(world) = waiting.pop_front() {
@@ -62,7 +62,7 @@ pub(super) fn search(model: &Model, start: World) -> Outcome {
         }
         taken += steps.0.len();
         for (step, (_, next)) in (0..).zip(&steps.0) {
-            if known.insert(*next, ()).is_none() {
+            if known.insert(*next) {
                 ways.push(Way { from, step });
                 waiting.push_back(*next);
             }

@@ -35,7 +35,9 @@ fn shown_by(rule: Rule) -> (Scene, Violation) {
         Rule::OriginsOfLoadedRowsOnly | Rule::ParkedBeforeCommit => (worlds::retries(), Lost),
         Rule::RefusalsAreWritten | Rule::SettledCopiesAreDropped => (worlds::retries(), Doubled),
         Rule::DeadLettersCountByState => (worlds::retries(), DeadAndLoaded),
-        Rule::ResetsForgetOrigins => (worlds::retries_and_resets(), DeadAndLoaded),
+        Rule::ResetsForgetOrigins => (worlds::retries_and_resets(), Doubled),
+        Rule::StatesUnderTheLock => (worlds::retries_and_restores(), Doubled),
+        Rule::EarlierTopicsAreCovered => (worlds::retries_and_a_new_topic(), Doubled),
         Rule::UncoveredCopiesLoad => (worlds::retries_of_the_original(), Lost),
     }
 }
@@ -155,6 +157,16 @@ fn a_reset_loads_what_had_been_refused_as_if_it_had_not() {
 }
 
 #[test]
+fn a_restored_database_knows_of_every_refused_event_what_it_knew() {
+    nothing_goes_wrong(&worlds::retries_and_restores());
+}
+
+#[test]
+fn a_topic_made_anew_gets_no_second_copy_of_what_the_earlier_one_loaded() {
+    nothing_goes_wrong(&worlds::retries_and_a_new_topic());
+}
+
+#[test]
 fn the_look_for_live_members_is_needed() {
     is_needed(Rule::NobodyElse);
 }
@@ -270,6 +282,11 @@ fn resets_that_forget_origins_are_needed() {
 }
 
 #[test]
+fn states_under_the_lock_are_needed() {
+    is_needed(Rule::StatesUnderTheLock);
+}
+
+#[test]
 fn parking_before_the_commit_is_needed() {
     is_needed(Rule::ParkedBeforeCommit);
 }
@@ -287,6 +304,11 @@ fn dead_letters_that_count_by_their_state_are_needed() {
 #[test]
 fn loading_uncovered_copies_is_needed() {
     is_needed(Rule::UncoveredCopiesLoad);
+}
+
+#[test]
+fn covering_earlier_topics_is_needed() {
+    is_needed(Rule::EarlierTopicsAreCovered);
 }
 
 /// An edge, with all rules on: the offsets of a topic made anew are not believed, nor those that the original

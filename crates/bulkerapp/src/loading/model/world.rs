@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::super::{
     mark::{Group, Mark},
     offsets::OffsetsRow,
+    origins::OriginState,
 };
 
 /// Events of all incarnations of the topic together.
@@ -133,14 +134,6 @@ impl Row {
     }
 }
 
-/// What the origins table says of a refused event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum OriginState {
-    Refused,
-    Loaded,
-    Dead,
-}
-
 /// The destination, as far as it is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Database {
@@ -217,6 +210,8 @@ pub(super) struct Loader {
     pub(super) end: u8,
     pub(super) batch: [Option<Record>; BATCH],
     pub(super) batch_next: u8,
+    /// Only without `StatesUnderTheLock`: the states of the batch's copies.
+    pub(super) states: Option<[Option<OriginState>; EVENTS]>,
     pub(super) effect: Option<Effect>,
 }
 
@@ -237,6 +232,7 @@ impl Loader {
             end: 0,
             batch: [None; BATCH],
             batch_next: 0,
+            states: None,
             effect: None,
         }
     }

@@ -254,6 +254,25 @@ pub(super) fn retries_and_resets() -> Scene {
     Scene { name: "retries and resets", model, start, at_least: 60_000 }
 }
 
+/// An event is refused, and the database is restored while one loader reads its copy.
+pub(super) fn retries_and_restores() -> Scene {
+    let mut start = new_world(1, [1, 1]);
+    start.is_table_broken = true;
+    start.budget =
+        Budget { repairs: 1, backups: 1, restores: 1, crashes: or_deep(0, 1), ..Budget::default() };
+    let model = Model { fragile: &[0], ..MODEL };
+    Scene { name: "retries and restores", model, start, at_least: 40_000 }
+}
+
+/// An event is refused, and the topic is made anew.
+pub(super) fn retries_and_a_new_topic() -> Scene {
+    let mut start = new_world(1, [1, 1]);
+    start.is_table_broken = true;
+    start.budget = Budget { repairs: 1, recreations: 1, crashes: 1, ..Budget::default() };
+    let model = Model { fragile: &[0], recreated_with: 1, keeps_group: false, ..MODEL };
+    Scene { name: "retries and a new topic", model, start, at_least: 30_000 }
+}
+
 /// The topic is made anew with fewer events than the row has passed.
 pub(super) fn shorter_topic() -> Scene {
     let mut start = loaded_world(2, 2, [1, 1]);
