@@ -14,4 +14,5 @@ mod ownership;
 mod refused;
 mod starts;
 mod stream;
+mod told;
 mod watchdog;
