@@ -84,8 +84,8 @@ fn returning(
         }
         None if !has(Rule::RefusalsAreWritten) => true,
         None if !has(Rule::UncoveredCopiesLoad) => false,
-        None if is_of_earlier_topic(world, row, copied) && has(Rule::EarlierTopicsAreCovered) => {
-            false
+        None if is_of_earlier_topic(world, row, copied) && !has(Rule::EarlierTopicsAreCovered) => {
+            true
         }
         state => {
             judge(state, &origin(world, copied), &key(), &row.to_offsets_row()) != Judged::Drop
