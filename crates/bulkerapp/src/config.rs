@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, Parser};
 use kafkabase::{AckMode, KafkaConfig};
 use tracing::{debug, info};
 
-use crate::loading::LoaderConfig;
+use crate::{destinations::SourceConfig, loading::LoaderConfig};
 
 /// What names of variables start with.
 pub const PREFIX: &str = "BULKER";
@@ -32,6 +32,8 @@ pub struct Config {
     #[command(flatten)]
     pub server: ServerConfig,
     #[command(flatten)]
+    pub source: SourceConfig,
+    #[command(flatten)]
     pub loader: LoaderConfig,
     #[command(flatten)]
     pub later: LaterConfig,
@@ -40,9 +42,6 @@ pub struct Config {
 /// Settings of this service that have an effect.
 #[derive(Debug, Clone, Args)]
 pub struct ServerConfig {
-    /// Where destinations come from: empty or `env://BULKER_<NAME>`.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub config_source: String,
     /// Seconds between two looks at the cluster's topics.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub topic_manager_refresh_period_sec: Duration,
@@ -72,24 +71,6 @@ pub struct ServerConfig {
 /// Settings that are accepted and have no effect yet, or none any more.
 #[derive(Debug, Clone, Args)]
 pub struct LaterConfig {
-    /// Bearer token for a configuration over HTTP.
-    #[arg(long)]
-    pub config_source_http_auth_token: Option<String>,
-    /// Query for a configuration in PostgreSQL.
-    #[arg(long, default_value = "select * from enriched_connections")]
-    pub config_source_sql_query: String,
-    /// Folder for the last known configuration.
-    #[arg(long)]
-    pub cache_dir: Option<String>,
-    /// Seconds between two looks at the configuration.
-    #[arg(long, default_value = "5", value_parser = seconds)]
-    pub config_refresh_period_sec: Duration,
-    /// The default Redis.
-    #[arg(long)]
-    pub redis_url: Option<String>,
-    /// Certificates to trust for Redis, as PEM.
-    #[arg(long)]
-    pub redis_tls_ca: Option<String>,
     /// Redis of the events log.
     #[arg(long)]
     pub events_log_redis_url: Option<String>,
@@ -157,11 +138,6 @@ pub struct LaterConfig {
 
 /// Names of this service that are also read without the prefix.
 const UNPREFIXED: &[&str] = &[
-    "CONFIG_SOURCE",
-    "CONFIG_SOURCE_HTTP_AUTH_TOKEN",
-    "CACHE_DIR",
-    "REDIS_URL",
-    "REDIS_TLS_CA",
     "EVENTS_LOG_REDIS_URL",
     "METRICS_RELAY_DESTINATION",
     "PROMETHEUS_URL",
@@ -173,7 +149,12 @@ const UNPREFIXED: &[&str] = &[
 ];
 
 const NAMES: Names = Names {
-    unprefixed: &[AppConfig::UNPREFIXED, KafkaConfig::UNPREFIXED, UNPREFIXED],
+    unprefixed: &[
+        AppConfig::UNPREFIXED,
+        KafkaConfig::UNPREFIXED,
+        SourceConfig::UNPREFIXED,
+        UNPREFIXED,
+    ],
     fallbacks: &[
         AppConfig::FALLBACKS[0],
         ("EVENTS_LOG_REDIS_URL", &["BULKER_REDIS_URL", "REDIS_URL"]),
@@ -185,14 +166,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "INSTANCE_ID",
     "KAFKA_SESSION_TIMEOUT_MS",
     "KAFKA_MAX_POLL_INTERVAL_MS",
-    "KAFKA_RETRY_TOPIC_SEGMENT_BYTES",
-    "KAFKA_RETRY_TOPIC_RETENTION_HOURS",
-    "KAFKA_DEAD_TOPIC_RETENTION_HOURS",
     "KAFKA_CONSUMER_PARTITIONS_ASSIGMENT_STRATEGY",
-    "KAFKA_DESTINATIONS_TOPIC_NAME",
-    "KAFKA_DESTINATIONS_TOPIC_PARTITIONS",
-    "KAFKA_DESTINATIONS_RETRY_TOPIC_NAME",
-    "KAFKA_DESTINATIONS_DEAD_LETTER_TOPIC_NAME",
     "FAILOVER_LOGGER_ENABLED",
     "FAILOVER_LOGGER_LOG_ALL_MESSAGES",
     "FAILOVER_LOGGER_BASE_PATH",
@@ -315,7 +289,9 @@ mod tests {
         for name in ignored_names() {
             assert!(all.contains(&name), "{name}");
         }
-        for name in UNPREFIXED.iter().chain(AppConfig::UNPREFIXED).chain(KafkaConfig::UNPREFIXED) {
+        for name in [UNPREFIXED, AppConfig::UNPREFIXED, KafkaConfig::UNPREFIXED, SourceConfig::UNPREFIXED]
+            .concat()
+        {
             assert!(all.iter().any(|known| known == name), "{name}");
         }
     }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod destinations;
 pub mod loading;
 pub mod metrics;
+mod redis_client;
 pub mod routes;
 pub mod service;
 pub mod state;

@@ -128,6 +128,26 @@ pub static DESTINATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Failures to read the configuration, or a part of it. Label: `errorType` (`error`, `parse_error`, `copy_error`,
+/// `redis error: …`).
+pub static CONFIGURATION_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_configuration_error",
+        "Failures to read the configuration, or a part of it.",
+        &["errorType"]
+    )
+    .expect("registered once")
+});
+
+/// Seconds since the source of the configuration said so for the last time.
+pub static CONFIGURATION_AGE: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "bulkerapp_configuration_age_seconds",
+        "Seconds since the source of the configuration said so for the last time."
+    )
+    .expect("registered once")
+});
+
 /// Panics that were caught: the task or the request ended, the process went on.
 pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("bulkerapp_safego_panic", "Panics that were caught.")
@@ -144,14 +164,20 @@ pub fn register() {
         &TOPIC_ERRORS,
         &DESTINATION_INIT_ERRORS,
         &DESTINATIONS,
+        &CONFIGURATION_ERRORS,
     ] {
         LazyLock::force(counters);
     }
     for counter in [&PRODUCER_REBUILDS, &PANICS] {
         LazyLock::force(counter);
     }
-    for gauge in [&PRODUCER_QUEUE_LENGTH, &PRODUCER_BLOCKED_TOPICS, &ABANDONED_TOPICS, &ALL_TOPICS]
-    {
+    for gauge in [
+        &PRODUCER_QUEUE_LENGTH,
+        &PRODUCER_BLOCKED_TOPICS,
+        &ABANDONED_TOPICS,
+        &ALL_TOPICS,
+        &CONFIGURATION_AGE,
+    ] {
         LazyLock::force(gauge);
     }
     for reason in ["replication_factor", "min_insync_replicas"] {

@@ -10,15 +10,16 @@ use appbase::{
     lifecycle::{Deadline, stop_on_signal},
 };
 use kafkabase::{AckMode, AckProducer, Admin, FetcherSettings, ProducerMetrics};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    destinations::Destinations,
+    destinations::{Configuration, ConfigurationStatus, Destinations},
     loading::{
-        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Shard, open_all,
+        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Shard,
+        TargetSettings, Targets,
     },
     metrics, routes,
     state::{AppState, Limits},
@@ -43,7 +44,12 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     loading::register_metrics();
     let stop = stop_on_signal().context("watch for signals")?;
     let auth = Arc::new(TokenAuth::new(&config.app)?);
-    let destinations = Arc::new(Destinations::load(&config.server.config_source, environment)?);
+    let configuration = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        started = Configuration::start(&config.source, environment) => started?,
+    };
+    let destinations = configuration.destinations();
+    let configuration_status = configuration.status();
 
     let client = config.kafka.client_config(CLIENT_ID);
     let admin = Admin::new(&client, ADMIN_TIMEOUT).context("Kafka's settings")?;
@@ -68,7 +74,9 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         let (topics, stop) = (topics.clone(), background.clone());
         tokio::spawn(async move { topics.watch(refresh, stop).await })
     };
-    let measuring = tokio::spawn(measure(producer.clone(), background.clone()));
+    let measuring =
+        tokio::spawn(measure(producer.clone(), configuration_status.clone(), background.clone()));
+    let following = tokio::spawn(configuration.follow(background.clone()));
     let loading = start_loading(config, &client, &topics, &destinations, stop.clone())?;
 
     let limits = Limits {
@@ -80,6 +88,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let state = Arc::new(AppState {
         auth,
         destinations,
+        configuration: configuration_status,
         topics,
         tables: Arc::new(Tables::default()),
         producer: producer.clone(),
@@ -112,6 +121,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     end(deadline, "loader", loading.task).await;
     background.cancel();
     end(deadline, "topics", watching).await;
+    end(deadline, "configuration", following).await;
     end(deadline, "measuring", measuring).await;
     end(deadline, "metrics", metrics_serving).await;
     info!("stopped");
@@ -122,12 +132,12 @@ fn start_loading(
     config: &Config,
     client: &rdkafka::ClientConfig,
     topics: &Arc<Topics>,
-    destinations: &Destinations,
+    destinations: &Arc<Destinations>,
     stop: CancellationToken,
 ) -> Result<Loading> {
     if !config.server.enable_consumers {
         info!("ENABLE_CONSUMERS=false: nothing is loaded here");
-        let (_, status) = tokio::sync::watch::channel(LoaderStatus::default());
+        let (_, status) = watch::channel(LoaderStatus::default());
         return Ok(Loading { status, task: tokio::spawn(async {}) });
     }
     let workers = config.loader.loader_workers as usize;
@@ -150,12 +160,12 @@ fn start_loading(
         },
     };
     // a run needs two connections at most: one loads, one asks
-    let connections = u32::try_from(per_destination * 2).unwrap_or(u32::MAX);
-    let defaults = (
-        i64::from(config.server.batch_runner_default_period_sec),
-        u64::from(config.server.batch_runner_default_batch_size),
-    );
-    let targets = open_all(destinations, connections, defaults);
+    let settings = TargetSettings {
+        connections: u32::try_from(per_destination * 2).unwrap_or(u32::MAX),
+        period: i64::from(config.server.batch_runner_default_period_sec),
+        batch_size: u64::from(config.server.batch_runner_default_batch_size),
+    };
+    let targets = Arc::new(Targets::new(destinations.clone(), settings));
     let shard = Shard { index: config.server.instance_index, count: config.server.shards };
     let source = Arc::new(OwnedTopics::new(topics.clone(), targets, shard));
     loading::spawn(loading, source, stop).context("Kafka's settings")
@@ -166,12 +176,18 @@ async fn bind(port: u16, variable: &str) -> Result<TcpListener> {
     listener.with_context(|| format!("listen on port {port}; BULKER_{variable} moves it"))
 }
 
-/// Keeps gauges of the producer true.
-async fn measure(producer: AckProducer, stop: CancellationToken) {
+/// Keeps gauges true of what tells nobody by itself.
+async fn measure(
+    producer: AckProducer,
+    configuration: watch::Receiver<ConfigurationStatus>,
+    stop: CancellationToken,
+) {
     let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     loop {
         metrics::PRODUCER_QUEUE_LENGTH.set(gauge(producer.queue_length()));
         metrics::PRODUCER_BLOCKED_TOPICS.set(gauge(producer.blocked_topics()));
+        let age = configuration.borrow().age().unwrap_or_default().as_secs();
+        metrics::CONFIGURATION_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(MEASURE_EVERY) => {}

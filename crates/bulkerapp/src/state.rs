@@ -6,12 +6,18 @@ use appbase::auth::TokenAuth;
 use kafkabase::AckProducer;
 use tokio::sync::watch;
 
-use crate::{destinations::Destinations, loading::LoaderStatus, tables::Tables, topics::Topics};
+use crate::{
+    destinations::{ConfigurationStatus, Destinations},
+    loading::LoaderStatus,
+    tables::Tables,
+    topics::Topics,
+};
 
 /// Handles of the parts that requests need. Handlers share one, so that a request copies no handle.
 pub struct AppState {
     pub auth: Arc<TokenAuth>,
     pub destinations: Arc<Destinations>,
+    pub configuration: watch::Receiver<ConfigurationStatus>,
     pub topics: Arc<Topics>,
     pub tables: Arc<Tables>,
     pub producer: AckProducer,

@@ -25,4 +25,5 @@ pub use metrics::register as register_metrics;
 pub use settings::LoaderConfig;
 pub use source::{OwnedTopics, Shard};
 pub use spawn::{Loading, LoadingConfig, spawn};
-pub use targets::open_all;
+pub use target::LoadTarget;
+pub use targets::{Opened, TargetSettings, Targets};

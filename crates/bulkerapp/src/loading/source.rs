@@ -1,9 +1,6 @@
 //! What this instance loads: batch topics of configured destinations, by the static shard rule.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kafkabase::{Mode, fnv1a};
 use tracing::error;
@@ -12,21 +9,22 @@ use super::{
     loader::LoadSource,
     metrics,
     target::{LoadTarget, OwnedTopic},
+    targets::{Opened, Targets},
 };
 use crate::topics::{TopicSnapshot, Topics};
 
 /// The topics of the last look at the cluster that belong to this shard.
 pub struct OwnedTopics {
     topics: Arc<Topics>,
-    targets: HashMap<String, Arc<LoadTarget>>,
+    targets: Arc<Targets>,
     shard: Shard,
     owned: Mutex<OwnedOfSnapshot>,
 }
 
-/// The owned topics of one snapshot; found anew only when the snapshot is another one.
+/// The owned topics of one state of cluster and configuration; found anew only when that is another one.
 #[derive(Default)]
 struct OwnedOfSnapshot {
-    snapshot: Option<Arc<TopicSnapshot>>,
+    of: Option<(Arc<TopicSnapshot>, Arc<Opened>)>,
     topics: Vec<Arc<OwnedTopic>>,
 }
 
@@ -45,19 +43,15 @@ impl Shard {
 }
 
 impl OwnedTopics {
-    pub fn new(
-        topics: Arc<Topics>,
-        targets: HashMap<String, Arc<LoadTarget>>,
-        shard: Shard,
-    ) -> OwnedTopics {
+    pub fn new(topics: Arc<Topics>, targets: Arc<Targets>, shard: Shard) -> OwnedTopics {
         OwnedTopics { topics, targets, shard, owned: Mutex::default() }
     }
 
-    fn find(&self, snapshot: &TopicSnapshot) -> Vec<Arc<OwnedTopic>> {
+    fn find(&self, snapshot: &TopicSnapshot, opened: &Opened) -> Vec<Arc<OwnedTopic>> {
         let mut owned = Vec::new();
         for topic in snapshot.topics.values() {
             let is_ours = topic.id.mode == Mode::Batch
-                && self.targets.contains_key(&topic.id.destination_id)
+                && opened.get(&topic.id.destination_id).is_some()
                 && self.shard.owns(&topic.name);
             if !is_ours {
                 continue;
@@ -82,15 +76,19 @@ impl OwnedTopics {
 impl LoadSource for OwnedTopics {
     fn owned_topics(&self) -> Vec<Arc<OwnedTopic>> {
         let snapshot = self.topics.snapshot();
+        let opened = self.targets.opened();
         let mut cached = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !cached.snapshot.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &snapshot)) {
-            cached.topics = self.find(&snapshot);
-            cached.snapshot = Some(snapshot);
+        let is_same = cached.of.as_ref().is_some_and(|(topics, targets)| {
+            Arc::ptr_eq(topics, &snapshot) && Arc::ptr_eq(targets, &opened)
+        });
+        if !is_same {
+            cached.topics = self.find(&snapshot, &opened);
+            cached.of = Some((snapshot, opened));
         }
         cached.topics.clone()
     }
 
     fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {
-        self.targets.get(destination_id).cloned()
+        self.targets.get(destination_id)
     }
 }

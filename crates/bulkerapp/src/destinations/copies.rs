@@ -1,0 +1,330 @@
+//! Copies of the last document that a source gave, for a start while the source is away.
+//!
+//! There may be one on disk and one in Redis. Both hold credentials. Invariants: a copy is never half written; its
+//! time is when the source said the same for the last time (give or take [`CONFIRM_EVERY`]), so that its age is known;
+//! and no failure to keep a copy holds anything up.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use jiff::Timestamp;
+use kafkabase::fnv1a;
+use redis::AsyncCommands;
+use reqwest::Url;
+use tracing::{error, info, warn};
+
+use super::{
+    document::{Document, Format},
+    settings::SourceConfig,
+    sources::Source,
+};
+use crate::{
+    metrics,
+    redis_client::{RedisClient, reason},
+};
+
+/// How often the time of an unchanged copy is renewed.
+const CONFIRM_EVERY: Duration = Duration::from_secs(60);
+/// What Redis may take to store or give a copy.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this long without a confirmation a copy in Redis goes, in seconds.
+const REDIS_EXPIRY: i64 = 30 * 24 * 3600;
+const DOCUMENT: &str = "document";
+const CONFIRMED_AT: &str = "confirmed_at";
+
+/// A copy as it was found.
+pub(super) struct Copy {
+    pub(super) document: Document,
+    pub(super) confirmed_at: SystemTime,
+    /// What operators call the place.
+    pub(super) place: &'static str,
+}
+
+/// Where copies of a source's documents are kept.
+pub(super) struct Copies {
+    format: Format,
+    places: Vec<(Place, Kept)>,
+}
+
+enum Place {
+    File(PathBuf),
+    Redis { client: RedisClient, key: String },
+}
+
+/// What a place has of the last document.
+#[derive(Default)]
+struct Kept {
+    /// The document, while it is not stored there.
+    unsaved: Option<Vec<u8>>,
+    confirmed_at: Option<SystemTime>,
+    is_failing: bool,
+}
+
+impl Copies {
+    /// The places that the settings name for this source; maybe none.
+    pub(super) fn new(config: &SourceConfig, source: &Source) -> Copies {
+        let Some((file, format)) = source.copy() else {
+            return Copies { format: Format::Array, places: Vec::new() };
+        };
+        let mut places = Vec::new();
+        if let Some(folder) = &config.cache_dir {
+            places.push((Place::File(folder.join(file)), Kept::default()));
+        }
+        let redis = config.redis_url.as_deref().filter(|_| source.name() != "redis");
+        if let Some(url) = redis {
+            match RedisClient::new(url, config.redis_tls_ca.as_deref()) {
+                Ok(client) => {
+                    let key = key(source.name(), &config.config_source);
+                    places.push((Place::Redis { client, key }, Kept::default()));
+                }
+                Err(error) => {
+                    error!(error = reason(&error), "REDIS_URL: no copy of the configuration there");
+                }
+            }
+        }
+        Copies { format, places }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The copy that was confirmed last.
+    pub(super) async fn newest(&self) -> Option<Copy> {
+        let mut newest: Option<Copy> = None;
+        for (place, _) in &self.places {
+            let (bytes, confirmed_at) = match place.load().await {
+                Ok(Some(loaded)) => loaded,
+                Ok(None) => continue,
+                Err(error) => {
+                    warn!(place = place.name(), error, "copy of the configuration not readable");
+                    continue;
+                }
+            };
+            let Some(document) = Document::decode(&bytes, self.format) else {
+                error!(place = place.name(), "copy of the configuration is damaged");
+                continue;
+            };
+            if newest.as_ref().is_none_or(|newest| newest.confirmed_at < confirmed_at) {
+                newest = Some(Copy { document, confirmed_at, place: place.name() });
+            }
+        }
+        newest
+    }
+
+    /// Keeps a document that the source gave just now.
+    pub(super) async fn keep(&mut self, document: &Document) {
+        let bytes = document.encode(self.format);
+        for (_, kept) in &mut self.places {
+            kept.unsaved = Some(bytes.clone());
+        }
+        self.confirm().await;
+    }
+
+    /// The source said the same again just now.
+    pub(super) async fn confirm(&mut self) {
+        let now = SystemTime::now();
+        for (place, kept) in &mut self.places {
+            let age = kept.confirmed_at.and_then(|at| now.duration_since(at).ok());
+            if kept.unsaved.is_none() && age.is_some_and(|age| age < CONFIRM_EVERY) {
+                continue;
+            }
+            let done = match &kept.unsaved {
+                Some(bytes) => place.store(bytes.clone(), now).await,
+                None => place.touch(now).await,
+            };
+            kept.note(place, now, done);
+        }
+    }
+}
+
+impl Kept {
+    fn note(&mut self, place: &Place, now: SystemTime, done: Result<(), String>) {
+        match done {
+            Ok(()) => {
+                self.unsaved = None;
+                self.confirmed_at = Some(now);
+                if std::mem::take(&mut self.is_failing) {
+                    info!(place = place.name(), "copy of the configuration is kept again");
+                }
+            }
+            Err(error) => {
+                metrics::CONFIGURATION_ERRORS.with_label_values(&["copy_error"]).inc();
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    warn!(place = place.name(), error, "copy of the configuration cannot be kept");
+                }
+            }
+        }
+    }
+}
+
+impl Place {
+    fn name(&self) -> &'static str {
+        match self {
+            Place::File(_) => "CACHE_DIR",
+            Place::Redis { .. } => "REDIS_URL",
+        }
+    }
+
+    async fn load(&self) -> Result<Option<(Vec<u8>, SystemTime)>, String> {
+        match self {
+            Place::File(path) => match load_file(path).await {
+                Ok(loaded) => Ok(Some(loaded)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error.to_string()),
+            },
+            Place::Redis { client, key } => {
+                let get = async {
+                    let fields: (Option<Vec<u8>>, Option<String>) = client
+                        .connect()
+                        .await?
+                        .hmget(key, &[DOCUMENT, CONFIRMED_AT])
+                        .await?;
+                    Ok(fields)
+                };
+                let (document, at) = in_time(get).await?;
+                let at = at.and_then(|at| at.parse::<Timestamp>().ok());
+                Ok(document.zip(at.and_then(|at| SystemTime::try_from(at).ok())))
+            }
+        }
+    }
+
+    async fn store(&self, bytes: Vec<u8>, now: SystemTime) -> Result<(), String> {
+        match self {
+            Place::File(path) => {
+                let path = path.clone();
+                let written = tokio::task::spawn_blocking(move || write_file(&path, &bytes)).await;
+                written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            }
+            Place::Redis { client, key } => {
+                let fields = [(DOCUMENT, bytes), (CONFIRMED_AT, text(now).into_bytes())];
+                put(client, key, &fields).await
+            }
+        }
+    }
+
+    async fn touch(&self, now: SystemTime) -> Result<(), String> {
+        match self {
+            Place::File(path) => {
+                let file = std::fs::File::options().append(true).open(path);
+                file.and_then(|file| file.set_modified(now)).map_err(|error| error.to_string())
+            }
+            Place::Redis { client, key } => {
+                put(client, key, &[(CONFIRMED_AT, text(now).into_bytes())]).await
+            }
+        }
+    }
+}
+
+/// The key of a copy in Redis. Installations that share a Redis differ by the source's address; passwords are no
+/// part of it.
+fn key(kind: &str, source: &str) -> String {
+    let address = Url::parse(source).map(|mut url| {
+        // fail only for addresses without a host, which have no password either
+        let _ = url.set_password(None);
+        let _ = url.set_username("");
+        url.to_string()
+    });
+    format!("bulker:configuration:{kind}:{:08x}", fnv1a(&address.unwrap_or_default()))
+}
+
+fn text(at: SystemTime) -> String {
+    Timestamp::try_from(at).map(|at| at.to_string()).unwrap_or_default()
+}
+
+async fn put(client: &RedisClient, key: &str, fields: &[(&str, Vec<u8>)]) -> Result<(), String> {
+    let put = async {
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().hset_multiple(key, fields).ignore().expire(key, REDIS_EXPIRY).ignore();
+        pipeline.exec_async(&mut client.connect().await?).await
+    };
+    in_time(put).await
+}
+
+async fn in_time<T>(
+    answer: impl Future<Output = Result<T, redis::RedisError>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(REDIS_TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(|error| reason(&error)),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+async fn load_file(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
+    let bytes = tokio::fs::read(path).await?;
+    Ok((bytes, tokio::fs::metadata(path).await?.modified()?))
+}
+
+/// Whole or not at all, and for nobody else's eyes.
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?; // mode 0600
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn copies(folder: &Path) -> Copies {
+        let path = folder.join("made").join("bulker-connections");
+        Copies { format: Format::Array, places: vec![(Place::File(path), Kept::default())] }
+    }
+
+    #[tokio::test]
+    async fn a_copy_on_disk_comes_back_with_its_time_and_is_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut copies = copies(folder.path());
+        assert!(copies.newest().await.is_none());
+        let document = Document::of_array(vec![json!({"id": "one", "type": "postgres"})]);
+        copies.keep(&document).await;
+        let path = folder.path().join("made").join("bulker-connections");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        std::fs::File::options().append(true).open(&path).unwrap().set_modified(hour_ago).unwrap();
+        let copy = copies.newest().await.unwrap();
+        assert!(copy.document == document);
+        assert_eq!(copy.confirmed_at, hour_ago);
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_renews_the_time_of_a_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut copies = copies(folder.path());
+        copies.keep(&Document::default()).await;
+        let before = copies.newest().await.unwrap().confirmed_at;
+        copies.places[0].1.confirmed_at = Some(SystemTime::UNIX_EPOCH);
+        copies.confirm().await;
+        assert!(copies.newest().await.unwrap().confirmed_at > before);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_copy_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut copies = copies(folder.path());
+        copies.keep(&Document::default()).await;
+        std::fs::write(folder.path().join("made").join("bulker-connections"), b"[{").unwrap();
+        assert!(copies.newest().await.is_none());
+    }
+
+    #[test]
+    fn the_key_in_redis_depends_on_the_address_and_on_no_password() {
+        let one = key("http", "http://u:p@console/export");
+        assert_eq!(one, key("http", "http://u:other@console/export"));
+        assert_ne!(one, key("http", "http://console/other"));
+        assert!(one.starts_with("bulker:configuration:http:"));
+    }
+}
