@@ -289,8 +289,9 @@ mod tests {
         for name in ignored_names() {
             assert!(all.contains(&name), "{name}");
         }
-        for name in [UNPREFIXED, AppConfig::UNPREFIXED, KafkaConfig::UNPREFIXED, SourceConfig::UNPREFIXED]
-            .concat()
+        for name in
+            [UNPREFIXED, AppConfig::UNPREFIXED, KafkaConfig::UNPREFIXED, SourceConfig::UNPREFIXED]
+                .concat()
         {
             assert!(all.iter().any(|known| known == name), "{name}");
         }

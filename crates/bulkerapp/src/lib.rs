@@ -10,6 +10,7 @@ pub mod metrics;
 mod redis_client;
 pub mod routes;
 pub mod service;
+mod standing_topics;
 pub mod state;
 mod tables;
 pub mod topics;

@@ -10,12 +10,20 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use kafkabase::{Admin, AdminError, KafkaConfig, TopicId, TopicMetadata, TopicSettings};
-use tokio::sync::{Notify, OnceCell};
+use tokio::{
+    sync::{Notify, OnceCell},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{destinations::Destinations, metrics};
+use crate::{
+    destinations::{Destinations, Snapshot},
+    metrics,
+    standing_topics::{Missing, StandingTopics},
+};
 
 /// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
 const SAFE_REPLICAS: usize = 2;
@@ -45,6 +53,7 @@ pub struct Topics {
     admin: Admin,
     prefix: String,
     settings: TopicSettings,
+    standing: StandingTopics,
     destinations: Arc<Destinations>,
     snapshot: ArcSwap<TopicSnapshot>,
     /// Topics that were made or seen here, ahead of the snapshot.
@@ -52,6 +61,8 @@ pub struct Topics {
     making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
     look_again: Notify,
     in_sync: Mutex<HashMap<String, usize>>,
+    /// Standing topics that could not be made, with the reason that was logged.
+    refused: Mutex<HashMap<String, String>>,
 }
 
 impl Topics {
@@ -60,12 +71,14 @@ impl Topics {
             admin,
             prefix: config.kafka_topic_prefix.clone(),
             settings: TopicSettings::table(config),
+            standing: StandingTopics::new(config),
             destinations,
             snapshot: ArcSwap::default(),
             known: RwLock::default(),
             making: Mutex::default(),
             look_again: Notify::new(),
             in_sync: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -89,27 +102,64 @@ impl Topics {
             let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
             making.entry(name.to_owned()).or_default().clone()
         };
-        let made = attempt.get_or_try_init(|| self.make(name)).await.copied();
+        let made = attempt.get_or_try_init(|| self.make(name, &self.settings)).await.copied();
         if made.is_ok() {
             self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         }
         made
     }
 
-    /// Looks at the cluster, again and again.
-    pub async fn watch(&self, every: Duration, stop: CancellationToken) {
+    /// Looks at the cluster, again and again, and at once when the configuration changes.
+    pub async fn watch(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        let mut changes = self.destinations.changes();
+        let mut making: Option<JoinHandle<()>> = None;
         loop {
-            self.look().await;
+            let missing = self.look().await;
+            let is_free = making.as_ref().is_none_or(JoinHandle::is_finished);
+            if is_free && !missing.is_empty() {
+                // beside the looks: a cluster that refuses may take its time for it
+                let topics = self.clone();
+                making = Some(tokio::spawn(async move { topics.make_standing(missing).await }));
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
                 () = self.look_again.notified() => {}
+                _ = changes.changed() => {}
             }
         }
     }
 
-    async fn make(&self, name: &str) -> Result<(), AdminError> {
-        let made = self.admin.create_topic(name, &self.settings).await;
+    async fn make_standing(&self, missing: Vec<Missing>) {
+        join_all(missing.iter().map(|missing| async move {
+            let made = match missing {
+                Missing::Topic { name, settings } => self.make(name, settings).await,
+                Missing::Partitions { name, total } => {
+                    self.admin.raise_partitions(name, *total).await
+                }
+            };
+            self.note_standing(missing.topic(), made);
+        }))
+        .await;
+    }
+
+    /// Counts every failure, logs it once.
+    fn note_standing(&self, topic: &str, made: Result<(), AdminError>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(error) = made else {
+            refused.remove(topic);
+            return;
+        };
+        metrics::TOPIC_ERRORS.with_label_values(&["destination-topic_error"]).inc();
+        let reason = error.to_string();
+        if refused.get(topic) != Some(&reason) {
+            warn!(topic, error = reason, "topic that other services need cannot be made");
+            refused.insert(topic.to_owned(), reason);
+        }
+    }
+
+    async fn make(&self, name: &str, settings: &TopicSettings) -> Result<(), AdminError> {
+        let made = self.admin.create_topic(name, settings).await;
         let id = TopicId::parse(&self.prefix, name);
         let (destination_id, mode, table) = match &id {
             Some(id) => (id.destination_id.as_str(), id.mode.as_str(), id.table.as_str()),
@@ -129,17 +179,23 @@ impl Topics {
         Ok(())
     }
 
-    async fn look(&self) {
+    /// Returns what is missing.
+    async fn look(&self) -> Vec<Missing> {
         match self.admin.topics().await {
-            Ok(all) => self.take(&all).await,
+            Ok(all) => {
+                let destinations = self.destinations.snapshot();
+                self.take(&all, &destinations).await;
+                self.standing.missing(&all, &destinations)
+            }
             Err(error) => {
                 metrics::TOPIC_ERRORS.with_label_values(&["load_metadata_error"]).inc();
                 warn!(error = %error, "topics of the cluster not known; the last look counts");
+                Vec::new()
             }
         }
     }
 
-    async fn take(&self, all: &[TopicMetadata]) {
+    async fn take(&self, all: &[TopicMetadata], destinations: &Snapshot) {
         let mut snapshot = TopicSnapshot {
             at: Some((Instant::now(), SystemTime::now())),
             ..TopicSnapshot::default()
@@ -149,7 +205,7 @@ impl Topics {
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };
-            if self.destinations.get(&id.destination_id).is_none() {
+            if destinations.get(&id.destination_id).is_none() {
                 abandoned += 1;
                 continue;
             }

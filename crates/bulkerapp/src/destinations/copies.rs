@@ -47,6 +47,8 @@ pub(super) struct Copy {
 pub(super) struct Copies {
     format: Format,
     places: Vec<(Place, Kept)>,
+    /// What is to be kept, as it is written down.
+    latest: Vec<u8>,
 }
 
 enum Place {
@@ -57,8 +59,7 @@ enum Place {
 /// What a place has of the last document.
 #[derive(Default)]
 struct Kept {
-    /// The document, while it is not stored there.
-    unsaved: Option<Vec<u8>>,
+    is_stored: bool,
     confirmed_at: Option<SystemTime>,
     is_failing: bool,
 }
@@ -67,7 +68,7 @@ impl Copies {
     /// The places that the settings name for this source; maybe none.
     pub(super) fn new(config: &SourceConfig, source: &Source) -> Copies {
         let Some((file, format)) = source.copy() else {
-            return Copies { format: Format::Array, places: Vec::new() };
+            return Copies { format: Format::Array, places: Vec::new(), latest: Vec::new() };
         };
         let mut places = Vec::new();
         if let Some(folder) = &config.cache_dir {
@@ -85,7 +86,7 @@ impl Copies {
                 }
             }
         }
-        Copies { format, places }
+        Copies { format, places, latest: Vec::new() }
     }
 
     pub(super) fn is_none(&self) -> bool {
@@ -117,9 +118,12 @@ impl Copies {
 
     /// Keeps a document that the source gave just now.
     pub(super) async fn keep(&mut self, document: &Document) {
-        let bytes = document.encode(self.format);
-        for (_, kept) in &mut self.places {
-            kept.unsaved = Some(bytes.clone());
+        if !self.is_none() {
+            let bytes = document.encode(self.format);
+            if bytes != self.latest {
+                self.latest = bytes;
+                self.places.iter_mut().for_each(|(_, kept)| kept.is_stored = false);
+            }
         }
         self.confirm().await;
     }
@@ -129,12 +133,12 @@ impl Copies {
         let now = SystemTime::now();
         for (place, kept) in &mut self.places {
             let age = kept.confirmed_at.and_then(|at| now.duration_since(at).ok());
-            if kept.unsaved.is_none() && age.is_some_and(|age| age < CONFIRM_EVERY) {
+            if kept.is_stored && age.is_some_and(|age| age < CONFIRM_EVERY) {
                 continue;
             }
-            let done = match &kept.unsaved {
-                Some(bytes) => place.store(bytes.clone(), now).await,
-                None => place.touch(now).await,
+            let done = match kept.is_stored {
+                true => place.touch(now).await,
+                false => place.store(self.latest.clone(), now).await,
             };
             kept.note(place, now, done);
         }
@@ -145,7 +149,7 @@ impl Kept {
     fn note(&mut self, place: &Place, now: SystemTime, done: Result<(), String>) {
         match done {
             Ok(()) => {
-                self.unsaved = None;
+                self.is_stored = true;
                 self.confirmed_at = Some(now);
                 if std::mem::take(&mut self.is_failing) {
                     info!(place = place.name(), "copy of the configuration is kept again");
@@ -178,11 +182,8 @@ impl Place {
             },
             Place::Redis { client, key } => {
                 let get = async {
-                    let fields: (Option<Vec<u8>>, Option<String>) = client
-                        .connect()
-                        .await?
-                        .hmget(key, &[DOCUMENT, CONFIRMED_AT])
-                        .await?;
+                    let fields: (Option<Vec<u8>>, Option<String>) =
+                        client.connect().await?.hmget(key, &[DOCUMENT, CONFIRMED_AT]).await?;
                     Ok(fields)
                 };
                 let (document, at) = in_time(get).await?;
@@ -280,7 +281,8 @@ mod tests {
 
     fn copies(folder: &Path) -> Copies {
         let path = folder.join("made").join("bulker-connections");
-        Copies { format: Format::Array, places: vec![(Place::File(path), Kept::default())] }
+        let places = vec![(Place::File(path), Kept::default())];
+        Copies { format: Format::Array, places, latest: Vec::new() }
     }
 
     #[tokio::test]

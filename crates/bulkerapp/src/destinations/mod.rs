@@ -19,3 +19,18 @@ pub use destination::{Destination, DestinationConfig};
 pub use registry::{Destinations, Snapshot};
 pub use settings::SourceConfig;
 pub use sources::SourceError;
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use serde_json::Value;
+
+    use super::{Destinations, document::Document};
+
+    /// The destinations that this array configures.
+    pub(crate) fn destinations(value: Value) -> Destinations {
+        let Value::Array(elements) = value else { panic!("an array") };
+        let destinations = Destinations::default();
+        destinations.apply(&Document::of_array(elements));
+        destinations
+    }
+}

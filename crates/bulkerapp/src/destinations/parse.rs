@@ -36,8 +36,9 @@ pub(super) fn read_object(
 ) -> Result<Map<String, Value>, DestinationProblem> {
     let is_json = syntax == Syntax::Json || text.trim_start().starts_with('{');
     match syntax {
-        Syntax::Hjson => deser_hjson::from_str(text)
-            .map_err(|_| DestinationProblem::Syntax("an hjson object")),
+        Syntax::Hjson => {
+            deser_hjson::from_str(text).map_err(|_| DestinationProblem::Syntax("an hjson object"))
+        }
         Syntax::Json | Syntax::JsonOrYaml if is_json => {
             serde_json::from_str(text).map_err(|_| DestinationProblem::Syntax("a JSON object"))
         }
@@ -153,7 +154,11 @@ mod tests {
             ("{\"id\": 5}", Syntax::Json, "`id` is not a string"),
             ("{\"type\": \"postgres\"}", Syntax::Json, "no `id`"),
             ("{\"id\": \"pg\", \"type\": []}", Syntax::Json, "`type` is not a string"),
-            ("{\"id\": \"pg\", \"options\": \"s3cret\"}", Syntax::Json, "`options` is not an object"),
+            (
+                "{\"id\": \"pg\", \"options\": \"s3cret\"}",
+                Syntax::Json,
+                "`options` is not an object",
+            ),
         ];
         for (text, syntax, expected) in cases {
             let problem = parse(text, syntax).map(|config| config.id).unwrap_err().to_string();

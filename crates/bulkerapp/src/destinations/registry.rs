@@ -79,7 +79,10 @@ impl Destinations {
     pub fn problems(&self) -> Vec<String> {
         let snapshot = self.snapshot.load();
         let of_destinations = snapshot.by_id.values().flat_map(|destination| {
-            destination.problems.iter().map(|problem| format!("{}: {problem}", destination.config.id))
+            destination
+                .problems
+                .iter()
+                .map(|problem| format!("{}: {problem}", destination.config.id))
         });
         let mut problems = snapshot.problems.clone();
         problems.extend(of_destinations);
@@ -105,11 +108,9 @@ impl Destinations {
         if changes == Changes::default() && before.problems == after.problems {
             return changes;
         }
-        for (status, count) in [
-            ("added", changes.added),
-            ("changed", changes.changed),
-            ("removed", changes.removed),
-        ] {
+        for (status, count) in
+            [("added", changes.added), ("changed", changes.changed), ("removed", changes.removed)]
+        {
             metrics::DESTINATIONS.with_label_values(&[status]).inc_by(count as u64);
         }
         for problem in after.problems.difference(&before.problems) {
@@ -212,29 +213,22 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::destinations::document::Found;
+    use crate::destinations::{document::Found, parse::DestinationProblem, samples};
 
     fn document(value: Value) -> Document {
         let Value::Array(elements) = value else { panic!("an array") };
         Document::of_array(elements)
     }
 
-    fn applied(value: Value) -> Destinations {
-        let destinations = Destinations::default();
-        destinations.apply(&document(value));
-        destinations
-    }
-
     /// `broken` in place of a destination that a keyed source cannot read.
     fn broken(id: &str) -> Document {
-        use crate::destinations::parse::DestinationProblem;
         let object = Err(DestinationProblem::Syntax("a YAML object"));
         Document(vec![Found { place: format!("row {id}"), id: Some(id.to_owned()), object }])
     }
 
     #[test]
     fn one_bad_destination_leaves_the_others_alone() {
-        let destinations = applied(json!([
+        let destinations = samples::destinations(json!([
             {"id": "good", "type": "postgres", "credentials": {}},
             "s3cret",
             {"type": "postgres", "credentials": {"password": "s3cret"}},
@@ -247,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_bad_option_is_reported_and_the_destination_works_without_it() {
-        let destinations = applied(json!([{
+        let destinations = samples::destinations(json!([{
             "id": "pg", "type": "postgres", "credentials": {},
             "options": {"batchSize": 7, "mode": "stream", "nope": 1},
         }]));
@@ -259,7 +253,8 @@ mod tests {
 
     #[test]
     fn a_type_that_is_not_loaded_yet_still_takes_events() {
-        let destinations = applied(json!([{"id": "ch", "type": "clickhouse", "credentials": {}}]));
+        let destinations =
+            samples::destinations(json!([{"id": "ch", "type": "clickhouse", "credentials": {}}]));
         assert!(!destinations.get("ch").unwrap().is_loadable());
         assert_eq!(
             destinations.problems(),
@@ -269,12 +264,10 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_another_one() {
-        let one = |options: Value, updated_at: &str| {
-            json!({"id": "one", "type": "postgres", "options": options, "updatedAt": updated_at})
-        };
+        let one = |options: Value, updated_at: &str| json!({"id": "one", "type": "postgres", "options": options, "updatedAt": updated_at});
         let two = json!({"id": "two", "type": "postgres", "credentials": {"a": 1, "b": 2}});
         let base = one(json!({"frequency": 1}), "2026-01-01T00:00:00Z");
-        let destinations = applied(json!([base, two]));
+        let destinations = samples::destinations(json!([base, two]));
         let (first, kept) = (destinations.get("one").unwrap(), destinations.get("two").unwrap());
         let reordered = json!({"credentials": {"b": 2, "a": 1}, "type": "postgres", "id": "two"});
         for (changed, count) in [
@@ -293,8 +286,9 @@ mod tests {
 
     #[test]
     fn of_two_with_one_id_the_last_one_counts() {
-        let destinations =
-            applied(json!([{"id": "one", "type": "mysql"}, {"id": "one", "type": "postgres"}]));
+        let destinations = samples::destinations(
+            json!([{"id": "one", "type": "mysql"}, {"id": "one", "type": "postgres"}]),
+        );
         assert!(destinations.get("one").unwrap().is_loadable());
         assert_eq!(destinations.problems(), ["one: configured twice; the last one counts"]);
     }
@@ -302,14 +296,14 @@ mod tests {
     #[test]
     fn the_order_of_an_array_is_a_change() {
         let with = |hosts: Value| json!([{"id": "one", "type": "postgres", "credentials": {"hosts": hosts}}]);
-        let destinations = applied(with(json!(["a", "b"])));
+        let destinations = samples::destinations(with(json!(["a", "b"])));
         let changes = destinations.apply(&document(with(json!(["b", "a"]))));
         assert_eq!(changes.changed, 1);
     }
 
     #[test]
     fn a_change_is_seen_however_late_one_looks() {
-        let destinations = applied(json!([{"id": "one", "type": "postgres"}]));
+        let destinations = samples::destinations(json!([{"id": "one", "type": "postgres"}]));
         let changes = destinations.changes();
         assert!(!changes.has_changed().unwrap());
         destinations.apply(&document(json!([{"id": "two", "type": "postgres"}])));
@@ -320,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_becomes_unreadable_keeps_its_last_configuration() {
-        let destinations = applied(json!([{"id": "one", "type": "postgres"}]));
+        let destinations = samples::destinations(json!([{"id": "one", "type": "postgres"}]));
         let known = destinations.get("one").unwrap();
         assert_eq!(destinations.apply(&broken("one")), Changes::default());
         assert!(Arc::ptr_eq(&known, &destinations.get("one").unwrap()));

@@ -106,7 +106,8 @@ impl Targets {
         let mut after = Opened { snapshot: snapshot.clone(), ..Opened::default() };
         for destination in snapshot.iter().filter(|destination| destination.is_loadable()) {
             let id = &destination.config.id;
-            if let Some(known) = before.targets.get(id).filter(|t| Arc::ptr_eq(&t.of, destination)) {
+            if let Some(known) = before.targets.get(id).filter(|t| Arc::ptr_eq(&t.of, destination))
+            {
                 let target = known.target.clone();
                 after.targets.insert(id.clone(), Target { of: destination.clone(), target });
                 continue;

@@ -1,6 +1,8 @@
 //! bulkerapp against real Kafka and PostgreSQL: what is promised holds while parts are killed, frozen and moved.
 
 mod app;
+mod configuration;
+mod console;
 mod crash;
 mod documented;
 mod intake;

@@ -259,9 +259,13 @@ mod tests {
 
     #[test]
     fn what_is_no_source_is_refused_without_quoting_it() {
-        for text in
-            ["s3cret://h", "http://s3cret:[", "postgres://s3cret:[", "redis://s3cret:[", "env://s3cret"]
-        {
+        for text in [
+            "s3cret://h",
+            "http://s3cret:[",
+            "postgres://s3cret:[",
+            "redis://s3cret:[",
+            "env://s3cret",
+        ] {
             let error = source(text).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains("BULKER_CONFIG_SOURCE"), "{error}");
             assert!(!error.contains("s3cret"), "{error}");

@@ -46,7 +46,13 @@ impl PostgresSource {
             // a pooler in transaction mode keeps no prepared statements
             .statement_cache_capacity(0)
             .disable_statement_logging();
-        Ok(PostgresSource { options, schema, query: query.to_owned(), connection: None, known: None })
+        Ok(PostgresSource {
+            options,
+            schema,
+            query: query.to_owned(),
+            connection: None,
+            known: None,
+        })
     }
 
     pub(super) async fn read(&mut self) -> Result<Option<Document>, ReadError> {
@@ -172,7 +178,11 @@ mod tests {
     fn the_schema_is_taken_out_of_the_address() {
         for (address, schema, rest) in [
             ("postgres://u:p@h/d?schema=a", Some("a"), "postgres://u:p@h/d"),
-            ("postgres://h/d?sslmode=disable&search_path=b&schema=a", Some("b"), "postgres://h/d?sslmode=disable"),
+            (
+                "postgres://h/d?sslmode=disable&search_path=b&schema=a",
+                Some("b"),
+                "postgres://h/d?sslmode=disable",
+            ),
             ("postgres://h/d?sslmode=disable", None, "postgres://h/d?sslmode=disable"),
         ] {
             let mut url = Url::parse(address).unwrap();

@@ -22,6 +22,8 @@ use crate::{
 const KEY: &str = "enrichedConnections";
 /// Between two looks while Redis tells of changes.
 const SLOW_LOOK: Duration = Duration::from_secs(60);
+/// After a connection that ended, before the next one.
+const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// After an event, so that what is written together is read together.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Events on a key, those that any command makes and those of hashes.
@@ -38,6 +40,8 @@ pub(super) struct RedisSource {
     is_told: bool,
     /// Whether there was a hash once.
     was_there: bool,
+    /// Why there is no subscription, as it was logged.
+    refused: Option<String>,
 }
 
 impl RedisSource {
@@ -49,16 +53,17 @@ impl RedisSource {
             has_events: false,
             is_told: false,
             was_there: false,
+            refused: None,
         }
     }
 
     pub(super) async fn read(&mut self) -> Result<Option<Document>, ReadError> {
-        let is_told = std::mem::take(&mut self.is_told);
         let read = self.read_hash().await;
         if read.is_err() {
             self.messages = None; // it may be as dead as this connection
         }
         let fields = read.map_err(|error| failed(&error))?;
+        let is_told = std::mem::take(&mut self.is_told);
         if fields.is_empty() && !(is_told && self.was_there) {
             return Err(ReadError::new(format!("there is no hash {KEY}")).missing());
         }
@@ -70,9 +75,16 @@ impl RedisSource {
     pub(super) async fn changed(&mut self) {
         if self.messages.is_none() {
             match self.subscribe().await {
-                Ok(messages) => self.messages = Some(messages),
+                Ok(messages) => {
+                    self.messages = Some(messages);
+                    self.refused = None;
+                }
                 Err(error) => {
-                    info!(error = reason(&error), "no news of changes from Redis");
+                    let reason = reason(&error);
+                    if self.refused.as_ref() != Some(&reason) {
+                        info!(error = reason, "Redis does not tell of changes");
+                        self.refused = Some(reason);
+                    }
                     tokio::time::sleep(self.period).await;
                 }
             }
@@ -86,7 +98,10 @@ impl RedisSource {
                 let more = async { while messages.next().await.is_some() {} };
                 let _ = tokio::time::timeout(SETTLE, more).await; // its end is the point of it
             }
-            Ok(None) => self.messages = None,
+            Ok(None) => {
+                self.messages = None;
+                tokio::time::sleep(SUBSCRIBE_AGAIN_AFTER).await;
+            }
             Err(_) => {}
         }
     }
