@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    copies::Copies,
+    copies::{Confirmed, Copies},
     document::Document,
-    registry::Destinations,
+    registry::{Changes, Destinations},
     settings::SourceConfig,
     sources::{ReadError, Source, SourceError},
 };
@@ -58,6 +58,8 @@ pub struct Configuration {
     copies: Copies,
     destinations: Arc<Destinations>,
     status: watch::Sender<ConfigurationStatus>,
+    /// What copies are made of.
+    confirmed: watch::Sender<Option<Confirmed>>,
 }
 
 impl Configuration {
@@ -74,11 +76,15 @@ impl Configuration {
             confirmed_at: None,
             error: None,
         };
-        let (status, _) = watch::channel(status);
-        let mut configuration =
-            Configuration { source, copies, destinations: Arc::default(), status };
+        let mut configuration = Configuration {
+            source,
+            copies,
+            destinations: Arc::default(),
+            status: watch::Sender::new(status),
+            confirmed: watch::Sender::new(None),
+        };
         match configuration.source.read().await {
-            Ok(document) => configuration.take(document).await,
+            Ok(document) => configuration.take(document),
             Err(error) => configuration.start_from_copy(error).await?,
         }
         info!(
@@ -99,6 +105,12 @@ impl Configuration {
 
     /// Follows the source until `stop`.
     pub async fn follow(mut self, stop: CancellationToken) {
+        let copies = std::mem::take(&mut self.copies);
+        let keeping = copies.run(self.confirmed.subscribe(), stop.clone());
+        tokio::join!(self.follow_source(stop), keeping);
+    }
+
+    async fn follow_source(&mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -109,24 +121,28 @@ impl Configuration {
                 read = self.source.read() => read,
             };
             match read {
-                Ok(document) => self.take(document).await,
+                Ok(document) => self.take(document),
                 Err(error) => self.failed(&error),
             }
         }
     }
 
     /// The source answered; `None`: nothing new.
-    async fn take(&mut self, document: Option<Document>) {
-        match &document {
-            Some(document) => {
-                let changes = self.destinations.apply(&self.source.complete(document));
-                if changes != super::registry::Changes::default() {
-                    let super::registry::Changes { added, changed, removed } = changes;
-                    info!(added, changed, removed, "configuration applied");
-                }
-                self.copies.keep(document).await;
+    fn take(&mut self, document: Option<Document>) {
+        let now = SystemTime::now();
+        if let Some(document) = document {
+            let Changes { added, changed, removed } =
+                self.destinations.apply(&self.source.complete(&document));
+            if added + changed + removed > 0 {
+                info!(added, changed, removed, "configuration applied");
             }
-            None => self.copies.confirm().await,
+            self.confirmed.send_replace(Some(Confirmed { document: Arc::new(document), at: now }));
+        } else {
+            self.confirmed.send_modify(|confirmed| {
+                if let Some(confirmed) = confirmed {
+                    confirmed.at = now;
+                }
+            });
         }
         let is_live = self.source.is_live();
         self.status.send_modify(|status| {
@@ -134,7 +150,7 @@ impl Configuration {
                 info!(source = status.source, "configuration can be read again");
             }
             status.copy = None;
-            status.confirmed_at = is_live.then(SystemTime::now);
+            status.confirmed_at = is_live.then_some(now);
         });
     }
 

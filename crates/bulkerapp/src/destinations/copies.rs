@@ -2,11 +2,12 @@
 //!
 //! There may be one on disk and one in Redis. Both hold credentials. Invariants: a copy is never half written; its
 //! time is when the source said the same for the last time (give or take [`CONFIRM_EVERY`]), so that its age is known;
-//! and no failure to keep a copy holds anything up.
+//! and a place that is slow or broken holds nothing up, for copies are kept beside everything else.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -14,6 +15,8 @@ use jiff::Timestamp;
 use kafkabase::fnv1a;
 use redis::AsyncCommands;
 use reqwest::Url;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
@@ -26,7 +29,7 @@ use crate::{
     redis_client::{RedisClient, reason},
 };
 
-/// How often the time of an unchanged copy is renewed.
+/// How often the time of an unchanged copy is renewed, and a place that failed is tried again.
 const CONFIRM_EVERY: Duration = Duration::from_secs(60);
 /// What Redis may take to store or give a copy.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,12 +46,27 @@ pub(super) struct Copy {
     pub(super) place: &'static str,
 }
 
+/// A document, and when the source said so for the last time.
+#[derive(Clone)]
+pub(super) struct Confirmed {
+    pub(super) document: Arc<Document>,
+    pub(super) at: SystemTime,
+}
+
 /// Where copies of a source's documents are kept.
+#[derive(Default)]
 pub(super) struct Copies {
     format: Format,
-    places: Vec<(Place, Kept)>,
-    /// What is to be kept, as it is written down.
-    latest: Vec<u8>,
+    places: Vec<Kept>,
+}
+
+/// What a place has.
+struct Kept {
+    place: Place,
+    /// As it was written down there.
+    stored: Option<Vec<u8>>,
+    tried_at: Option<SystemTime>,
+    is_failing: bool,
 }
 
 enum Place {
@@ -56,37 +74,27 @@ enum Place {
     Redis { client: RedisClient, key: String },
 }
 
-/// What a place has of the last document.
-#[derive(Default)]
-struct Kept {
-    is_stored: bool,
-    confirmed_at: Option<SystemTime>,
-    is_failing: bool,
-}
-
 impl Copies {
     /// The places that the settings name for this source; maybe none.
     pub(super) fn new(config: &SourceConfig, source: &Source) -> Copies {
-        let Some((file, format)) = source.copy() else {
-            return Copies { format: Format::Array, places: Vec::new(), latest: Vec::new() };
-        };
+        let Some((file, format)) = source.copy() else { return Copies::default() };
         let mut places = Vec::new();
         if let Some(folder) = &config.cache_dir {
-            places.push((Place::File(folder.join(file)), Kept::default()));
+            places.push(Kept::at(Place::File(folder.join(file))));
         }
         let redis = config.redis_url.as_deref().filter(|_| source.name() != "redis");
         if let Some(url) = redis {
             match RedisClient::new(url, config.redis_tls_ca.as_deref()) {
                 Ok(client) => {
                     let key = key(source.name(), &config.config_source);
-                    places.push((Place::Redis { client, key }, Kept::default()));
+                    places.push(Kept::at(Place::Redis { client, key }));
                 }
                 Err(error) => {
                     error!(error = reason(&error), "REDIS_URL: no copy of the configuration there");
                 }
             }
         }
-        Copies { format, places, latest: Vec::new() }
+        Copies { format, places }
     }
 
     pub(super) fn is_none(&self) -> bool {
@@ -96,7 +104,7 @@ impl Copies {
     /// The copy that was confirmed last.
     pub(super) async fn newest(&self) -> Option<Copy> {
         let mut newest: Option<Copy> = None;
-        for (place, _) in &self.places {
+        for Kept { place, .. } in &self.places {
             let (bytes, confirmed_at) = match place.load().await {
                 Ok(Some(loaded)) => loaded,
                 Ok(None) => continue,
@@ -116,49 +124,70 @@ impl Copies {
         newest
     }
 
-    /// Keeps a document that the source gave just now.
-    pub(super) async fn keep(&mut self, document: &Document) {
-        if !self.is_none() {
-            let bytes = document.encode(self.format);
-            if bytes != self.latest {
-                self.latest = bytes;
-                self.places.iter_mut().for_each(|(_, kept)| kept.is_stored = false);
+    /// Keeps what is confirmed, to the end and once more after `stop`.
+    pub(super) async fn run(
+        mut self,
+        mut confirmed: watch::Receiver<Option<Confirmed>>,
+        stop: CancellationToken,
+    ) {
+        confirmed.mark_changed(); // by the start
+        loop {
+            let is_last = tokio::select! {
+                () = stop.cancelled() => true,
+                changed = confirmed.changed() => changed.is_err(),
+            };
+            let latest = confirmed.borrow_and_update().clone();
+            if let Some(latest) = latest {
+                self.keep(&latest).await;
+            }
+            if is_last {
+                return;
             }
         }
-        self.confirm().await;
     }
 
-    /// The source said the same again just now.
-    pub(super) async fn confirm(&mut self) {
-        let now = SystemTime::now();
-        for (place, kept) in &mut self.places {
-            let age = kept.confirmed_at.and_then(|at| now.duration_since(at).ok());
-            if kept.is_stored && age.is_some_and(|age| age < CONFIRM_EVERY) {
-                continue;
-            }
-            let done = match kept.is_stored {
-                true => place.touch(now).await,
-                false => place.store(self.latest.clone(), now).await,
-            };
-            kept.note(place, now, done);
+    async fn keep(&mut self, latest: &Confirmed) {
+        if self.is_none() {
+            return;
+        }
+        let bytes = latest.document.encode(self.format);
+        for kept in &mut self.places {
+            kept.keep(&bytes, latest.at).await;
         }
     }
 }
 
 impl Kept {
-    fn note(&mut self, place: &Place, now: SystemTime, done: Result<(), String>) {
+    fn at(place: Place) -> Kept {
+        Kept { place, stored: None, tried_at: None, is_failing: false }
+    }
+
+    async fn keep(&mut self, bytes: &[u8], at: SystemTime) {
+        let is_stored = self.stored.as_deref() == Some(bytes);
+        let age = self.tried_at.and_then(|tried_at| at.duration_since(tried_at).ok());
+        if (is_stored || self.is_failing) && age.is_some_and(|age| age < CONFIRM_EVERY) {
+            return;
+        }
+        self.tried_at = Some(at);
+        let done = match is_stored {
+            true => self.place.touch(at).await,
+            false => self.place.store(bytes.to_vec(), at).await,
+        };
         match done {
             Ok(()) => {
-                self.is_stored = true;
-                self.confirmed_at = Some(now);
+                self.stored = Some(bytes.to_vec());
                 if std::mem::take(&mut self.is_failing) {
-                    info!(place = place.name(), "copy of the configuration is kept again");
+                    info!(place = self.place.name(), "copy of the configuration is kept again");
                 }
             }
             Err(error) => {
                 metrics::CONFIGURATION_ERRORS.with_label_values(&["copy_error"]).inc();
+                self.stored = None;
                 if !std::mem::replace(&mut self.is_failing, true) {
-                    warn!(place = place.name(), error, "copy of the configuration cannot be kept");
+                    warn!(
+                        place = self.place.name(),
+                        error, "copy of the configuration cannot be kept"
+                    );
                 }
             }
         }
@@ -193,28 +222,29 @@ impl Place {
         }
     }
 
-    async fn store(&self, bytes: Vec<u8>, now: SystemTime) -> Result<(), String> {
+    async fn store(&self, bytes: Vec<u8>, at: SystemTime) -> Result<(), String> {
         match self {
             Place::File(path) => {
                 let path = path.clone();
-                let written = tokio::task::spawn_blocking(move || write_file(&path, &bytes)).await;
+                let written =
+                    tokio::task::spawn_blocking(move || write_file(&path, &bytes, at)).await;
                 written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
             }
             Place::Redis { client, key } => {
-                let fields = [(DOCUMENT, bytes), (CONFIRMED_AT, text(now).into_bytes())];
+                let fields = [(DOCUMENT, bytes), (CONFIRMED_AT, text(at).into_bytes())];
                 put(client, key, &fields).await
             }
         }
     }
 
-    async fn touch(&self, now: SystemTime) -> Result<(), String> {
+    async fn touch(&self, at: SystemTime) -> Result<(), String> {
         match self {
             Place::File(path) => {
                 let file = std::fs::File::options().append(true).open(path);
-                file.and_then(|file| file.set_modified(now)).map_err(|error| error.to_string())
+                file.and_then(|file| file.set_modified(at)).map_err(|error| error.to_string())
             }
             Place::Redis { client, key } => {
-                put(client, key, &[(CONFIRMED_AT, text(now).into_bytes())]).await
+                put(client, key, &[(CONFIRMED_AT, text(at).into_bytes())]).await
             }
         }
     }
@@ -260,12 +290,13 @@ async fn load_file(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
 }
 
 /// Whole or not at all, and for nobody else's eyes.
-fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_file(path: &Path, bytes: &[u8], at: SystemTime) -> io::Result<()> {
     use std::io::Write;
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?; // mode 0600
     file.write_all(bytes)?;
+    file.as_file().set_modified(at)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     std::fs::File::open(folder)?.sync_all()
@@ -281,8 +312,13 @@ mod tests {
 
     fn copies(folder: &Path) -> Copies {
         let path = folder.join("made").join("bulker-connections");
-        let places = vec![(Place::File(path), Kept::default())];
-        Copies { format: Format::Array, places, latest: Vec::new() }
+        Copies { format: Format::Array, places: vec![Kept::at(Place::File(path))] }
+    }
+
+    fn confirmed(id: &str, seconds_ago: u64) -> Confirmed {
+        let document = Document::of_array(vec![json!({"id": id, "type": "postgres"})]);
+        let at = SystemTime::now() - Duration::from_secs(seconds_ago);
+        Confirmed { document: Arc::new(document), at }
     }
 
     #[tokio::test]
@@ -290,34 +326,48 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut copies = copies(folder.path());
         assert!(copies.newest().await.is_none());
-        let document = Document::of_array(vec![json!({"id": "one", "type": "postgres"})]);
-        copies.keep(&document).await;
+        let hour_ago = confirmed("one", 3600);
+        copies.keep(&hour_ago).await;
         let path = folder.path().join("made").join("bulker-connections");
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
-        std::fs::File::options().append(true).open(&path).unwrap().set_modified(hour_ago).unwrap();
         let copy = copies.newest().await.unwrap();
-        assert!(copy.document == document);
-        assert_eq!(copy.confirmed_at, hour_ago);
+        assert!(copy.document == *hour_ago.document);
+        assert_eq!(copy.confirmed_at, hour_ago.at);
     }
 
     #[tokio::test]
-    async fn a_confirmation_renews_the_time_of_a_copy() {
+    async fn a_confirmation_renews_the_time_of_a_copy_but_not_each_time() {
         let folder = tempfile::tempdir().unwrap();
         let mut copies = copies(folder.path());
-        copies.keep(&Document::default()).await;
-        let before = copies.newest().await.unwrap().confirmed_at;
-        copies.places[0].1.confirmed_at = Some(SystemTime::UNIX_EPOCH);
-        copies.confirm().await;
-        assert!(copies.newest().await.unwrap().confirmed_at > before);
+        let first = confirmed("one", 300);
+        copies.keep(&first).await;
+        copies.keep(&confirmed("one", 290)).await;
+        assert_eq!(copies.newest().await.unwrap().confirmed_at, first.at);
+        let later = confirmed("one", 200);
+        copies.keep(&later).await;
+        assert_eq!(copies.newest().await.unwrap().confirmed_at, later.at);
+        let changed = confirmed("two", 199);
+        copies.keep(&changed).await;
+        assert!(copies.newest().await.unwrap().document == *changed.document);
+    }
+
+    #[tokio::test]
+    async fn a_stop_keeps_what_was_confirmed_just_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sender, receiver) = watch::channel(None);
+        let stop = CancellationToken::new();
+        sender.send_replace(Some(confirmed("one", 0)));
+        stop.cancel();
+        copies(folder.path()).run(receiver, stop).await;
+        assert!(copies(folder.path()).newest().await.is_some());
     }
 
     #[tokio::test]
     async fn a_damaged_copy_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let mut copies = copies(folder.path());
-        copies.keep(&Document::default()).await;
+        copies.keep(&confirmed("one", 0)).await;
         std::fs::write(folder.path().join("made").join("bulker-connections"), b"[{").unwrap();
         assert!(copies.newest().await.is_none());
     }

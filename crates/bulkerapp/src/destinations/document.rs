@@ -3,6 +3,7 @@
 //! Invariant: a document is never a part of an answer. A source that cannot read to the end gives an error
 //! instead, so that what is missing from a document was really removed.
 
+use kafkabase::is_topic_part;
 use serde_json::{Map, Value, json};
 
 use super::parse::{DestinationProblem, id_of};
@@ -22,18 +23,22 @@ pub(super) struct Found {
 }
 
 /// How a document is written down in a copy of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Format {
     /// `[{"id": …}, …]`
+    #[default]
     Array,
     /// `{"destinations": {"<id>": {…}, …}}`
     ById,
 }
 
 impl Found {
-    /// Which destination this is, as far as it can be told.
+    /// Which destination this is, as far as it can be told, and as far as topics can carry the id.
     pub(super) fn id(&self) -> Option<&str> {
-        self.id.as_deref().or_else(|| self.object.as_ref().ok().and_then(id_of))
+        match &self.id {
+            Some(id) => Some(id.as_str()).filter(|id| is_topic_part(id)),
+            None => self.object.as_ref().ok().and_then(id_of),
+        }
     }
 }
 
@@ -114,6 +119,14 @@ mod tests {
         assert_eq!(document.0[0].object, Err(DestinationProblem::Syntax("an object")));
         assert_eq!(document.0[1].id(), Some("one"));
         assert_eq!(document.encode(Format::Array), br#"[{"id":"one"}]"#);
+    }
+
+    #[test]
+    fn the_place_names_a_destination_unless_topics_cannot_carry_that() {
+        let by_id = br#"{"destinations":{"one":{"id":"inside"},"a.b":{"id":"inside"},"two":7}}"#;
+        let document = Document::decode(by_id, Format::ById).unwrap();
+        let ids: Vec<_> = document.0.iter().map(Found::id).collect();
+        assert_eq!(ids, [Some("one"), None, Some("two")]);
     }
 
     #[test]

@@ -28,9 +28,14 @@ pub(crate) mod samples {
 
     /// The destinations that this array configures.
     pub(crate) fn destinations(value: Value) -> Destinations {
-        let Value::Array(elements) = value else { panic!("an array") };
         let destinations = Destinations::default();
-        destinations.apply(&Document::of_array(elements));
+        configure(&destinations, value);
         destinations
+    }
+
+    /// Puts this array in force.
+    pub(crate) fn configure(destinations: &Destinations, value: Value) {
+        let Value::Array(elements) = value else { panic!("an array") };
+        destinations.apply(&Document::of_array(elements));
     }
 }

@@ -167,3 +167,73 @@ impl Opened {
         self.failed.values().any(|failed| failed.again_at <= now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::destinations::samples;
+
+    fn destination(id: &str, schema: &str, frequency: f64) -> Value {
+        json!({
+            "id": id, "type": "postgres",
+            "credentials": {"host": "localhost", "database": "d", "defaultSchema": schema},
+            "options": {"frequency": frequency},
+        })
+    }
+
+    fn targets(value: Value) -> (Arc<Destinations>, Targets) {
+        let destinations = Arc::new(samples::destinations(value));
+        let settings = TargetSettings { connections: 1, period: 300, batch_size: 10_000 };
+        (destinations.clone(), Targets::new(destinations, settings))
+    }
+
+    #[tokio::test]
+    async fn only_what_changed_is_opened_anew() {
+        let one = destination("one", "s", 1.0);
+        let (destinations, targets) =
+            targets(json!([one, destination("two", "s", 1.0), {"id": "x", "type": "other"}]));
+        let (first, changing) = (targets.get("one").unwrap(), targets.get("two").unwrap());
+        assert!(targets.get("x").is_none());
+        assert!(Arc::ptr_eq(&targets.opened(), &targets.opened()));
+
+        samples::configure(&destinations, json!([one, destination("two", "s", 2.0)]));
+        assert!(Arc::ptr_eq(&first, &targets.get("one").unwrap()));
+        let changed = targets.get("two").unwrap();
+        assert!(!Arc::ptr_eq(&changing, &changed));
+        assert_eq!((changing.period, changed.period), (60, 120));
+
+        samples::configure(&destinations, json!([destination("two", "s", 2.0)]));
+        assert!(targets.get("one").is_none());
+        assert!(Arc::ptr_eq(&changed, &targets.get("two").unwrap()));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_opened_is_named_and_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let mut with_file = destination("one", "s", 1.0);
+        with_file["credentials"]["sslMode"] = json!("verify-full");
+        with_file["credentials"]["sslServerCA"] = json!(file.to_str().unwrap());
+        let (destinations, targets) = targets(json!([with_file, destination("two", "", 1.0)]));
+        assert!(targets.get("one").is_none());
+        let problems = destinations.problems();
+        assert!(problems[0].starts_with("one: ") && problems[0].contains("ca.pem"), "{problems:?}");
+        assert!(problems[1].starts_with("two: "), "{problems:?}");
+
+        // the file arrives: the next attempt finds it, and not before
+        std::fs::write(&file, "").unwrap();
+        let now = Instant::now();
+        targets.open(now + RETRY_PAUSES.0 / 2);
+        assert!(targets.get("one").is_none());
+        targets.open(now + RETRY_PAUSES.0 * 2);
+        assert!(targets.get("one").is_some());
+        assert!(!destinations.problems()[0].starts_with("one: "), "{:?}", destinations.problems());
+
+        // a repaired configuration does not wait for an attempt
+        samples::configure(&destinations, json!([destination("two", "s", 1.0)]));
+        assert!(targets.get("two").is_some());
+        assert!(destinations.problems().is_empty());
+    }
+}

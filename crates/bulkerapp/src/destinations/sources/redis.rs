@@ -106,7 +106,7 @@ impl RedisSource {
         }
     }
 
-    async fn read_hash(&self) -> Result<BTreeMap<String, Vec<u8>>, RedisError> {
+    async fn read_hash(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, RedisError> {
         self.client.connect().await?.hgetall(KEY).await
     }
 
@@ -147,8 +147,9 @@ impl RedisSource {
     }
 }
 
-fn parse(fields: BTreeMap<String, Vec<u8>>) -> Document {
+fn parse(fields: BTreeMap<Vec<u8>, Vec<u8>>) -> Document {
     let found = fields.into_iter().filter_map(|(id, value)| {
+        let id = String::from_utf8_lossy(&id).into_owned();
         let object = read_object(&String::from_utf8_lossy(&value), Syntax::JsonOrYaml);
         let is_for_us = object
             .as_ref()
@@ -176,13 +177,16 @@ mod tests {
             ("c", r#"{"type":"postgres"}"#),
             ("d", r#"{"type":"postgres","usesBulker":false}"#),
             ("e", r#"{"type":"#),
+            ("no id", r#"{"usesBulker":true}"#),
         ];
-        let fields = fields.map(|(id, text)| (id.to_owned(), text.as_bytes().to_vec()));
+        let fields = fields.map(|(id, text)| (id.as_bytes().to_vec(), text.as_bytes().to_vec()));
         let document = parse(fields.into());
         let read = document.0.iter().map(|found| {
             found.config().map_or_else(|problem| problem.to_string(), |config| config.id)
         });
-        assert_eq!(read.collect::<Vec<_>>(), ["a", "b", "not a JSON object"]);
+        let read: Vec<_> = read.collect();
+        assert_eq!(read[..3], ["a", "b", "not a JSON object"]);
+        assert!(read[3].starts_with("id \"no id\" cannot be part"), "{read:?}");
         assert_eq!(document.0[2].place, "enrichedConnections.e");
     }
 }
