@@ -12,21 +12,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An address that could be read; connects when asked to.
-#[derive(Clone)]
-pub(crate) struct RedisClient(Client);
+pub(crate) struct RedisClient(Box<Client>);
 
 impl RedisClient {
     /// With `ca`, certificates as PEM, every connection is encrypted and only these are trusted.
     pub(crate) fn new(url: &str, ca: Option<&str>) -> Result<RedisClient, RedisError> {
         let Some(ca) = ca else {
-            return Client::open(url).map(RedisClient);
+            return Ok(RedisClient(Box::new(Client::open(url)?)));
         };
         let url = match url.strip_prefix("redis://") {
             Some(rest) => format!("rediss://{rest}"),
             None => url.to_owned(),
         };
         let trusted = TlsCertificates { client_tls: None, root_cert: Some(ca.as_bytes().to_vec()) };
-        Client::build_with_tls(url, trusted).map(RedisClient)
+        Ok(RedisClient(Box::new(Client::build_with_tls(url, trusted)?)))
     }
 
     /// The number of the database that the address names.

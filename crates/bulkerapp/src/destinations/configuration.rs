@@ -130,7 +130,10 @@ impl Configuration {
     /// The source answered; `None`: nothing new.
     fn take(&mut self, document: Option<Document>) {
         let now = SystemTime::now();
-        if let Some(document) = document {
+        let is_known = |document: &Document| {
+            self.confirmed.borrow().as_ref().is_some_and(|known| *known.document == *document)
+        };
+        if let Some(document) = document.filter(|document| !is_known(document)) {
             let Changes { added, changed, removed } =
                 self.destinations.apply(&self.source.complete(&document));
             if added + changed + removed > 0 {
@@ -177,10 +180,9 @@ impl Configuration {
         let reason = error.to_string();
         let Some(copy) = self.copies.newest().await else {
             if !error.is_missing {
-                let copies = if self.copies.is_none() {
-                    "no copy is kept, for neither CACHE_DIR nor REDIS_URL is set for it"
-                } else {
-                    "there is no copy yet"
+                let copies = match self.copies.is_none() {
+                    true => "no copy of it is kept",
+                    false => "there is no usable copy of it",
                 };
                 return Err(ConfigurationError::Unreadable { name, reason, copies });
             }

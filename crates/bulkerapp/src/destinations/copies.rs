@@ -63,8 +63,7 @@ pub(super) struct Copies {
 /// What a place has.
 struct Kept {
     place: Place,
-    /// As it was written down there.
-    stored: Option<Vec<u8>>,
+    stored: Option<Arc<Document>>,
     tried_at: Option<SystemTime>,
     is_failing: bool,
 }
@@ -147,12 +146,8 @@ impl Copies {
     }
 
     async fn keep(&mut self, latest: &Confirmed) {
-        if self.is_none() {
-            return;
-        }
-        let bytes = latest.document.encode(self.format);
         for kept in &mut self.places {
-            kept.keep(&bytes, latest.at).await;
+            kept.keep(latest, self.format).await;
         }
     }
 }
@@ -162,20 +157,20 @@ impl Kept {
         Kept { place, stored: None, tried_at: None, is_failing: false }
     }
 
-    async fn keep(&mut self, bytes: &[u8], at: SystemTime) {
-        let is_stored = self.stored.as_deref() == Some(bytes);
+    async fn keep(&mut self, Confirmed { document, at }: &Confirmed, format: Format) {
+        let is_stored = self.stored.as_ref().is_some_and(|stored| stored == document);
         let age = self.tried_at.and_then(|tried_at| at.duration_since(tried_at).ok());
         if (is_stored || self.is_failing) && age.is_some_and(|age| age < CONFIRM_EVERY) {
             return;
         }
-        self.tried_at = Some(at);
+        self.tried_at = Some(*at);
         let done = match is_stored {
-            true => self.place.touch(at).await,
-            false => self.place.store(bytes.to_vec(), at).await,
+            true => self.place.touch(*at).await,
+            false => self.place.store(document.encode(format), *at).await,
         };
         match done {
             Ok(()) => {
-                self.stored = Some(bytes.to_vec());
+                self.stored = Some(document.clone());
                 if std::mem::take(&mut self.is_failing) {
                     info!(place = self.place.name(), "copy of the configuration is kept again");
                 }
@@ -232,7 +227,7 @@ impl Place {
             }
             Place::Redis { client, key } => {
                 let fields = [(DOCUMENT, bytes), (CONFIRMED_AT, text(at).into_bytes())];
-                put(client, key, &fields).await
+                put(client, key, &fields).await.map(drop)
             }
         }
     }
@@ -244,7 +239,11 @@ impl Place {
                 file.and_then(|file| file.set_modified(at)).map_err(|error| error.to_string())
             }
             Place::Redis { client, key } => {
-                put(client, key, &[(CONFIRMED_AT, text(at).into_bytes())]).await
+                let fields = [(CONFIRMED_AT, text(at).into_bytes())];
+                match put(client, key, &fields).await? {
+                    true => Ok(()),
+                    false => Err("the copy there is gone".to_owned()),
+                }
             }
         }
     }
@@ -266,11 +265,14 @@ fn text(at: SystemTime) -> String {
     Timestamp::try_from(at).map(|at| at.to_string()).unwrap_or_default()
 }
 
-async fn put(client: &RedisClient, key: &str, fields: &[(&str, Vec<u8>)]) -> Result<(), String> {
+/// Returns whether a document was there before.
+async fn put(client: &RedisClient, key: &str, fields: &[(&str, Vec<u8>)]) -> Result<bool, String> {
     let put = async {
         let mut pipeline = redis::pipe();
-        pipeline.atomic().hset_multiple(key, fields).ignore().expire(key, REDIS_EXPIRY).ignore();
-        pipeline.exec_async(&mut client.connect().await?).await
+        pipeline.atomic().hexists(key, DOCUMENT);
+        pipeline.hset_multiple(key, fields).ignore().expire(key, REDIS_EXPIRY).ignore();
+        let (was_there,): (bool,) = pipeline.query_async(&mut client.connect().await?).await?;
+        Ok(was_there)
     };
     in_time(put).await
 }

@@ -191,6 +191,8 @@ async fn a_password_that_is_repaired_repairs_its_destination_without_a_restart()
         error.contains("password authentication failed") && !error.contains("not-this-one")
     })
     .await?;
+    assert!(is_counted(&app, "bulkerapp_consumer_error{", &["destinationId=\"one\""]).await?);
+    app.service.wait_for_line("password authentication failed", PATIENCE).await?;
     console.set(&json!([right]));
     loaded_to(&database, &name, 1).await?;
     wait_for_health(&app, PATIENCE, |details| details["failingTopics"].is_null()).await?;
