@@ -36,6 +36,8 @@ pub struct Config {
     #[command(flatten)]
     pub loader: LoaderConfig,
     #[command(flatten)]
+    pub retries: RetryConfig,
+    #[command(flatten)]
     pub later: LaterConfig,
 }
 
@@ -68,24 +70,12 @@ pub struct ServerConfig {
     pub shutdown_timeout_sec: Duration,
 }
 
-/// Settings that are accepted and have no effect yet, or none any more.
+/// How refused events are tried again.
 #[derive(Debug, Clone, Args)]
-pub struct LaterConfig {
-    /// Redis of the events log.
-    #[arg(long)]
-    pub events_log_redis_url: Option<String>,
-    /// Events per stream of the events log.
-    #[arg(long, default_value = "1000", value_parser = integer::<u32>)]
-    pub events_log_max_size: u32,
-    /// Seconds without a message that end a batch.
-    #[arg(long, default_value = "5", value_parser = seconds)]
-    pub batch_runner_wait_for_messages_sec: Duration,
+pub struct RetryConfig {
     /// Seconds between two runs over a retry topic.
-    #[arg(long, default_value = "300", value_parser = seconds)]
-    pub batch_runner_default_retry_period_sec: Duration,
-    /// Share of a batch that is retried at a time.
-    #[arg(long, default_value = "0.1", value_parser = float)]
-    pub batch_runner_default_retry_batch_fraction: f64,
+    #[arg(long, default_value = "300", value_parser = integer::<u32>)]
+    pub batch_runner_default_retry_period_sec: u32,
     /// Messages per batch of a retry topic.
     #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
     pub retry_consumer_batch_size: u32,
@@ -98,6 +88,23 @@ pub struct LaterConfig {
     /// Minutes, the longest pause between attempts.
     #[arg(long, default_value = "1440", value_parser = float)]
     pub messages_retry_backoff_max_delay: f64,
+}
+
+/// Settings that are accepted and have no effect yet, or none any more.
+#[derive(Debug, Clone, Args)]
+pub struct LaterConfig {
+    /// Redis of the events log.
+    #[arg(long)]
+    pub events_log_redis_url: Option<String>,
+    /// Events per stream of the events log.
+    #[arg(long, default_value = "1000", value_parser = integer::<u32>)]
+    pub events_log_max_size: u32,
+    /// Seconds without a message that end a batch.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub batch_runner_wait_for_messages_sec: Duration,
+    /// Share of a batch that is retried at a time.
+    #[arg(long, default_value = "0.1", value_parser = float)]
+    pub batch_runner_default_retry_batch_fraction: f64,
     /// Destination of relayed metrics.
     #[arg(long)]
     pub metrics_relay_destination: Option<String>,

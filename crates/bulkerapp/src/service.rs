@@ -9,7 +9,9 @@ use appbase::{
     http::{Server, ServerLimits},
     lifecycle::{Deadline, stop_on_signal},
 };
-use kafkabase::{AckMode, AckProducer, Admin, FetcherSettings, ProducerMetrics};
+use kafkabase::{
+    AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics, TopicSettings,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -18,8 +20,8 @@ use crate::{
     config::Config,
     destinations::{Configuration, ConfigurationStatus, Destinations},
     loading::{
-        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Shard,
-        TargetSettings, Targets,
+        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, ParkingConfig,
+        Shard, SharedRetry, TargetDefaults, Targets,
     },
     metrics, routes,
     state::{AppState, Limits},
@@ -31,6 +33,8 @@ use crate::{
 const CLIENT_ID: &str = "bulkerapp";
 /// The longest an administrative call may take; the original's second is too short for a coordinator's move.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long Kafka may take for refused events, while their load waits.
+const PARK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Looks at the cluster that may fail in a row before the service is not ready.
 const MISSED_LOOKS: u32 = 10;
 /// How often the producer's queue is measured.
@@ -142,7 +146,19 @@ fn start_loading(
     }
     let workers = config.loader.loader_workers as usize;
     let per_destination = workers.div_ceil(2);
+    let retries = &config.retries;
     let loading = LoadingConfig {
+        producer: ConfirmedProducer::new(&config.kafka, CLIENT_ID, PARK_TIMEOUT)
+            .context("Kafka's settings")?,
+        parking: ParkingConfig {
+            topic_prefix: config.kafka.kafka_topic_prefix.clone(),
+            dead_letter_topic: config.kafka.kafka_destinations_dead_letter_topic_name.clone(),
+            retry_settings: TopicSettings::retry(&config.kafka),
+            dead_letter_settings: TopicSettings::dead_letter(&config.kafka),
+            retry_count: retries.messages_retry_count,
+            backoff_base: retries.messages_retry_backoff_base,
+            backoff_max: retries.messages_retry_backoff_max_delay,
+        },
         client: client.clone(),
         fetcher: FetcherSettings {
             fetch_message_max_bytes: config.kafka.kafka_fetch_message_max_bytes as usize,
@@ -152,6 +168,7 @@ fn start_loading(
         memory_limit: (config.loader.loader_memory_limit_mb as usize) << 20,
         claim_every: config.loader.loader_claim_period_sec,
         stall_after: config.loader.loader_stall_timeout_sec,
+        retry_batch_size: retries.retry_consumer_batch_size as usize,
         loader: LoaderSettings {
             workers,
             workers_per_destination: per_destination,
@@ -160,14 +177,23 @@ fn start_loading(
         },
     };
     // a run needs two connections at most: one loads, one asks
-    let settings = TargetSettings {
-        connections: u32::try_from(per_destination * 2).unwrap_or(u32::MAX),
+    let connections = u32::try_from(per_destination * 2).unwrap_or(u32::MAX);
+    let defaults = TargetDefaults {
         period: i64::from(config.server.batch_runner_default_period_sec),
+        retry_period: i64::from(retries.batch_runner_default_retry_period_sec),
         batch_size: u64::from(config.server.batch_runner_default_batch_size),
+        remember_fates: 2
+            * (config.kafka.kafka_retry_topic_retention_hours
+                + config.kafka.kafka_topic_retention_hours
+                + config.kafka.kafka_dead_topic_retention_hours),
     };
-    let targets = Arc::new(Targets::new(destinations.clone(), settings));
+    let targets = Arc::new(Targets::new(destinations.clone(), connections, defaults));
     let shard = Shard { index: config.server.instance_index, count: config.server.shards };
-    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, shard));
+    let shared_retry = SharedRetry {
+        topic: config.kafka.kafka_destinations_retry_topic_name.clone(),
+        period: defaults.retry_period,
+    };
+    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, shard, shared_retry));
     loading::spawn(loading, source, stop).context("Kafka's settings")
 }
 

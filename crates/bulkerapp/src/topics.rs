@@ -42,6 +42,8 @@ pub struct TopicSnapshot {
     /// When it was; `None` before the first.
     pub at: Option<(Instant, SystemTime)>,
     pub topics: HashMap<String, OurTopic>,
+    /// Whether the retry topic is there that all destinations share.
+    pub has_shared_retry: bool,
     /// Our topics with fewer than two replicas.
     pub few_replicas: usize,
     /// Our topics that take an event with fewer than two replicas in sync.
@@ -52,6 +54,7 @@ pub struct TopicSnapshot {
 pub struct Topics {
     admin: Admin,
     prefix: String,
+    shared_retry: String,
     settings: TopicSettings,
     standing: StandingTopics,
     destinations: Arc<Destinations>,
@@ -70,6 +73,7 @@ impl Topics {
         Topics {
             admin,
             prefix: config.kafka_topic_prefix.clone(),
+            shared_retry: config.kafka_destinations_retry_topic_name.clone(),
             settings: TopicSettings::table(config),
             standing: StandingTopics::new(config),
             destinations,
@@ -202,6 +206,7 @@ impl Topics {
         };
         let mut abandoned = 0;
         for topic in all {
+            snapshot.has_shared_retry |= topic.name == self.shared_retry;
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };

@@ -3,6 +3,7 @@
 mod admin;
 mod client_log;
 mod config;
+mod confirmed;
 mod create;
 mod fetcher;
 mod native;
@@ -12,6 +13,7 @@ mod topic;
 
 pub use admin::Admin;
 pub use config::{AckMode, KafkaConfig, SaslSettings};
+pub use confirmed::{ConfirmedProducer, Record, Unconfirmed};
 pub use create::{TopicMetadata, TopicSettings};
 pub use fetcher::{Fetcher, FetcherSettings, PartitionReader};
 pub use native::{

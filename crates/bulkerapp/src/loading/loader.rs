@@ -11,7 +11,7 @@ use std::{
 };
 
 use appbase::telemetry::chain;
-use kafkabase::{Fetcher, OffsetSpec};
+use kafkabase::{Fetcher, Mode, OffsetSpec};
 use tokio::{
     sync::watch,
     task::{Id, JoinSet},
@@ -24,6 +24,7 @@ use super::{
     backlog::Backlog,
     metrics,
     reader::ReadError,
+    retries::RetryRun,
     run::{RunContext, RunEnd, RunError, TopicRun},
     schedule,
     start::HoldReason,
@@ -52,8 +53,21 @@ pub struct LoaderSettings {
 pub trait LoadSource: Send + Sync + 'static {
     /// The topics that this instance owns. Called often; cheap.
     fn owned_topics(&self) -> Vec<Arc<OwnedTopic>>;
+    /// When the topic runs, as it is configured now.
+    fn schedule(&self, topic: &OwnedTopic) -> Option<TopicSchedule>;
     /// The destination as it is configured now.
     fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>>;
+}
+
+/// When a topic runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSchedule {
+    /// What the start within the period depends on: the destination's id.
+    pub id: String,
+    /// Seconds.
+    pub period: i64,
+    /// Spreads the runs over the whole period.
+    pub spread_tables: bool,
 }
 
 /// What the loader says of itself.
@@ -151,10 +165,10 @@ impl<S: LoadSource> Loader<S> {
             self.topics.retain(|name, state| state.is_running || names.contains(name));
         }
         for topic in owned {
-            let Some(target) = self.source.target(&topic.destination_id) else {
+            let Some(schedule) = self.source.schedule(&topic) else {
                 continue;
             };
-            let period = target.period;
+            let period = schedule.period;
             let state = self.topics.entry(topic.name.clone()).or_insert_with(|| TopicState {
                 topic,
                 period: 0,
@@ -169,9 +183,9 @@ impl<S: LoadSource> Loader<S> {
             if state.period != period {
                 let delay = schedule::delay(
                     &state.topic.name,
-                    &state.topic.destination_id,
+                    &schedule.id,
                     period,
-                    target.spread_tables,
+                    schedule.spread_tables,
                 );
                 state.period = period;
                 state.start = schedule::first_start(now, period, delay);
@@ -206,9 +220,10 @@ impl<S: LoadSource> Loader<S> {
             if *of_destination >= self.settings.workers_per_destination {
                 continue;
             }
-            let Some(target) = self.source.target(&topic.destination_id) else {
+            let target = self.source.target(&topic.destination_id);
+            if target.is_none() && topic.mode != Mode::Retry {
                 continue;
-            };
+            }
             *of_destination += 1;
             free -= 1;
             self.start_run(topic, target, stop.clone());
@@ -218,7 +233,7 @@ impl<S: LoadSource> Loader<S> {
     fn start_run(
         &mut self,
         topic: Arc<OwnedTopic>,
-        target: Arc<LoadTarget>,
+        target: Option<Arc<LoadTarget>>,
         stop: CancellationToken,
     ) {
         let name = topic.name.clone();
@@ -228,7 +243,13 @@ impl<S: LoadSource> Loader<S> {
         let context = self.context.clone();
         let span = info_span!("run", topic = name, destination_id = topic.destination_id);
         let run = async move {
-            TopicRun { context: &context, topic: &topic, target: &target, stop: &stop }.run().await
+            let (context, stop) = (&context, &stop);
+            match target {
+                Some(target) if topic.mode != Mode::Retry => {
+                    TopicRun { context, topic: &topic, target: &target, stop }.run().await
+                }
+                _ => RetryRun { context, topic: &topic, stop }.run().await,
+            }
         };
         let task = self.runs.spawn(run.instrument(span));
         self.running.insert(task.id(), name);
@@ -297,7 +318,11 @@ impl<S: LoadSource> Loader<S> {
         let now = Instant::now();
         let mut status = LoaderStatus::default();
         for (name, state) in &self.topics {
-            let age = state.backlog.age(now).as_secs_f64();
+            // what waits in a retry topic waits on purpose
+            let age = match state.topic.mode {
+                Mode::Retry => 0.0,
+                _ => state.backlog.age(now).as_secs_f64(),
+            };
             metrics::set_backlog(&state.topic, state.backlog.size(), age);
             status.oldest_unloaded_age_seconds = status.oldest_unloaded_age_seconds.max(age);
             if let Some(reason) = state.held {
@@ -318,16 +343,13 @@ impl<S: LoadSource> Loader<S> {
                 self.run_ended(ended);
             }
             let mut handovers = JoinSet::new();
-            for state in self.topics.values().filter(|state| state.topic.is_claimed()) {
-                let Some(target) = self.source.target(&state.topic.destination_id) else {
-                    continue;
-                };
+            for state in self.topics.values() {
+                let target = self.source.target(&state.topic.destination_id);
                 let (context, topic, stop) =
                     (self.context.clone(), state.topic.clone(), stop.clone());
                 handovers.spawn(async move {
-                    let run =
-                        TopicRun { context: &context, topic: &topic, target: &target, stop: &stop };
-                    if let Err(error) = run.hand_over().await {
+                    if let Err(error) = hand_over(&context, &topic, target.as_deref(), &stop).await
+                    {
                         warn!(
                             topic = topic.name,
                             error = %chain(&error),
@@ -343,6 +365,22 @@ impl<S: LoadSource> Loader<S> {
         } else {
             info!("loader stopped");
         }
+    }
+}
+
+/// Brings Kafka to where the topic stands.
+async fn hand_over(
+    context: &RunContext,
+    topic: &Arc<OwnedTopic>,
+    target: Option<&LoadTarget>,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    match target {
+        _ if topic.mode == Mode::Retry => RetryRun { context, topic, stop }.hand_over().await,
+        Some(target) if topic.is_claimed() => {
+            TopicRun { context, topic, target, stop }.hand_over().await
+        }
+        _ => Ok(()),
     }
 }
 

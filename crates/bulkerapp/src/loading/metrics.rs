@@ -2,24 +2,22 @@
 
 use std::sync::LazyLock;
 
+use super::{batch_load::Loaded, start::Notice, target::OwnedTopic};
 use prometheus::{
     GaugeVec, IntCounterVec, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
     register_int_gauge_vec,
 };
-use warehouse::LoadReport;
-
-use super::{start::Notice, target::OwnedTopic};
 
 const TOPIC: [&str; 4] = ["topicId", "mode", "destinationId", "tableName"];
 
 macro_rules! topic_labels {
     ($topic:expr $(, $more:expr)*) => {
-        &[$topic.name.as_str(), $topic.mode, $topic.destination_id.as_str(), $topic.table.as_str() $(, $more)*]
+        &[$topic.name.as_str(), $topic.mode.as_str(), $topic.destination_id.as_str(), $topic.table.as_str() $(, $more)*]
     };
 }
 
-/// Events by what became of them. Labels: those of a topic, `status` (`consumed`, `processed`,
-/// `processedBytes`, `failed`).
+/// Events by what became of them. Labels: those of a topic, `status` (`consumed`, `processed`, `processedBytes`,
+/// `retried`, `skipped`, `failed`, `retryScheduled`, `deadLettered`, `expired`).
 static CONSUMER_MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_consumer_messages",
@@ -159,14 +157,48 @@ pub fn register() {
     LazyLock::force(&UNLOADED_AGE);
 }
 
-pub(super) fn count_batch(topic: &OwnedTopic, received: u64, bytes: u64, report: &LoadReport) {
+pub(super) fn count_batch(topic: &OwnedTopic, loaded: &Loaded) {
+    let Loaded { report, counts } = loaded;
     let of_table = &[topic.destination_id.as_str(), topic.table.as_str()];
-    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "consumed")).inc_by(received);
-    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "processed")).inc_by(received);
-    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "processedBytes")).inc_by(bytes);
-    MESSAGE_STATUSES.with_label_values(&[of_table[0], of_table[1], "success"]).inc_by(received);
+    let refused = counts.sent_to_retry + counts.dead;
+    let processed = counts.consumed.saturating_sub(refused);
+    let by_status = [
+        ("consumed", counts.consumed),
+        ("processed", processed),
+        ("processedBytes", counts.bytes),
+        ("retried", counts.retried),
+        ("skipped", counts.dropped),
+        ("failed", refused),
+        ("retryScheduled", counts.sent_to_retry),
+        ("deadLettered", counts.dead),
+    ];
+    for (status, count) in by_status.into_iter().filter(|(_, count)| *count > 0) {
+        CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, status)).inc_by(count);
+    }
+    let of_connection = [
+        ("success", processed),
+        ("error", refused),
+        ("retried", counts.retried),
+        ("deadLettered", counts.dead),
+    ];
+    for (status, count) in of_connection.into_iter().filter(|(_, count)| *count > 0) {
+        MESSAGE_STATUSES.with_label_values(&[of_table[0], of_table[1], status]).inc_by(count);
+    }
     LOADED_ROWS.with_label_values(of_table).inc_by(report.counts.loaded);
     MERGED_EVENTS.with_label_values(of_table).inc_by(report.counts.merged);
+}
+
+/// Events that left a retry topic.
+pub(super) fn count_moves(topic: &OwnedTopic, moved: u64, dead: u64) {
+    let by_status = [("consumed", moved + dead), ("retryScheduled", moved), ("deadLettered", dead)];
+    for (status, count) in by_status.into_iter().filter(|(_, count)| *count > 0) {
+        CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, status)).inc_by(count);
+    }
+}
+
+/// Events that retention cut from a retry topic: they are lost.
+pub(super) fn count_expired_retries(topic: &OwnedTopic, count: u64) {
+    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "expired")).inc_by(count);
 }
 
 pub(super) fn count_failed_batch(topic: &OwnedTopic, received: u64) {

@@ -5,12 +5,18 @@
 //! the load (`offsets`).
 
 mod backlog;
+mod batch_load;
+mod envelope;
+mod groups;
 mod loader;
 mod mark;
 mod memory;
 mod metrics;
 mod offsets;
+mod origins;
+mod parking;
 mod reader;
+mod retries;
 mod run;
 mod schedule;
 mod settings;
@@ -22,8 +28,9 @@ mod targets;
 
 pub use loader::{LoaderSettings, LoaderStatus};
 pub use metrics::register as register_metrics;
+pub use parking::ParkingConfig;
 pub use settings::LoaderConfig;
-pub use source::{OwnedTopics, Shard};
+pub use source::{OwnedTopics, Shard, SharedRetry};
 pub use spawn::{Loading, LoadingConfig, spawn};
-pub use target::LoadTarget;
-pub use targets::{Opened, TargetSettings, Targets};
+pub use target::{LoadTarget, TargetDefaults};
+pub use targets::{Opened, Targets};

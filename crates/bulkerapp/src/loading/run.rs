@@ -10,17 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kafkabase::{Admin, AdminError, Fetcher, OffsetSpec};
+use kafkabase::{Admin, AdminError, Fetcher, OffsetSpec, Unconfirmed};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use warehouse::{LoadError, LoadOptions, Refusals, SchemaChanges};
+use warehouse::LoadError;
 
 use super::{
+    batch_load::BatchLoad,
+    groups::GroupPlan,
     mark::{Group, Mark},
     memory::MemoryBudget,
     metrics,
-    offsets::{BatchEnd, Offsets, OffsetsRow, RowKey},
+    offsets::{Offsets, OffsetsRow, RowKey},
+    parking::{ParkError, Parking},
     reader::{ParsedBatch, ReadError, ReadPlan, read_batches},
     start::{Decision, Facts, HoldReason, Notice, decide, is_another_topic},
     target::{LoadTarget, OwnedTopic},
@@ -29,10 +32,6 @@ use super::{
 /// How often a run starts over in a row before it gives the topic back to the schedule.
 const MAX_STARTS: usize = 5;
 
-/// Refused rows have nowhere to go yet: they hold their topic.
-const LOAD: LoadOptions =
-    LoadOptions { refusals: Refusals::Fail, schema_changes: SchemaChanges::BeforeLoad };
-
 /// What all runs share.
 #[derive(Clone)]
 pub(super) struct RunContext {
@@ -40,10 +39,15 @@ pub(super) struct RunContext {
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) cluster_id: String,
     pub(super) memory: MemoryBudget,
+    /// The way out for refused events.
+    pub(super) parking: Arc<Parking>,
     /// How often a long run repeats its claim.
     pub(super) claim_every: Duration,
     /// How long nothing may arrive before a read counts as stuck.
     pub(super) stall_after: Duration,
+    /// Records of a retry topic that are moved at a time.
+    pub(super) retry_batch_size: usize,
+    pub(super) topic_prefix: String,
 }
 
 /// Where a run left its topic.
@@ -66,6 +70,10 @@ pub(super) enum RunError {
     Read(#[from] ReadError),
     #[error("the warehouse did not take the batch")]
     Load(#[from] LoadError),
+    #[error("refused events cannot be moved")]
+    Move(#[from] Unconfirmed),
+    #[error("refused events cannot be parked")]
+    Park(#[from] ParkError),
     #[error("the reading thread ended before its end")]
     ReaderDied,
     #[error("the offsets row kept moving: another loader is at work")]
@@ -79,8 +87,8 @@ impl RunError {
             RunError::Kafka(_) => "kafka error",
             RunError::Assign(_) => "assignment_error",
             RunError::Read(ReadError::Stalled { .. }) => "stalled",
-            RunError::Read(ReadError::Row { .. }) => "row_error",
             RunError::Read(_) | RunError::ReaderDied => "consumer_error",
+            RunError::Move(_) | RunError::Park(_) => "retry_topic_error",
             RunError::Load(error) if error.is_retriable() => "warehouse_unavailable",
             RunError::Load(_) => "bulker_stream_error",
             RunError::Contended => "contended",
@@ -98,7 +106,7 @@ enum Attempt {
 /// One run over one topic.
 pub(super) struct TopicRun<'a> {
     pub(super) context: &'a RunContext,
-    pub(super) topic: &'a OwnedTopic,
+    pub(super) topic: &'a Arc<OwnedTopic>,
     pub(super) target: &'a LoadTarget,
     pub(super) stop: &'a CancellationToken,
 }
@@ -279,16 +287,10 @@ impl TopicRun<'_> {
         row: &OffsetsRow,
         batch: ParsedBatch,
     ) -> Result<Option<i64>, LoadError> {
-        let ParsedBatch { batches, next_offset, received, bytes, last_timestamp_ms, held, .. } =
-            batch;
+        let (next_offset, received) = (batch.next_offset, batch.received);
         let key = self.key();
-        let end = BatchEnd { next_offset, received, last_timestamp_ms };
-        let checkpoint = offsets.checkpoint(&key, row, end);
-        let loaded = self.target.postgres.load(batches, Some(&checkpoint), LOAD).await;
-        drop(held);
-        match loaded {
-            Ok(report) => {
-                metrics::count_batch(self.topic, received, bytes, &report);
+        match self.batch_load(&key).load(offsets, row, batch).await {
+            Ok(_) => {
                 debug!(
                     topic = self.topic.name,
                     next_offset, received, "batch loaded, row moved with it"
@@ -328,13 +330,15 @@ impl TopicRun<'_> {
     ) -> Result<mpsc::Receiver<Result<ParsedBatch, ReadError>>, RunError> {
         let reader = self.context.fetcher.read(&self.topic.name, self.topic.partition, start)?;
         let plan = ReadPlan {
-            topic: self.topic.name.clone(),
-            table: self.topic.table.clone(),
+            events: GroupPlan {
+                topic: self.topic.name.clone(),
+                table: self.topic.table.clone(),
+                options: self.target.options.clone(),
+            },
             start,
             end,
             batch_size: self.target.batch_size,
             batch_size_bytes: self.target.batch_size_bytes,
-            options: self.target.options.clone(),
             stall_after: self.context.stall_after,
         };
         let (sender, receiver) = mpsc::channel(1);
@@ -363,12 +367,12 @@ impl TopicRun<'_> {
         }
         let mut batches = self.read(next, end)?;
         while let Some(batch) = batches.recv().await {
-            let ParsedBatch { batches, next_offset, received, bytes, .. } = batch?;
+            let batch = batch?;
             if self.stop.is_cancelled() {
                 break;
             }
-            let report = self.target.postgres.load(batches, None, LOAD).await?;
-            metrics::count_batch(self.topic, received, bytes, &report);
+            let next_offset = batch.next_offset;
+            self.batch_load(&self.key()).load_at_least_once(batch).await?;
             let loaded = kafkabase::GroupOffset { offset: next_offset, metadata: String::new() };
             admin.set_group_offset(topic, topic, partition, loaded).await?;
             next = next_offset;
@@ -430,6 +434,11 @@ impl TopicRun<'_> {
             offset: row.next_offset,
             began: row.began,
         }
+    }
+
+    fn batch_load<'b>(&'b self, key: &'b RowKey) -> BatchLoad<'b> {
+        let (topic, target, parking) = (self.topic, self.target, &self.context.parking);
+        BatchLoad { topic, target, parking, key }
     }
 
     fn key(&self) -> RowKey {

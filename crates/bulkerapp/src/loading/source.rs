@@ -6,7 +6,7 @@ use kafkabase::{Mode, fnv1a};
 use tracing::error;
 
 use super::{
-    loader::LoadSource,
+    loader::{LoadSource, TopicSchedule},
     metrics,
     target::{LoadTarget, OwnedTopic},
     targets::{Opened, Targets},
@@ -18,6 +18,7 @@ pub struct OwnedTopics {
     topics: Arc<Topics>,
     targets: Arc<Targets>,
     shard: Shard,
+    shared_retry: SharedRetry,
     owned: Mutex<OwnedOfSnapshot>,
 }
 
@@ -26,6 +27,14 @@ pub struct OwnedTopics {
 struct OwnedOfSnapshot {
     of: Option<(Arc<TopicSnapshot>, Arc<Opened>)>,
     topics: Vec<Arc<OwnedTopic>>,
+}
+
+/// The retry topic that all destinations share.
+#[derive(Debug, Clone)]
+pub struct SharedRetry {
+    pub topic: String,
+    /// Seconds between two runs over it.
+    pub period: i64,
 }
 
 /// Which topics are ours among several instances: `fnv1a(topic) % count == index`.
@@ -43,20 +52,25 @@ impl Shard {
 }
 
 impl OwnedTopics {
-    pub fn new(topics: Arc<Topics>, targets: Arc<Targets>, shard: Shard) -> OwnedTopics {
-        OwnedTopics { topics, targets, shard, owned: Mutex::default() }
+    pub fn new(
+        topics: Arc<Topics>,
+        targets: Arc<Targets>,
+        shard: Shard,
+        shared_retry: SharedRetry,
+    ) -> OwnedTopics {
+        OwnedTopics { topics, targets, shard, shared_retry, owned: Mutex::default() }
     }
 
     fn find(&self, snapshot: &TopicSnapshot, opened: &Opened) -> Vec<Arc<OwnedTopic>> {
         let mut owned = Vec::new();
         for topic in snapshot.topics.values() {
-            let is_ours = topic.id.mode == Mode::Batch
+            let is_ours = matches!(topic.id.mode, Mode::Batch | Mode::Retry)
                 && opened.get(&topic.id.destination_id).is_some()
                 && self.shard.owns(&topic.name);
             if !is_ours {
                 continue;
             }
-            let (mode, table) = (Mode::Batch.as_str(), topic.id.table.as_str());
+            let (mode, table) = (topic.id.mode, topic.id.table.as_str());
             let found = OwnedTopic::new(&topic.name, &topic.id.destination_id, mode, table);
             if topic.partitions == 1 {
                 owned.push(Arc::new(found));
@@ -68,6 +82,10 @@ impl OwnedTopics {
                     "topic is not loaded: it must have one partition"
                 );
             }
+        }
+        let shared = &self.shared_retry.topic;
+        if snapshot.has_shared_retry && self.shard.owns(shared) {
+            owned.push(Arc::new(OwnedTopic::new(shared, "", Mode::Retry, "")));
         }
         owned
     }
@@ -86,6 +104,24 @@ impl LoadSource for OwnedTopics {
             cached.of = Some((snapshot, opened));
         }
         cached.topics.clone()
+    }
+
+    fn schedule(&self, topic: &OwnedTopic) -> Option<TopicSchedule> {
+        if topic.destination_id.is_empty() {
+            let id = format!("{}_{}", topic.name, self.shard.index % self.shard.count);
+            return Some(TopicSchedule {
+                id,
+                period: self.shared_retry.period,
+                spread_tables: false,
+            });
+        }
+        let target = self.targets.get(&topic.destination_id)?;
+        let period = match topic.mode {
+            Mode::Retry => target.retry_period,
+            _ => target.period,
+        };
+        let (id, spread_tables) = (topic.destination_id.clone(), target.spread_tables);
+        Some(TopicSchedule { id, period, spread_tables })
     }
 
     fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {

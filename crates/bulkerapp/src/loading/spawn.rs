@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kafkabase::{Admin, Fetcher, FetcherSettings};
+use kafkabase::{Admin, ConfirmedProducer, Fetcher, FetcherSettings};
 use rdkafka::{ClientConfig, error::KafkaError};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,7 @@ use tracing::warn;
 use super::{
     loader::{LoadSource, Loader, LoaderSettings, LoaderStatus},
     memory::MemoryBudget,
+    parking::{Parking, ParkingConfig},
     run::RunContext,
 };
 
@@ -18,7 +19,7 @@ use super::{
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What the loader needs of Kafka and of memory.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LoadingConfig {
     /// Brokers and security.
     pub client: ClientConfig,
@@ -31,7 +32,12 @@ pub struct LoadingConfig {
     pub claim_every: Duration,
     /// How long nothing may arrive before a read counts as stuck.
     pub stall_after: Duration,
+    /// Records of a retry topic that are moved at a time.
+    pub retry_batch_size: usize,
     pub loader: LoaderSettings,
+    /// Sends refused events away.
+    pub producer: ConfirmedProducer,
+    pub parking: ParkingConfig,
 }
 
 /// A loader at work.
@@ -50,6 +56,7 @@ pub fn spawn<S: LoadSource>(
     let (sender, status) = watch::channel(LoaderStatus::default());
     let admin = Admin::new(&config.client, config.admin_timeout)?;
     let fetcher = Arc::new(Fetcher::new(&config.client, &config.fetcher)?);
+    let parking = Parking::new(config.producer.clone(), admin.clone(), config.parking.clone());
     let task = tokio::spawn(async move {
         let Some(cluster_id) = cluster_id(&admin, &stop).await else {
             return;
@@ -59,8 +66,11 @@ pub fn spawn<S: LoadSource>(
             fetcher,
             cluster_id,
             memory: MemoryBudget::new(config.memory_limit),
+            parking: Arc::new(parking),
             claim_every: config.claim_every,
             stall_after: config.stall_after,
+            retry_batch_size: config.retry_batch_size.max(1),
+            topic_prefix: config.parking.topic_prefix.clone(),
         };
         let rebuild = {
             let (client, settings) = (config.client.clone(), config.fetcher.clone());

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use tracing::{error, info};
 use warehouse::postgres::{Credentials, Postgres, Settings};
 
-use super::target::LoadTarget;
+use super::target::{LoadTarget, TargetDefaults};
 use crate::{
     destinations::{Destination, Destinations, Snapshot},
     metrics,
@@ -23,21 +23,12 @@ use crate::{
 /// Pauses between attempts to open a destination: doubled from the first to the last.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
-/// How destinations are opened.
-#[derive(Debug, Clone)]
-pub struct TargetSettings {
-    /// Connections to each destination.
-    pub connections: u32,
-    /// Seconds between two runs over a topic, for a destination that names none.
-    pub period: i64,
-    /// Records per batch, for a destination that names none.
-    pub batch_size: u64,
-}
-
 /// All targets, following the configuration.
 pub struct Targets {
     destinations: Arc<Destinations>,
-    settings: TargetSettings,
+    /// To each destination.
+    connections: u32,
+    defaults: TargetDefaults,
     opened: ArcSwap<Opened>,
     /// Held while destinations are opened, so that each is opened once.
     opening: Mutex<()>,
@@ -71,10 +62,15 @@ impl Opened {
 
 impl Targets {
     /// Opens all destinations that can be loaded; nothing is connected yet. Needs a runtime.
-    pub fn new(destinations: Arc<Destinations>, settings: TargetSettings) -> Targets {
+    pub fn new(
+        destinations: Arc<Destinations>,
+        connections: u32,
+        defaults: TargetDefaults,
+    ) -> Targets {
         let targets = Targets {
             destinations,
-            settings,
+            connections,
+            defaults,
             opened: ArcSwap::default(),
             opening: Mutex::default(),
         };
@@ -149,16 +145,15 @@ impl Targets {
     }
 
     fn open_one(&self, destination: &Destination) -> Result<LoadTarget, String> {
-        let TargetSettings { connections, period, batch_size } = self.settings;
         // the value is not shown: it is a secret
         let credentials = Credentials::read(&destination.config.credentials)
             .map_err(|error| chain(&error).to_string())?;
         // one more: building a key on a table with rows takes a second connection
-        let settings = Settings { max_connections: connections + 1, ..Settings::default() };
+        let settings = Settings { max_connections: self.connections + 1, ..Settings::default() };
         let postgres =
             Postgres::new(&credentials, settings).map_err(|error| chain(&error).to_string())?;
         let options = destination.options.clone();
-        Ok(LoadTarget::new(&destination.config.id, postgres, options, (period, batch_size)))
+        Ok(LoadTarget::new(&destination.config.id, postgres, options, self.defaults))
     }
 }
 
@@ -185,8 +180,13 @@ mod tests {
 
     fn targets(value: Value) -> (Arc<Destinations>, Targets) {
         let destinations = Arc::new(samples::destinations(value));
-        let settings = TargetSettings { connections: 1, period: 300, batch_size: 10_000 };
-        (destinations.clone(), Targets::new(destinations, settings))
+        let defaults = TargetDefaults {
+            period: 300,
+            retry_period: 300,
+            batch_size: 10_000,
+            remember_fates: Duration::from_secs(3600),
+        };
+        (destinations.clone(), Targets::new(destinations, 1, defaults))
     }
 
     #[tokio::test]

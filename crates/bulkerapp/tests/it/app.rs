@@ -67,6 +67,19 @@ impl Setup {
         format!("{}in.id.{DESTINATION}.m.batch.t.{table}", self.prefix)
     }
 
+    pub(crate) fn retry_topic(&self) -> String {
+        format!("{}in.id.{DESTINATION}.m.retry.t._all_", self.prefix)
+    }
+
+    /// Each test has its own, as its own installation would.
+    pub(crate) fn dead_letter_topic(&self) -> String {
+        format!("{}dead-letter", self.prefix)
+    }
+
+    pub(crate) fn shared_retry_topic(&self) -> String {
+        format!("{}shared-retry", self.prefix)
+    }
+
     /// Starts the process and waits until it takes traffic.
     pub(crate) async fn start(&self) -> Result<App> {
         let mut app = self.spawn()?;
@@ -95,6 +108,8 @@ impl Setup {
             .env("BULKER_KAFKA_TOPIC_PREFIX", &self.prefix)
             .env("BULKER_KAFKA_TOPIC_REPLICATION_FACTOR", "1")
             .env("BULKER_TOPIC_MANAGER_REFRESH_PERIOD_SEC", "1")
+            .env("BULKER_KAFKA_DESTINATIONS_RETRY_TOPIC_NAME", self.shared_retry_topic())
+            .env("BULKER_KAFKA_DESTINATIONS_DEAD_LETTER_TOPIC_NAME", self.dead_letter_topic())
             .env("BULKER_SHUTDOWN_EXTRA_DELAY_SEC", "0")
             .env("BULKER_DESTINATION_IT", destination);
         for (name, value) in &self.environment {

@@ -7,4 +7,5 @@ mod crash;
 mod documented;
 mod intake;
 mod outage;
+mod refused;
 mod starts;

@@ -65,6 +65,23 @@ impl Message {
         }
     }
 
+    /// The key, if it has one.
+    pub fn key(&self) -> Option<&[u8]> {
+        // SAFETY: key and key_len describe memory that lives as long as the message.
+        unsafe {
+            if (*self.0).key.is_null() {
+                return None;
+            }
+            Some(slice::from_raw_parts((*self.0).key.cast(), (*self.0).key_len))
+        }
+    }
+
+    /// Whether there is a value at all.
+    pub fn is_tombstone(&self) -> bool {
+        // SAFETY: the pointer is valid until drop.
+        unsafe { (*self.0).payload.is_null() }
+    }
+
     /// Milliseconds since the epoch: when it was made or appended, as the topic is set up.
     pub fn timestamp_ms(&self) -> Option<i64> {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
@@ -90,6 +107,36 @@ impl Message {
                 return None;
             }
             Some(slice::from_raw_parts(value.cast(), size))
+        }
+    }
+
+    /// All headers, in their order.
+    pub fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
+        let mut headers = ptr::null_mut();
+        let mut all = Vec::new();
+        // SAFETY: headers, names and values belong to the message and live as long as it.
+        unsafe {
+            let found = sys::rd_kafka_message_headers(self.0, &mut headers);
+            if found != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return all;
+            }
+            loop {
+                let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+                let got = sys::rd_kafka_header_get_all(
+                    headers,
+                    all.len(),
+                    &mut name,
+                    &mut value,
+                    &mut size,
+                );
+                if got != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    return all;
+                }
+                // Kafka's names are UTF-8; one that is not cannot be one that we know
+                let name = CStr::from_ptr(name).to_str().unwrap_or_default();
+                let value = (!value.is_null()).then(|| slice::from_raw_parts(value.cast(), size));
+                all.push((name, value));
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use sqlx::{
     Executor, PgPool,
     pool::PoolConnection,
@@ -198,17 +199,25 @@ impl Connection {
         ran.map(drop)
     }
 
-    /// Runs a statement and returns how many rows it hit.
+    /// Runs statements and returns how many rows the last one hit.
     pub(crate) async fn execute(
         &mut self,
         sql: &str,
         purpose: Purpose<'_>,
     ) -> Result<u64, LoadError> {
         self.is_sound = false;
-        let done = self.inner.execute(sqlx::raw_sql(sql));
-        let done = in_time(self.patience, purpose, done).await?;
+        let mut results = self.inner.execute_many(sqlx::raw_sql(sql));
+        let last = async {
+            let mut hit = 0;
+            while let Some(done) = results.try_next().await? {
+                hit = done.rows_affected();
+            }
+            Ok(hit)
+        };
+        let hit = in_time(self.patience, purpose, last).await?;
+        drop(results);
         self.is_sound = true;
-        Ok(done.rows_affected())
+        Ok(hit)
     }
 
     /// Sends COPY text as it comes; returns the number of rows stored.

@@ -24,7 +24,7 @@ pub use credentials::Credentials;
 pub use error::{LoadError, ServerError};
 pub use load::{
     Advance, Checkpoint, LoadCounts, LoadOptions, LoadReport, LoadedTable, Refusals, RefusedRow,
-    SchemaChanges,
+    RowsOf, SchemaChanges,
 };
 pub(crate) use table::Table;
 pub use transfer::copy_text;

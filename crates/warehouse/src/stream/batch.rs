@@ -14,12 +14,15 @@ use super::{
 };
 use crate::{
     Batch, MemoryLimit, OptionError, Replaces, RowError, StreamOptions,
-    postgres::{LoadOptions, LoadReport, Postgres, Refusals, SchemaChanges},
+    postgres::{LoadOptions, LoadReport, Postgres, Refusals, RowsOf, SchemaChanges},
 };
 
 /// A stream is all or nothing, its changes to the table included.
-const LOAD: LoadOptions =
-    LoadOptions { refusals: Refusals::Fail, schema_changes: SchemaChanges::InLoad };
+const LOAD: LoadOptions = LoadOptions {
+    refusals: Refusals::Fail,
+    schema_changes: SchemaChanges::InLoad,
+    rows: RowsOf::Batch,
+};
 
 /// One batch on its way into one table.
 pub struct BatchStream {
