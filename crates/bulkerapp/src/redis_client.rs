@@ -51,7 +51,7 @@ impl RedisClient {
 /// What went wrong, without what was sent or received.
 pub(crate) fn reason(error: &RedisError) -> String {
     match error.kind() {
-        ErrorKind::Io => error.to_string(),
+        ErrorKind::Io | ErrorKind::Client => error.to_string(), // of this machine: connections, TLS
         _ => match error.code() {
             Some(code) => format!("Redis answered {code}"),
             None => error.category().to_owned(),

@@ -1,9 +1,9 @@
 //! bulkerapp as operators run it: a process with an environment, against real parts.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Database, Kafka, process::Service, wait_until};
+use testkit::{Database, Kafka, Topic, process::Service, wait_until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -28,10 +28,14 @@ pub(crate) struct Setup {
     /// Options of the destination, as in its configuration.
     pub(crate) options: String,
     pub(crate) environment: Vec<(String, String)>,
+    /// Topics that every process makes.
+    pub(crate) _standing: Arc<[Topic; 2]>,
 }
 
 impl Setup {
     pub(crate) fn new(kafka: &Kafka, database: &Database) -> Setup {
+        let prefix = format!("it{}.", uuid::Uuid::new_v4().simple());
+        let standing = ["shared-retry", "dead-letter"].map(|n| kafka.adopt(format!("{prefix}{n}")));
         Setup {
             bootstrap: kafka.bootstrap().to_owned(),
             host: database.host().to_owned(),
@@ -39,9 +43,10 @@ impl Setup {
             database: database.name().to_owned(),
             user: database.user().to_owned(),
             password: database.password().to_owned(),
-            prefix: format!("it{}.", uuid::Uuid::new_v4().simple()),
+            prefix,
             options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
             environment: Vec::new(),
+            _standing: Arc::new(standing),
         }
     }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Executor;
-use testkit::{Database, Kafka, wait_until};
+use testkit::{Database, Kafka, native::OwnRedis, wait_until};
 
 use crate::{
     app::{App, PATIENCE, Setup, TOKEN, assert_exactly_once, events, loaded_to},
@@ -99,7 +99,8 @@ async fn over_http(kafka: &Kafka, database: &Database, console: &Console) -> Set
 async fn others_are_added_changed_and_removed_while_a_load_goes_on_undisturbed() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
     let (steady, changing) = (destination("steady", &database), destination("changing", &database));
-    let leaving = destination("leaving", &database);
+    let left = testkit::postgres().await?;
+    let leaving = destination("leaving", &left);
     let console = Console::start(&json!([steady, changing, leaving])).await?;
     let setup = over_http(&kafka, &database, &console).await;
     let mut topics = Vec::new();
@@ -110,10 +111,11 @@ async fn others_are_added_changed_and_removed_while_a_load_goes_on_undisturbed()
     let steady_topic = name("steady", "batch", "kept");
     let added_topic = name("added", "batch", "new");
     let stream_topic = name("changing", "stream", "moved");
-    for id in ["steady", "changing", "leaving", "added"] {
-        name(id, "batch", "probe");
-    }
+    let leaving_topic = name("leaving", "batch", "gone");
+    name("leaving", "batch", "probe");
     let app = setup.start().await?;
+    assert_eq!(post(&app, "leaving", "gone", "{\"id\":0}").await?, 200);
+    loaded_to(&left, &leaving_topic, 1).await?;
     for event in events(0..10) {
         assert_eq!(post(&app, "steady", "kept", &event).await?, 200);
     }
@@ -143,6 +145,11 @@ async fn others_are_added_changed_and_removed_while_a_load_goes_on_undisturbed()
     assert_eq!(kafka.read_all(&stream_topic).await?.len(), 1);
     assert_eq!(post(&app, "added", "new", "{\"id\":1}").await?, 200);
     loaded_to(&database, &added_topic, 1).await?;
+    let connections =
+        format!("select count(*) from pg_stat_activity where datname = '{}'", left.name());
+    let are_closed =
+        || async { database.value(&connections).await.is_ok_and(|count| count == "0") };
+    wait_until(PATIENCE, are_closed).await.context("connections of what is removed")?;
     assert!(is_waiting().await, "the steady load is the one that waited all along");
     lock.execute("commit").await?;
     loaded_to(&database, &steady_topic, 20).await?;
@@ -411,7 +418,7 @@ async fn a_file_is_followed_and_one_that_breaks_changes_nothing() -> Result<()> 
     app.stop().await
 }
 
-/// One of the numbered databases of the shared Redis, emptied.
+/// A database of a Redis, emptied. Of the shared one each test has its own number.
 struct Redis {
     url: String,
     client: redis::Client,
@@ -419,8 +426,11 @@ struct Redis {
 
 impl Redis {
     async fn database(number: u8) -> Result<Redis> {
-        let url = format!("{}/{number}", testkit::redis_url().await?);
-        let redis = Redis { client: redis::Client::open(url.as_str())?, url };
+        Redis::at(&format!("{}/{number}", testkit::redis_url().await?)).await
+    }
+
+    async fn at(url: &str) -> Result<Redis> {
+        let redis = Redis { client: redis::Client::open(url)?, url: url.to_owned() };
         let _: () = redis::cmd("FLUSHDB").query_async(&mut redis.connect().await?).await?;
         Ok(redis)
     }
@@ -493,6 +503,47 @@ async fn redis_tells_of_changes_and_keeps_its_word_when_it_loses_its_data() -> R
     wait_for_health(&app, TOLD_SOON, |details| details["configurationError"].is_null()).await?;
     redis.remove("one").await?;
     wait_for_status(&app, "one", 404, TOLD_SOON).await?;
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_dies_is_stood_in_for_and_listened_to_again() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let own = OwnRedis::start().await?;
+    let redis = Redis::at(own.url()).await?;
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database)
+        .with("BULKER_CONFIG_SOURCE", &redis.url)
+        .with("BULKER_CONFIG_REFRESH_PERIOD_SEC", "1")
+        .with("BULKER_CACHE_DIR", &folder.path().display().to_string());
+    let name = kafka.adopt(topic(&setup, "one", "batch", "t"));
+    let _probes = ["one", "two"].map(|id| kafka.adopt(topic(&setup, id, "batch", "probe")));
+    redis.set("one", &destination("one", &database).to_string()).await?;
+    let app = setup.start().await?;
+    assert_eq!(post(&app, "one", "t", "{\"id\":0}").await?, 200);
+
+    // it dies: what it said last counts, now and after a restart of ours
+    own.kill9().await?;
+    wait_for_health(&app, PATIENCE, |details| details["configurationError"].is_string()).await?;
+    assert!(is_counted(&app, "bulkerapp_configuration_error{", &["redis error: "]).await?);
+    assert_eq!(post(&app, "one", "t", "{\"id\":1}").await?, 200);
+    app.stop().await?;
+    let app = setup.start().await?;
+    assert_eq!(health(&app).await?["configurationCopy"], "CACHE_DIR");
+    assert_eq!(post(&app, "one", "t", "{\"id\":2}").await?, 200);
+    loaded_to(&database, &name, 3).await?;
+
+    // it comes back empty, and without its settings
+    own.restart().await?;
+    wait_for_health(&app, PATIENCE, |details| {
+        details["configurationError"] == "there is no hash enrichedConnections"
+    })
+    .await?;
+    assert_eq!(post(&app, "one", "probe", "{\"id\":0}").await?, 200);
+    redis.set("one", &destination("one", &database).to_string()).await?;
+    wait_for_health(&app, TOLD_SOON, |details| details["configurationError"].is_null()).await?;
+    redis.set("two", &destination("two", &database).to_string()).await?;
+    wait_for_status(&app, "two", 200, TOLD_SOON).await?;
     app.stop().await
 }
 

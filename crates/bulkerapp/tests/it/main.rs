@@ -7,5 +7,6 @@ mod crash;
 mod documented;
 mod intake;
 mod outage;
+mod redis_tls;
 mod refused;
 mod starts;

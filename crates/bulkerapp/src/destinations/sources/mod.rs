@@ -196,6 +196,8 @@ impl Source {
 
 fn redis_source(url: &str, variable: &str, config: &SourceConfig) -> Result<Inner, SourceError> {
     let client = RedisClient::new(url, config.redis_tls_ca.as_deref()).map_err(|error| {
+        let is_address_fine = RedisClient::new(url, None).is_ok();
+        let variable = if is_address_fine { "REDIS_TLS_CA" } else { variable };
         SourceError::Redis { variable: format!("{PREFIX}_{variable}"), reason: reason(&error) }
     })?;
     Ok(Inner::Redis(Box::new(RedisSource::new(client, config.period()))))
@@ -271,5 +273,10 @@ mod tests {
             assert!(!error.contains("s3cret"), "{error}");
         }
         assert_eq!(source("redis").map(|_| ()).unwrap_err(), SourceError::NoRedis);
+        let variables =
+            [("BULKER_CONFIG_SOURCE", "redis://h"), ("BULKER_REDIS_TLS_CA", "not-a-certificate")];
+        let environment = Environment::new("BULKER", VARIABLES, []);
+        let error = Source::new(&source_config(&variables), &environment).map(|_| ()).unwrap_err();
+        assert!(error.to_string().starts_with("BULKER_REDIS_TLS_CA: "), "{error}");
     }
 }
