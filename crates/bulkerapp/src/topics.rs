@@ -28,6 +28,9 @@ use crate::{
 /// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
 const SAFE_REPLICAS: usize = 2;
 
+/// Between two attempts to make a standing topic.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// A topic of ours, as a look at the cluster found it.
 #[derive(Debug, Clone)]
 pub struct OurTopic {
@@ -64,8 +67,14 @@ pub struct Topics {
     making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
     look_again: Notify,
     in_sync: Mutex<HashMap<String, usize>>,
-    /// Standing topics that could not be made, with the reason that was logged.
-    refused: Mutex<HashMap<String, String>>,
+    attempts: Mutex<HashMap<String, Attempt>>,
+}
+
+/// The last attempt to make a standing topic.
+struct Attempt {
+    at: Instant,
+    /// Why it failed, as it was logged.
+    refused: Option<String>,
 }
 
 impl Topics {
@@ -82,7 +91,7 @@ impl Topics {
             making: Mutex::default(),
             look_again: Notify::new(),
             in_sync: Mutex::default(),
-            refused: Mutex::default(),
+            attempts: Mutex::default(),
         }
     }
 
@@ -119,11 +128,13 @@ impl Topics {
         let mut making: Option<JoinHandle<()>> = None;
         loop {
             let missing = self.look().await;
-            let is_free = making.as_ref().is_none_or(JoinHandle::is_finished);
-            if is_free && !missing.is_empty() {
-                // beside the looks: a cluster that refuses may take its time for it
-                let topics = self.clone();
-                making = Some(tokio::spawn(async move { topics.make_standing(missing).await }));
+            if making.as_ref().is_none_or(JoinHandle::is_finished) {
+                let due = self.start_attempts(missing);
+                if !due.is_empty() {
+                    // beside the looks: a cluster that refuses may take its time for it
+                    let topics = self.clone();
+                    making = Some(tokio::spawn(async move { topics.make_standing(due).await }));
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -132,6 +143,24 @@ impl Topics {
                 _ = changes.changed() => {}
             }
         }
+    }
+
+    /// What is to be tried now. A topic may be made and not be seen: it is new, or we may not see it.
+    fn start_attempts(&self, mut missing: Vec<Missing>) -> Vec<Missing> {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|missing| match attempts.get_mut(missing.topic()) {
+            Some(attempt) if attempt.at.elapsed() < TRY_AGAIN_AFTER => false,
+            Some(attempt) => {
+                attempt.at = Instant::now();
+                true
+            }
+            None => {
+                let attempt = Attempt { at: Instant::now(), refused: None };
+                attempts.insert(missing.topic().to_owned(), attempt);
+                true
+            }
+        });
+        missing
     }
 
     async fn make_standing(&self, missing: Vec<Missing>) {
@@ -149,17 +178,16 @@ impl Topics {
 
     /// Counts every failure, logs it once.
     fn note_standing(&self, topic: &str, made: Result<(), AdminError>) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let Err(error) = made else {
-            refused.remove(topic);
-            return;
-        };
-        metrics::TOPIC_ERRORS.with_label_values(&["destination-topic_error"]).inc();
-        let reason = error.to_string();
-        if refused.get(topic) != Some(&reason) {
-            warn!(topic, error = reason, "topic that other services need cannot be made");
-            refused.insert(topic.to_owned(), reason);
+        let refused = made.err().map(|error| error.to_string());
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(attempt) = attempts.get_mut(topic) else { return };
+        if let Some(reason) = &refused {
+            metrics::TOPIC_ERRORS.with_label_values(&["destination-topic_error"]).inc();
+            if attempt.refused.as_ref() != Some(reason) {
+                warn!(topic, error = reason, "topic that other services need cannot be made");
+            }
         }
+        attempt.refused = refused;
     }
 
     async fn make(&self, name: &str, settings: &TopicSettings) -> Result<(), AdminError> {

@@ -72,6 +72,11 @@ impl Setup {
         format!("{}in.id.{DESTINATION}.m.batch.t.{table}", self.prefix)
     }
 
+    /// Whether it is a topic of a table of this test.
+    pub(crate) fn is_table_topic(&self, topic: &str) -> bool {
+        topic.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with("in.id."))
+    }
+
     pub(crate) fn retry_topic(&self) -> String {
         format!("{}in.id.{DESTINATION}.m.retry.t._all_", self.prefix)
     }

@@ -503,6 +503,26 @@ async fn redis_tells_of_changes_and_keeps_its_word_when_it_loses_its_data() -> R
     wait_for_health(&app, TOLD_SOON, |details| details["configurationError"].is_null()).await?;
     redis.remove("one").await?;
     wait_for_status(&app, "one", 404, TOLD_SOON).await?;
+
+    // for good: a look without an event does not find fault with it
+    let errors = async || -> Result<Vec<String>> {
+        let metrics = app.get("/metrics").await?;
+        let lines =
+            metrics.lines().filter(|line| line.starts_with("bulkerapp_configuration_error"));
+        Ok(lines.map(str::to_owned).collect())
+    };
+    let before = errors().await?;
+    let _: i64 = kill.query_async(&mut connection).await?;
+    wait_until(TOLD_SOON, || async {
+        let channel = "__keyspace@12__:enrichedConnections";
+        let mut ask = redis::cmd("PUBSUB");
+        let asked = ask.arg("NUMSUB").arg(channel).query_async(&mut connection.clone()).await;
+        asked.is_ok_and(|(_, count): (String, i64)| count == 1)
+    })
+    .await?;
+    redis.set("two", &changed.to_string()).await?;
+    wait_for_status(&app, "two", 200, TOLD_SOON).await?;
+    assert_eq!(errors().await?, before);
     app.stop().await
 }
 

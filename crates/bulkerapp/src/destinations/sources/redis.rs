@@ -38,10 +38,18 @@ pub(super) struct RedisSource {
     has_events: bool,
     /// Whether the next look is because of an event.
     is_told: bool,
-    /// Whether there was a hash once.
-    was_there: bool,
+    hash: Hash,
     /// Why there is no subscription, as it was logged.
     refused: Option<String>,
+}
+
+/// What is known of the hash.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hash {
+    NeverSeen,
+    Seen,
+    /// Gone, and an event told so.
+    Removed,
 }
 
 impl RedisSource {
@@ -52,7 +60,7 @@ impl RedisSource {
             messages: None,
             has_events: false,
             is_told: false,
-            was_there: false,
+            hash: Hash::NeverSeen,
             refused: None,
         }
     }
@@ -64,10 +72,14 @@ impl RedisSource {
         }
         let fields = read.map_err(|error| failed(&error))?;
         let is_told = std::mem::take(&mut self.is_told);
-        if fields.is_empty() && !(is_told && self.was_there) {
+        self.hash = match self.hash {
+            _ if !fields.is_empty() => Hash::Seen,
+            Hash::Seen if is_told => Hash::Removed,
+            as_before => as_before,
+        };
+        if fields.is_empty() && self.hash != Hash::Removed {
             return Err(ReadError::new(format!("there is no hash {KEY}")).missing());
         }
-        self.was_there = true;
         Ok(Some(parse(fields)))
     }
 
@@ -111,20 +123,18 @@ impl RedisSource {
     }
 
     async fn subscribe(&mut self) -> Result<PubSubStream, RedisError> {
-        self.has_events = match self.enable_events().await {
-            Ok(()) => true,
-            Err(error) => {
-                warn!(
-                    error = reason(&error),
-                    "Redis may not be told to make events; it is looked at each period. Set \
-                     notify-keyspace-events to Kgh there"
-                );
-                false
-            }
-        };
         let channel = format!("__keyspace@{}__:{KEY}", self.client.database());
         let (mut sink, messages) = self.client.pubsub().await?.split();
         sink.subscribe(channel).await?;
+        let enabled = self.enable_events().await;
+        self.has_events = enabled.is_ok();
+        if let Err(error) = enabled {
+            warn!(
+                error = reason(&error),
+                "Redis may not be told to make events; it is looked at each period. Set \
+                 notify-keyspace-events to Kgh there"
+            );
+        }
         Ok(messages)
     }
 
