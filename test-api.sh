@@ -77,6 +77,12 @@ check 'POST /post, 2 MB'                       413 -- "${post[@]}" --data-binary
 check 'GET /metrics, own port'                 200 'bulkerapp_handler_events' -- "$METRICS_URL/metrics"
 check 'GET /metrics, main port'                200 'bulkerapp_handler_events' -- "${auth[@]}" "$URL/metrics"
 
+check 'GET /events'                            200 '"events":[' -- "${auth[@]}" "$URL/events?destinationId=$DESTINATION&limit=10"
+check 'GET /events, unknown status'            400 "must be success or error" -- "${auth[@]}" "$URL/events?status=fine"
+check 'GET /events without token'              401 -- "$URL/events"
+check 'GET /log'                               200 -- "${auth[@]}" "$URL/log/bulker_batch.all/$DESTINATION?limit=10"
+check 'GET /log, no level'                     400 'bulker_batch.error' -- "${auth[@]}" "$URL/log/bulker_batch/$DESTINATION"
+
 # the sample: one request per event over one connection
 expected=$(wc -l <samples/events.ndjson)
 number=0

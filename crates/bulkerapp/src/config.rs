@@ -8,6 +8,7 @@ use appbase::{
     values::{boolean, float, integer, seconds},
 };
 use clap::{ArgAction, Args, Parser};
+use eventslog::EventsLogConfig;
 use kafkabase::{AckMode, KafkaConfig};
 use tracing::{debug, info};
 
@@ -38,6 +39,8 @@ pub struct Config {
     #[command(flatten)]
     pub retries: RetryConfig,
     #[command(flatten)]
+    pub events_log: EventsLogConfig,
+    #[command(flatten)]
     pub later: LaterConfig,
 }
 
@@ -56,12 +59,12 @@ pub struct ServerConfig {
     /// Port of the metrics alone, without tokens.
     #[arg(long, default_value = "9091", value_parser = integer::<u16>)]
     pub metrics_port: u16,
-    /// Number of this instance among its siblings.
-    #[arg(long, default_value = "0", value_parser = integer::<u32>)]
-    pub instance_index: u32,
+    /// Number of this instance among its siblings, from 0. Neither this nor `SHARDS` set: instances find each other.
+    #[arg(long, value_parser = integer::<u32>)]
+    pub instance_index: Option<u32>,
     /// How many instances share the topics.
-    #[arg(long, default_value = "1", value_parser = integer::<u32>)]
-    pub shards: u32,
+    #[arg(long, value_parser = integer::<u32>)]
+    pub shards: Option<u32>,
     /// Load topics into warehouses.
     #[arg(long, default_value = "true", value_parser = boolean, action = ArgAction::Set)]
     pub enable_consumers: bool,
@@ -93,12 +96,6 @@ pub struct RetryConfig {
 /// Settings that are accepted and have no effect yet, or none any more.
 #[derive(Debug, Clone, Args)]
 pub struct LaterConfig {
-    /// Redis of the events log.
-    #[arg(long)]
-    pub events_log_redis_url: Option<String>,
-    /// Events per stream of the events log.
-    #[arg(long, default_value = "1000", value_parser = integer::<u32>)]
-    pub events_log_max_size: u32,
     /// Seconds without a message that end a batch.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub batch_runner_wait_for_messages_sec: Duration,
@@ -126,40 +123,17 @@ pub struct LaterConfig {
     /// Secrets of hashed keys.
     #[arg(long, default_value = "dea42a58-acf4-45af-85bb-e77e94bd5025", hide_default_value = true)]
     pub global_hash_secret: String,
-    /// ClickHouse of the events log.
-    #[arg(long)]
-    pub clickhouse_host: Option<String>,
-    /// Its database.
-    #[arg(long)]
-    pub clickhouse_database: Option<String>,
-    /// Its user.
-    #[arg(long, default_value = "default")]
-    pub clickhouse_username: String,
-    /// Its password.
-    #[arg(long)]
-    pub clickhouse_password: Option<String>,
-    /// Encrypt connections to it.
-    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
-    pub clickhouse_ssl: bool,
 }
 
 /// Names of this service that are also read without the prefix.
-const UNPREFIXED: &[&str] = &[
-    "EVENTS_LOG_REDIS_URL",
-    "METRICS_RELAY_DESTINATION",
-    "PROMETHEUS_URL",
-    "CLICKHOUSE_HOST",
-    "CLICKHOUSE_DATABASE",
-    "CLICKHOUSE_USERNAME",
-    "CLICKHOUSE_PASSWORD",
-    "CLICKHOUSE_SSL",
-];
+const UNPREFIXED: &[&str] = &["METRICS_RELAY_DESTINATION", "PROMETHEUS_URL"];
 
 const NAMES: Names = Names {
     unprefixed: &[
         AppConfig::UNPREFIXED,
         KafkaConfig::UNPREFIXED,
         SourceConfig::UNPREFIXED,
+        EventsLogConfig::UNPREFIXED,
         UNPREFIXED,
     ],
     fallbacks: &[
@@ -207,7 +181,7 @@ impl Config {
 
     /// Cross-field checks, before the first connection.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
-        if self.server.shards == 0 {
+        if self.server.shards == Some(0) {
             return Err(InvalidConfig::NoShards);
         }
         if self.loader.loader_workers == 0 {
@@ -291,15 +265,24 @@ mod tests {
     }
 
     #[test]
+    fn the_events_log_is_in_the_redis_that_is_named_nearest() {
+        let url = |variables: &[_]| parse(variables).events_log.events_log_redis_url;
+        assert_eq!(url(&[]), None);
+        let redis = ("REDIS_URL", "redis://a");
+        assert_eq!(url(&[redis]).as_deref(), Some("redis://a"));
+        let bulker = ("BULKER_REDIS_URL", "redis://b");
+        assert_eq!(url(&[redis, bulker]).as_deref(), Some("redis://b"));
+        let own = ("EVENTS_LOG_REDIS_URL", "redis://c");
+        assert_eq!(url(&[redis, bulker, own]).as_deref(), Some("redis://c"));
+    }
+
+    #[test]
     fn names_without_effect_exist() {
         let all = all_names();
         for name in ignored_names() {
             assert!(all.contains(&name), "{name}");
         }
-        for name in
-            [UNPREFIXED, AppConfig::UNPREFIXED, KafkaConfig::UNPREFIXED, SourceConfig::UNPREFIXED]
-                .concat()
-        {
+        for name in NAMES.unprefixed.iter().copied().flatten() {
             assert!(all.iter().any(|known| known == name), "{name}");
         }
     }

@@ -139,11 +139,32 @@ pub static CONFIGURATION_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Failures of the events log. Label: `errorType`.
+pub static EVENTS_LOG_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_event_log_error",
+        "Failures of the events log.",
+        &["errorType"]
+    )
+    .expect("registered once")
+});
+
 /// Seconds since the source of the configuration said so for the last time.
 pub static CONFIGURATION_AGE: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!(
         "bulkerapp_configuration_age_seconds",
         "Seconds since the source of the configuration said so for the last time."
+    )
+    .expect("registered once")
+});
+
+/// Entries that are not in the events log. Labels: `type` of the event, `reason` (`full`: the stream has what it
+/// keeps; `memory`: too much waits to be written; `refused`).
+pub static EVENTS_LOG_DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_events_log_dropped_entries_total",
+        "Entries that are not in the events log.",
+        &["type", "reason"]
     )
     .expect("registered once")
 });
@@ -165,6 +186,8 @@ pub fn register() {
         &DESTINATION_INIT_ERRORS,
         &DESTINATIONS,
         &CONFIGURATION_ERRORS,
+        &EVENTS_LOG_ERRORS,
+        &EVENTS_LOG_DROPPED,
     ] {
         LazyLock::force(counters);
     }

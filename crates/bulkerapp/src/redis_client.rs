@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, RedisError, TlsCertificates,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
+    TlsCertificates,
     aio::{MultiplexedConnection, PubSub},
 };
+
+use crate::destinations::RedisSettings;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For an answer; a hash may hold megabytes.
@@ -15,17 +18,19 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct RedisClient(Box<Client>);
 
 impl RedisClient {
-    /// With `ca`, certificates as PEM, every connection is encrypted and only these are trusted.
-    pub(crate) fn new(url: &str, ca: Option<&str>) -> Result<RedisClient, RedisError> {
-        let Some(ca) = ca else {
-            return Ok(RedisClient(Box::new(Client::open(url)?)));
+    pub(crate) fn new(url: &str, settings: &RedisSettings) -> Result<RedisClient, RedisError> {
+        let info = url.into_connection_info()?;
+        let (host, port, skips_verify) = match info.addr().clone() {
+            // certificates without rediss:// mean TLS, as in the original
+            ConnectionAddr::Tcp(host, port) if settings.tls_ca.is_some() => (host, port, false),
+            ConnectionAddr::TcpTls { host, port, insecure, .. } => (host, port, insecure),
+            _ => return Ok(RedisClient(Box::new(Client::open(info)?))),
         };
-        let url = match url.strip_prefix("redis://") {
-            Some(rest) => format!("rediss://{rest}"),
-            None => url.to_owned(),
-        };
-        let trusted = TlsCertificates { client_tls: None, root_cert: Some(ca.as_bytes().to_vec()) };
-        Ok(RedisClient(Box::new(Client::build_with_tls(url, trusted)?)))
+        let insecure = skips_verify || settings.skips_verify;
+        let address = ConnectionAddr::TcpTls { host, port, insecure, tls_params: None };
+        let root_cert = settings.tls_ca.as_ref().map(|pem| pem.clone().into_bytes());
+        let trusted = TlsCertificates { client_tls: None, root_cert };
+        Ok(RedisClient(Box::new(Client::build_with_tls(info.set_addr(address), trusted)?)))
     }
 
     /// The number of the database that the address names.
@@ -65,13 +70,18 @@ mod tests {
 
     #[test]
     fn the_database_is_part_of_the_address() {
-        assert_eq!(RedisClient::new("redis://h:1/7", None).unwrap().database(), 7);
-        assert_eq!(RedisClient::new("redis://h:1", None).unwrap().database(), 0);
+        let tls = RedisSettings { skips_verify: true, ..RedisSettings::default() };
+        for (url, number) in [("redis://h:1/7", 7), ("redis://h:1", 0), ("rediss://h:1/7", 7)] {
+            let client = RedisClient::new(url, &tls).map_err(|error| reason(&error)).unwrap();
+            assert_eq!(client.database(), number, "{url}");
+        }
     }
 
     #[test]
     fn an_address_that_is_none_is_not_quoted() {
-        let error = RedisClient::new("redis://:s3cret@[", None).map(|_| ()).unwrap_err();
+        let error = RedisClient::new("redis://:s3cret@[", &RedisSettings::default())
+            .map(|_| ())
+            .unwrap_err();
         assert!(!reason(&error).contains("s3cret"), "{}", reason(&error));
     }
 }

@@ -9,6 +9,7 @@ use appbase::{
     http::{Server, ServerLimits},
     lifecycle::{Deadline, stop_on_signal},
 };
+use eventslog::LogMetrics;
 use kafkabase::{
     AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics, TopicSettings,
 };
@@ -18,10 +19,10 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    destinations::{Configuration, ConfigurationStatus, Destinations},
+    destinations::{Configuration, ConfigurationStatus, Destinations, RedisSettings},
     loading::{
-        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, ParkingConfig,
-        Shard, SharedRetry, TargetDefaults, Targets,
+        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Ownership,
+        ParkingConfig, Shard, SharedRetry, SharesTopic, TargetDefaults, Targets,
     },
     metrics, routes,
     state::{AppState, Limits},
@@ -48,9 +49,10 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     loading::register_metrics();
     let stop = stop_on_signal().context("watch for signals")?;
     let auth = Arc::new(TokenAuth::new(&config.app)?);
+    let redis = RedisSettings::from(&config.events_log);
     let configuration = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        started = Configuration::start(&config.source, environment) => started?,
+        started = Configuration::start(&config.source, &redis, environment) => started?,
     };
     let destinations = configuration.destinations();
     let configuration_status = configuration.status();
@@ -66,6 +68,12 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     if producer.mode() == AckMode::Async {
         warn!("ACK_MODE=async: an event is answered before Kafka has it, and a crash loses it");
     }
+    let log_metrics = LogMetrics {
+        errors: metrics::EVENTS_LOG_ERRORS.clone(),
+        dropped: metrics::EVENTS_LOG_DROPPED.clone(),
+    };
+    let (events_log, log_flusher) =
+        eventslog::open(&config.events_log, log_metrics).context("settings of the events log")?;
     let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
 
     // bound before anything is loaded: a taken port ends the start
@@ -81,6 +89,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let measuring =
         tokio::spawn(measure(producer.clone(), configuration_status.clone(), background.clone()));
     let following = tokio::spawn(configuration.follow(background.clone()));
+    let logging = tokio::spawn(log_flusher.run(background.clone()));
     let loading = start_loading(config, &client, &topics, &destinations, stop.clone())?;
 
     let limits = Limits {
@@ -97,6 +106,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         tables: Arc::new(Tables::default()),
         producer: producer.clone(),
         loader: loading.status.clone(),
+        events_log,
         limits,
     });
     let server_limits = ServerLimits {
@@ -128,6 +138,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     end(deadline, "configuration", following).await;
     end(deadline, "measuring", measuring).await;
     end(deadline, "metrics", metrics_serving).await;
+    // writes what is left of it, all that posts having ended; last, for its store may hang
+    end(deadline, "events log", logging).await;
     info!("stopped");
     Ok(())
 }
@@ -147,6 +159,7 @@ fn start_loading(
     let workers = config.loader.loader_workers as usize;
     let per_destination = workers.div_ceil(2);
     let retries = &config.retries;
+    let ownership = Arc::new(ownership(config));
     let loading = LoadingConfig {
         producer: ConfirmedProducer::new(&config.kafka, CLIENT_ID, PARK_TIMEOUT)
             .context("Kafka's settings")?,
@@ -159,6 +172,7 @@ fn start_loading(
             backoff_base: retries.messages_retry_backoff_base,
             backoff_max: retries.messages_retry_backoff_max_delay,
         },
+        ownership: ownership.clone(),
         client: client.clone(),
         fetcher: FetcherSettings {
             fetch_message_max_bytes: config.kafka.kafka_fetch_message_max_bytes as usize,
@@ -176,8 +190,8 @@ fn start_loading(
             stop_within: config.server.shutdown_timeout_sec,
         },
     };
-    // a run needs two connections at most: one loads, one asks
-    let connections = u32::try_from(per_destination * 2).unwrap_or(u32::MAX);
+    // a run, and a tail, needs two connections at most: one loads, one asks
+    let connections = u32::try_from(per_destination * 4).unwrap_or(u32::MAX);
     let defaults = TargetDefaults {
         period: i64::from(config.server.batch_runner_default_period_sec),
         retry_period: i64::from(retries.batch_runner_default_retry_period_sec),
@@ -186,15 +200,29 @@ fn start_loading(
             * (config.kafka.kafka_retry_topic_retention_hours
                 + config.kafka.kafka_topic_retention_hours
                 + config.kafka.kafka_dead_topic_retention_hours),
+        tail_loads: per_destination,
     };
     let targets = Arc::new(Targets::new(destinations.clone(), connections, defaults));
-    let shard = Shard { index: config.server.instance_index, count: config.server.shards };
     let shared_retry = SharedRetry {
         topic: config.kafka.kafka_destinations_retry_topic_name.clone(),
         period: defaults.retry_period,
     };
-    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, shard, shared_retry));
+    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, ownership, shared_retry));
     loading::spawn(loading, source, stop).context("Kafka's settings")
+}
+
+/// The static rule where it is set, else the group of all instances.
+fn ownership(config: &Config) -> Ownership {
+    let (index, count) = (config.server.instance_index, config.server.shards);
+    if let (None, None) = (index, count) {
+        let prefix = &config.kafka.kafka_topic_prefix;
+        return Ownership::by_group(SharesTopic {
+            name: format!("{prefix}bulker-shares"),
+            group: format!("{prefix}bulker-loaders"),
+            settings: TopicSettings::shares(&config.kafka),
+        });
+    }
+    Ownership::by_shard(Shard { index: index.unwrap_or(0), count: count.unwrap_or(1) })
 }
 
 async fn bind(port: u16, variable: &str) -> Result<TcpListener> {

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use appbase::auth::TokenAuth;
+use eventslog::EventsLog;
 use kafkabase::AckProducer;
 use tokio::sync::watch;
 
@@ -22,6 +23,7 @@ pub struct AppState {
     pub tables: Arc<Tables>,
     pub producer: AckProducer,
     pub loader: watch::Receiver<LoaderStatus>,
+    pub events_log: EventsLog,
     pub limits: Limits,
 }
 

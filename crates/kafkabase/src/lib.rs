@@ -6,6 +6,7 @@ mod config;
 mod confirmed;
 mod create;
 mod fetcher;
+mod membership;
 mod native;
 mod outstanding;
 mod producer;
@@ -16,6 +17,7 @@ pub use config::{AckMode, KafkaConfig, SaslSettings};
 pub use confirmed::{ConfirmedProducer, Record, Unconfirmed};
 pub use create::{TopicMetadata, TopicSettings};
 pub use fetcher::{Fetcher, FetcherSettings, PartitionReader};
+pub use membership::{Membership, SHARES, Shares};
 pub use native::{
     AdminError, FetchError, Fetched, GroupMembers, GroupOffset, Message, OffsetSpec,
     TopicDescription,

@@ -102,9 +102,11 @@ mod tests {
 
     #[test]
     fn rows_that_are_merged_keep_their_order() {
-        let mut options = StreamOptions::default();
-        options.deduplicate = true;
-        options.primary_key = vec!["id".to_owned()];
+        let options = StreamOptions {
+            deduplicate: true,
+            primary_key: vec!["id".to_owned()],
+            ..StreamOptions::default()
+        };
         assert_eq!(places(&options, &MIXED), [(0, 0), (1, 0), (2, 0), (3, 0)]);
     }
 

@@ -17,7 +17,7 @@ use super::{
     copies::{Confirmed, Copies},
     document::Document,
     registry::{Changes, Destinations},
-    settings::SourceConfig,
+    settings::{RedisSettings, SourceConfig},
     sources::{ReadError, Source, SourceError},
 };
 use crate::{config::PREFIX, metrics};
@@ -66,10 +66,11 @@ impl Configuration {
     /// Reads the source once; the newest copy stands in where that fails.
     pub async fn start(
         config: &SourceConfig,
+        redis: &RedisSettings,
         environment: &Environment,
     ) -> Result<Configuration, ConfigurationError> {
-        let source = Source::new(config, environment)?;
-        let copies = Copies::new(config, &source);
+        let source = Source::new(config, redis, environment)?;
+        let copies = Copies::new(config, redis, &source);
         let status = ConfigurationStatus {
             source: source.name(),
             copy: None,

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use super::{
     document::{Document, Format},
-    settings::SourceConfig,
+    settings::{RedisSettings, SourceConfig},
     sources::Source,
 };
 use crate::{
@@ -75,15 +75,14 @@ enum Place {
 
 impl Copies {
     /// The places that the settings name for this source; maybe none.
-    pub(super) fn new(config: &SourceConfig, source: &Source) -> Copies {
+    pub(super) fn new(config: &SourceConfig, redis: &RedisSettings, source: &Source) -> Copies {
         let Some((file, format)) = source.copy() else { return Copies::default() };
         let mut places = Vec::new();
         if let Some(folder) = &config.cache_dir {
             places.push(Kept::at(Place::File(folder.join(file))));
         }
-        let redis = config.redis_url.as_deref().filter(|_| source.name() != "redis");
-        if let Some(url) = redis {
-            match RedisClient::new(url, config.redis_tls_ca.as_deref()) {
+        if let Some(url) = redis.url.as_deref().filter(|_| source.name() != "redis") {
+            match RedisClient::new(url, redis) {
                 Ok(client) => {
                     let key = key(source.name(), &config.config_source);
                     places.push(Kept::at(Place::Redis { client, key }));

@@ -17,7 +17,7 @@ mod sources;
 pub use configuration::{Configuration, ConfigurationError, ConfigurationStatus};
 pub use destination::{Destination, DestinationConfig};
 pub use registry::{Destinations, Snapshot};
-pub use settings::SourceConfig;
+pub use settings::{RedisSettings, SourceConfig};
 pub use sources::SourceError;
 
 #[cfg(test)]

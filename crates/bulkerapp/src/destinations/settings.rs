@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use appbase::values::seconds;
 use clap::Args;
+use eventslog::EventsLogConfig;
 
 /// Where destinations come from, and where copies of them are kept.
 #[derive(Clone, Args)]
@@ -24,26 +25,36 @@ pub struct SourceConfig {
     /// Seconds between two looks at the configuration; at least 1.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub config_refresh_period_sec: Duration,
-    /// The default Redis: a source of destinations, or a place for a copy of those of a slower source.
-    #[arg(long)]
-    pub redis_url: Option<String>,
-    /// Certificates to trust for Redis, as PEM; every connection to it is encrypted then.
-    #[arg(long)]
-    pub redis_tls_ca: Option<String>,
 }
 
 impl SourceConfig {
     /// Names that are also read without the prefix.
-    pub const UNPREFIXED: &'static [&'static str] = &[
-        "CONFIG_SOURCE",
-        "CONFIG_SOURCE_HTTP_AUTH_TOKEN",
-        "CACHE_DIR",
-        "REDIS_URL",
-        "REDIS_TLS_CA",
-    ];
+    pub const UNPREFIXED: &'static [&'static str] =
+        &["CONFIG_SOURCE", "CONFIG_SOURCE_HTTP_AUTH_TOKEN", "CACHE_DIR"];
 
     pub(super) fn period(&self) -> Duration {
         self.config_refresh_period_sec.max(Duration::from_secs(1))
+    }
+}
+
+/// The default Redis, which the events log uses as well.
+#[derive(Clone, Default)]
+pub struct RedisSettings {
+    /// A source of destinations, or a place for a copy of those of a slower source.
+    pub url: Option<String>,
+    /// Certificates to trust, as PEM; every connection is encrypted then.
+    pub tls_ca: Option<String>,
+    /// Whether no certificate is verified.
+    pub skips_verify: bool,
+}
+
+impl From<&EventsLogConfig> for RedisSettings {
+    fn from(config: &EventsLogConfig) -> RedisSettings {
+        RedisSettings {
+            url: config.redis_url.clone(),
+            tls_ca: config.redis_tls_ca.clone(),
+            skips_verify: config.redis_tls_skip_verify,
+        }
     }
 }
 

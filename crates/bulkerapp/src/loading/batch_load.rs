@@ -10,7 +10,7 @@ use std::{
 };
 
 use appbase::telemetry::chain;
-use kafkabase::Message;
+use kafkabase::{Message, Mode};
 use tracing::warn;
 use warehouse::{
     Checkpoint, LoadError, LoadOptions, LoadReport, Refusals, RefusedRow, RowsOf, SchemaChanges,
@@ -27,11 +27,6 @@ use super::{
     target::{LoadTarget, OwnedTopic},
 };
 
-const LOAD: LoadOptions = LoadOptions {
-    refusals: Refusals::Isolate,
-    schema_changes: SchemaChanges::BeforeLoad,
-    rows: RowsOf::Batch,
-};
 /// What the refusal of an event is called that is no row.
 const NO_ROW: &str = "not_an_event";
 
@@ -98,7 +93,7 @@ impl BatchLoad<'_> {
                 Box::pin(async move { settling.settle(report, &parking, &topic).await })
             })
         };
-        let report = self.target.postgres.load(batches, Some(&checkpoint), LOAD).await?;
+        let report = self.target.postgres.load(batches, Some(&checkpoint), self.options()).await?;
         Ok(self.account(report, &settling))
     }
 
@@ -119,8 +114,16 @@ impl BatchLoad<'_> {
                 })
             }),
         };
-        let report = self.target.postgres.load(batches, Some(&checkpoint), LOAD).await?;
+        let report = self.target.postgres.load(batches, Some(&checkpoint), self.options()).await?;
         Ok(self.account(report, &settling))
+    }
+
+    fn options(&self) -> LoadOptions {
+        LoadOptions {
+            refusals: Refusals::Isolate,
+            schema_changes: SchemaChanges::BeforeLoad,
+            rows: group_plan(self.topic, self.target).rows,
+        }
     }
 
     fn copy_of(&self, message: &Message, row: &OffsetsRow) -> CopyOf {
@@ -148,11 +151,10 @@ impl BatchLoad<'_> {
         judged: Vec<Option<CopyOf>>,
     ) -> Result<(Vec<warehouse::Batch>, Settling), LoadError> {
         let ParsedBatch { groups, copies, unparsable, next_offset, received, bytes, .. } = batch;
-        let plan = self.plan();
+        let plan = group_plan(self.topic, self.target);
         let mut consumed = EventCounts { consumed: received, bytes, ..EventCounts::default() };
         consumed.retried = copies.len() as u64;
         let mut copied = Groups::new(&plan);
-        let mut origins: Vec<Vec<CopyOf>> = Vec::new();
         let mut refused: Vec<(Unparsable, Option<CopyOf>)> =
             unparsable.into_iter().map(|unparsable| (unparsable, None)).collect();
         for (message, copy) in copies.into_iter().zip(judged) {
@@ -160,26 +162,21 @@ impl BatchLoad<'_> {
                 consumed.dropped += 1;
                 continue;
             };
-            match copied.push(message) {
-                Ok(group) => {
-                    if group == origins.len() {
-                        origins.push(Vec::new());
-                    }
-                    origins[group].push(copy);
-                }
-                Err(PushError::Event(unparsable)) => refused.push((unparsable, Some(copy))),
+            match copied.push(message, copy) {
+                Ok(()) => {}
+                Err(PushError::Event(unparsable, copy)) => refused.push((unparsable, Some(copy))),
                 Err(PushError::Destination(error)) => return Err(error.into()),
             }
         }
         let mut batches = Vec::new();
         let mut settled = Vec::new();
-        let copied = copied.into_groups().into_iter().zip(origins);
-        let all = copied
-            .map(|(group, origins)| (group, Some(origins)))
-            .chain(groups.into_iter().map(|group| (group, None)));
-        for (Group { batch, messages }, copies) in all {
+        for Group { batch, messages, notes } in copied.into_groups() {
             batches.push(batch);
-            settled.push(SettledGroup { messages, copies });
+            settled.push(SettledGroup { messages, copies: Some(notes) });
+        }
+        for Group { batch, messages, .. } in groups {
+            batches.push(batch);
+            settled.push(SettledGroup { messages, copies: None });
         }
         let settling = Settling {
             next_offset,
@@ -191,14 +188,6 @@ impl BatchLoad<'_> {
             _held: batch.held,
         };
         Ok((batches, settling))
-    }
-
-    fn plan(&self) -> GroupPlan {
-        GroupPlan {
-            topic: self.topic.name.clone(),
-            table: self.topic.table.clone(),
-            options: self.target.options.clone(),
-        }
     }
 
     fn account(&self, report: LoadReport, settling: &Settling) -> Loaded {
@@ -216,6 +205,19 @@ impl BatchLoad<'_> {
             );
         }
         loaded
+    }
+}
+
+/// How events of this topic become rows.
+pub(super) fn group_plan(topic: &OwnedTopic, target: &LoadTarget) -> GroupPlan {
+    GroupPlan {
+        topic: topic.name.clone(),
+        table: topic.table.clone(),
+        options: target.options.clone(),
+        rows: match topic.mode {
+            Mode::Stream => RowsOf::Events,
+            _ => RowsOf::Batch,
+        },
     }
 }
 

@@ -8,16 +8,17 @@ use std::{collections::HashMap, ffi::CStr, sync::Arc};
 
 use kafkabase::Message;
 use tracing::warn;
-use warehouse::{Batch, OptionError, StreamOptions};
+use warehouse::{Batch, MicroBatch, OptionError, RowsOf, StreamOptions};
 
 const STREAM_OPTIONS: &CStr = c"stream_options";
 /// Bytes that librdkafka takes for a message beside its payload, roughly.
 const MESSAGE_OVERHEAD: usize = 256;
 
-/// Rows of one set of options. Row `n` of the batch is message `n`.
-pub(super) struct Group {
+/// Rows that are sent together. Row `n` of the batch is message `n`, about which `n` of `notes` says more.
+pub(super) struct Group<T> {
     pub(super) batch: Batch,
     pub(super) messages: Vec<Message>,
+    pub(super) notes: Vec<T>,
 }
 
 /// What the events of a topic have in common.
@@ -27,15 +28,28 @@ pub(super) struct GroupPlan {
     pub(super) table: String,
     /// The destination's options; a record's `stream_options` header goes on top.
     pub(super) options: Arc<StreamOptions>,
+    pub(super) rows: RowsOf,
 }
 
 /// Groups that are being filled.
-pub(super) struct Groups<'a> {
+pub(super) struct Groups<'a, T> {
     plan: &'a GroupPlan,
-    groups: Vec<Group>,
-    /// Index into `groups` by the text of the `stream_options` header; empty text for none.
+    sets: Vec<Set<T>>,
+    /// Index into `sets` by the text of the `stream_options` header; empty text for none.
     by_options: HashMap<Box<[u8]>, usize>,
     message_bytes: usize,
+}
+
+/// Events of one set of options.
+struct Set<T> {
+    rows: Rows,
+    /// By the place of their batch.
+    messages: Vec<(Vec<Message>, Vec<T>)>,
+}
+
+enum Rows {
+    Batch(Box<Batch>),
+    Events(MicroBatch),
 }
 
 /// An event that cannot become a row, and why. The reason holds no value of it.
@@ -45,62 +59,96 @@ pub(super) struct Unparsable {
 }
 
 /// Why an event was not taken.
-pub(super) enum PushError {
+pub(super) enum PushError<T> {
     /// It is the event's fault.
-    Event(Unparsable),
+    Event(Unparsable, T),
     /// It is the destination's: no event at all can be taken.
     Destination(OptionError),
 }
 
-impl<'a> Groups<'a> {
-    pub(super) fn new(plan: &'a GroupPlan) -> Groups<'a> {
-        Groups { plan, groups: Vec::new(), by_options: HashMap::new(), message_bytes: 0 }
+impl<'a, T> Groups<'a, T> {
+    pub(super) fn new(plan: &'a GroupPlan) -> Groups<'a, T> {
+        Groups { plan, sets: Vec::new(), by_options: HashMap::new(), message_bytes: 0 }
     }
 
-    /// Takes an event into the group of its options; answers the group's place.
-    pub(super) fn push(&mut self, message: Message) -> Result<usize, PushError> {
+    /// Takes an event into the group of its options.
+    pub(super) fn push(&mut self, message: Message, note: T) -> Result<(), PushError<T>> {
         let header = message.header(STREAM_OPTIONS).unwrap_or_default();
         let index = match self.by_options.get(header) {
             Some(index) => *index,
-            None => match self.add_group(header) {
+            None => match self.add_set(header) {
                 Ok(index) => index,
                 Err(error) if header.is_empty() => return Err(PushError::Destination(error)),
                 Err(error) => {
                     let reason = format!("the event's stream_options do not fit: {error}");
-                    return Err(PushError::Event(Unparsable { message, reason }));
+                    return Err(PushError::Event(Unparsable { message, reason }, note));
                 }
             },
         };
-        let group = &mut self.groups[index];
-        if let Err(error) = group.batch.push(message.payload()) {
-            let reason = appbase::telemetry::chain(&error).to_string();
-            return Err(PushError::Event(Unparsable { message, reason }));
+        let set = &mut self.sets[index];
+        let place = match &mut set.rows {
+            Rows::Batch(batch) => batch.push(message.payload()).map(|()| 0),
+            Rows::Events(events) => events.push(message.payload()).map(|place| place.batch),
+        };
+        let place = match place {
+            Ok(place) => place,
+            Err(error) => {
+                let reason = appbase::telemetry::chain(&error).to_string();
+                return Err(PushError::Event(Unparsable { message, reason }, note));
+            }
+        };
+        if place == set.messages.len() {
+            set.messages.push((Vec::new(), Vec::new()));
         }
         self.message_bytes += message.payload().len() + MESSAGE_OVERHEAD;
-        group.messages.push(message);
-        Ok(index)
+        let (messages, notes) = &mut set.messages[place];
+        messages.push(message);
+        notes.push(note);
+        Ok(())
     }
 
     /// Bytes that rows and messages hold, roughly.
     pub(super) fn byte_size(&self) -> usize {
-        let rows: usize = self.groups.iter().map(|group| group.batch.byte_size()).sum();
-        rows + self.message_bytes
-    }
-
-    pub(super) fn into_groups(self) -> Vec<Group> {
-        self.groups
-    }
-
-    fn add_group(&mut self, header: &[u8]) -> Result<usize, OptionError> {
-        let options = if header.is_empty() {
-            self.plan.options.clone()
-        } else {
-            Arc::new(with_header(&self.plan.options, header, &self.plan.topic))
+        let rows = |set: &Set<T>| match &set.rows {
+            Rows::Batch(batch) => batch.byte_size(),
+            Rows::Events(events) => events.byte_size(),
         };
-        let batch = Batch::new(&self.plan.table, options)?;
-        self.groups.push(Group { batch, messages: Vec::new() });
-        self.by_options.insert(header.into(), self.groups.len() - 1);
-        Ok(self.groups.len() - 1)
+        self.sets.iter().map(rows).sum::<usize>() + self.message_bytes
+    }
+
+    /// Whether more events would make the load slower than two loads.
+    pub(super) fn is_full(&self) -> bool {
+        self.sets.iter().any(|set| matches!(&set.rows, Rows::Events(events) if events.is_full()))
+    }
+
+    pub(super) fn into_groups(self) -> Vec<Group<T>> {
+        let mut groups = Vec::new();
+        for set in self.sets {
+            let batches = match set.rows {
+                Rows::Batch(batch) => vec![*batch],
+                Rows::Events(events) => events.into_batches(),
+            };
+            for (batch, (messages, notes)) in batches.into_iter().zip(set.messages) {
+                groups.push(Group { batch, messages, notes });
+            }
+        }
+        groups
+    }
+
+    fn add_set(&mut self, header: &[u8]) -> Result<usize, OptionError> {
+        let GroupPlan { topic, table, options, rows } = self.plan;
+        let options = if header.is_empty() {
+            options.clone()
+        } else {
+            Arc::new(with_header(options, header, topic))
+        };
+        let rows = match rows {
+            RowsOf::Batch => Rows::Batch(Box::new(Batch::new(table, options)?)),
+            RowsOf::Events => Rows::Events(MicroBatch::new(table, &options)?),
+        };
+        self.sets.push(Set { rows, messages: Vec::new() });
+        self.by_options.insert(header.into(), self.sets.len() - 1);
+        Ok(self.sets.len() - 1)
     }
 }
 

@@ -5,7 +5,7 @@
 //! are workers. An idle topic is a map entry.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -13,7 +13,7 @@ use std::{
 use appbase::telemetry::chain;
 use kafkabase::{Fetcher, Mode, OffsetSpec};
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::{Id, JoinSet},
     time::MissedTickBehavior,
 };
@@ -28,6 +28,7 @@ use super::{
     run::{RunContext, RunEnd, RunError, TopicRun},
     schedule,
     start::HoldReason,
+    tail::{Tail, TailEnd},
     target::{LoadTarget, OwnedTopic},
 };
 
@@ -35,6 +36,9 @@ use super::{
 const TICK: Duration = Duration::from_millis(100);
 /// Pauses after a failed run: doubled from the first to the last, or to the topic's period.
 const RETRY_PAUSES: (i64, i64) = (1, 30);
+
+/// Topics that Kafka is brought up to date on at a time when they are given up.
+const HAND_OVERS_AT_ONCE: usize = 16;
 
 /// How the loader works; fields, so that a test can make them small.
 #[derive(Debug, Clone)]
@@ -51,8 +55,8 @@ pub struct LoaderSettings {
 
 /// What the loader works on: topics that exist, and destinations by id.
 pub trait LoadSource: Send + Sync + 'static {
-    /// The topics that this instance owns. Called often; cheap.
-    fn owned_topics(&self) -> Vec<Arc<OwnedTopic>>;
+    /// The topics that this instance owns. Called often; cheap. The same list until they, or the destinations, change.
+    fn owned_topics(&self) -> Arc<Vec<Arc<OwnedTopic>>>;
     /// When the topic runs, as it is configured now.
     fn schedule(&self, topic: &OwnedTopic) -> Option<TopicSchedule>;
     /// The destination as it is configured now.
@@ -86,11 +90,46 @@ pub(super) struct Loader<S> {
     context: RunContext,
     source: Arc<S>,
     settings: LoaderSettings,
-    rebuild_fetcher: Box<dyn Fn() -> Option<Fetcher> + Send>,
+    rebuild_fetcher: Box<dyn Fn(Fetches) -> Option<Fetcher> + Send>,
     topics: HashMap<String, TopicState>,
-    runs: JoinSet<Result<RunEnd, RunError>>,
+    /// Runs and tails.
+    tasks: JoinSet<Ended>,
     running: HashMap<Id, String>,
+    run_count: usize,
+    /// As the source named them last.
+    owned: Arc<Vec<Arc<OwnedTopic>>>,
+    hand_overs: JoinSet<()>,
+    hand_over_places: Arc<Semaphore>,
+    /// Whether a topic began or ceased to fail or to be held since the status was published.
+    status_changed: bool,
     status: watch::Sender<LoaderStatus>,
+}
+
+/// What a fetcher is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fetches {
+    Runs,
+    Tails,
+}
+
+/// How a task over a topic ended.
+enum Ended {
+    Run(Result<RunEnd, RunError>),
+    Tail(Result<TailEnd, RunError>),
+}
+
+/// What is done with a topic at the moment.
+enum Work {
+    /// It waits for its time.
+    Nothing,
+    Run {
+        stop: CancellationToken,
+    },
+    /// It is followed, on behalf of this destination as it was then.
+    Tail {
+        target: Arc<LoadTarget>,
+        stop: CancellationToken,
+    },
 }
 
 struct TopicState {
@@ -100,7 +139,9 @@ struct TopicState {
     start: i64,
     /// Unix seconds before which the topic is left alone; earlier than `start` after a failure.
     due: i64,
-    is_running: bool,
+    work: Work,
+    /// `false`: to be forgotten once its work has ended.
+    is_ours: bool,
     failures: u32,
     backlog: Backlog,
     held: Option<HoldReason>,
@@ -114,7 +155,7 @@ impl<S: LoadSource> Loader<S> {
         source: Arc<S>,
         settings: LoaderSettings,
         status: watch::Sender<LoaderStatus>,
-        rebuild_fetcher: impl Fn() -> Option<Fetcher> + Send + 'static,
+        rebuild_fetcher: impl Fn(Fetches) -> Option<Fetcher> + Send + 'static,
     ) -> Loader<S> {
         Loader {
             context,
@@ -122,8 +163,13 @@ impl<S: LoadSource> Loader<S> {
             settings,
             rebuild_fetcher: Box::new(rebuild_fetcher),
             topics: HashMap::new(),
-            runs: JoinSet::new(),
+            tasks: JoinSet::new(),
             running: HashMap::new(),
+            run_count: 0,
+            owned: Arc::default(),
+            hand_overs: JoinSet::new(),
+            hand_over_places: Arc::new(Semaphore::new(HAND_OVERS_AT_ONCE)),
+            status_changed: false,
             status,
         }
     }
@@ -139,10 +185,18 @@ impl<S: LoadSource> Loader<S> {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = self.runs.join_next_with_id() => self.run_ended(ended),
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    if self.task_ended(ended, &stop) {
+                        self.start_due_runs(&stop);
+                    }
+                }
                 _ = tick.tick() => {
-                    self.find_topics();
+                    self.find_topics(&stop);
+                    while self.hand_overs.try_join_next().is_some() {}
                     self.start_due_runs(&stop);
+                    if self.status_changed {
+                        self.publish();
+                    }
                 }
                 _ = sweep.tick() => {
                     if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
@@ -156,59 +210,96 @@ impl<S: LoadSource> Loader<S> {
         self.finish(stop).await;
     }
 
-    /// Takes up topics that are new here and drops those that are gone.
-    fn find_topics(&mut self) {
+    /// Takes up topics that are new here and gives up those that are gone or somebody else's.
+    fn find_topics(&mut self, stop: &CancellationToken) {
         let owned = self.source.owned_topics();
-        let now = unix_seconds();
-        if owned.len() < self.topics.len() {
-            let names: std::collections::HashSet<_> = owned.iter().map(|t| &t.name).collect();
-            self.topics.retain(|name, state| state.is_running || names.contains(name));
+        if Arc::ptr_eq(&owned, &self.owned) {
+            return;
         }
-        for topic in owned {
-            let Some(schedule) = self.source.schedule(&topic) else {
+        self.owned = owned;
+        let now = unix_seconds();
+        let names: HashSet<_> = self.owned.iter().map(|topic| topic.name.as_str()).collect();
+        let lost: Vec<_> =
+            self.topics.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        for name in lost {
+            self.give_up(&name, stop);
+        }
+        for topic in self.owned.iter() {
+            let Some(schedule) = self.source.schedule(topic) else {
                 continue;
             };
-            let period = schedule.period;
             let state = self.topics.entry(topic.name.clone()).or_insert_with(|| TopicState {
-                topic,
+                topic: topic.clone(),
                 period: 0,
                 start: 0,
                 due: now, // a topic with a backlog does not wait for its period after a start
-                is_running: false,
+                work: Work::Nothing,
+                is_ours: true,
                 failures: 0,
                 backlog: Backlog::default(),
                 held: None,
                 error: None,
             });
-            if state.period != period {
-                let delay = schedule::delay(
-                    &state.topic.name,
-                    &schedule.id,
-                    period,
-                    schedule.spread_tables,
-                );
-                state.period = period;
-                state.start = schedule::first_start(now, period, delay);
-                state.due = state.due.min(state.start);
+            state.is_ours = true;
+            if let Work::Tail { target, stop } = &state.work
+                && self
+                    .source
+                    .target(&topic.destination_id)
+                    .is_none_or(|current| !Arc::ptr_eq(&current, target))
+            {
+                stop.cancel(); // the destination changed; the next run uses it as it is now
             }
+            state.follow(&schedule, now);
         }
+    }
+
+    /// Ends the work on a topic, which another instance may go on with, and brings Kafka to where it stands.
+    fn give_up(&mut self, name: &str, stop: &CancellationToken) {
+        let Some(state) = self.topics.get_mut(name) else {
+            return;
+        };
+        state.is_ours = false;
+        match &state.work {
+            Work::Run { stop } | Work::Tail { stop, .. } => return stop.cancel(), // comes back when it ended
+            Work::Nothing => {}
+        }
+        if let Some(state) = self.topics.remove(name) {
+            metrics::forget(&state.topic, state.held.map(HoldReason::kind));
+            self.start_hand_over(state.topic, stop);
+        }
+    }
+
+    fn start_hand_over(&mut self, topic: Arc<OwnedTopic>, stop: &CancellationToken) {
+        let target = self.source.target(&topic.destination_id);
+        let (context, stop) = (self.context.clone(), stop.clone());
+        let places = self.hand_over_places.clone();
+        self.hand_overs.spawn(async move {
+            let _place = places.acquire().await;
+            if let Err(error) = hand_over(&context, &topic, target.as_deref(), &stop).await {
+                warn!(
+                    topic = topic.name,
+                    error = %chain(&error),
+                    "Kafka may not know yet how far the topic is loaded"
+                );
+            }
+        });
     }
 
     /// Starts what is due, longest waiting first, as far as there are workers.
     fn start_due_runs(&mut self, stop: &CancellationToken) {
-        let mut free = self.settings.workers.saturating_sub(self.runs.len());
+        let mut free = self.settings.workers.saturating_sub(self.run_count);
         if free == 0 {
             return;
         }
         let now = unix_seconds();
         let mut busy: HashMap<String, usize> = HashMap::new();
-        for state in self.topics.values().filter(|state| state.is_running) {
+        for state in self.topics.values().filter(|state| matches!(state.work, Work::Run { .. })) {
             *busy.entry(state.topic.destination_id.clone()).or_default() += 1;
         }
         let mut due: Vec<_> = self
             .topics
             .values()
-            .filter(|state| !state.is_running && state.due <= now)
+            .filter(|state| state.is_idle() && state.due <= now)
             .map(|state| (state.due, state.topic.clone()))
             .collect();
         due.sort_unstable_by_key(|(due, _)| *due);
@@ -226,7 +317,7 @@ impl<S: LoadSource> Loader<S> {
             }
             *of_destination += 1;
             free -= 1;
-            self.start_run(topic, target, stop.clone());
+            self.start_run(topic, target, stop.child_token());
         }
     }
 
@@ -238,46 +329,113 @@ impl<S: LoadSource> Loader<S> {
     ) {
         let name = topic.name.clone();
         if let Some(state) = self.topics.get_mut(&name) {
-            state.is_running = true;
+            state.work = Work::Run { stop: stop.clone() };
         }
+        self.run_count += 1;
         let context = self.context.clone();
         let span = info_span!("run", topic = name, destination_id = topic.destination_id);
         let run = async move {
             let (context, stop) = (&context, &stop);
-            match target {
+            Ended::Run(match target {
                 Some(target) if topic.mode != Mode::Retry => {
                     TopicRun { context, topic: &topic, target: &target, stop }.run().await
                 }
                 _ => RetryRun { context, topic: &topic, stop }.run().await,
-            }
+            })
         };
-        let task = self.runs.spawn(run.instrument(span));
+        let task = self.tasks.spawn(run.instrument(span));
         self.running.insert(task.id(), name);
     }
 
-    fn run_ended(&mut self, ended: Result<(Id, Result<RunEnd, RunError>), tokio::task::JoinError>) {
-        let (id, result) = match ended {
-            Ok((id, result)) => (id, Some(result)),
+    /// Follows a stream topic from where its run ended.
+    fn start_tail(&mut self, name: &str, from: i64, stop: &CancellationToken) {
+        let Some(state) = self.topics.get_mut(name) else {
+            return;
+        };
+        let topic = state.topic.clone();
+        let Some(target) = self.source.target(&topic.destination_id) else {
+            return;
+        };
+        let stop = stop.child_token();
+        state.work = Work::Tail { target: target.clone(), stop: stop.clone() };
+        topic.set_loaded_to(from);
+        let context = self.context.clone();
+        let span = info_span!("tail", topic = name, destination_id = topic.destination_id);
+        let tail = async move {
+            let run = TopicRun { context: &context, topic: &topic, target: &target, stop: &stop };
+            Ended::Tail(Tail { run }.follow(from).await)
+        };
+        let task = self.tasks.spawn(tail.instrument(span));
+        self.running.insert(task.id(), name.to_owned());
+    }
+
+    /// Takes note of the end of a run or a tail. `true`: its topic is due at once.
+    fn task_ended(
+        &mut self,
+        ended: Result<(Id, Ended), tokio::task::JoinError>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let (id, ended) = match ended {
+            Ok((id, ended)) => (id, Some(ended)),
             Err(error) => (error.id(), None),
         };
         let name = self.running.remove(&id).unwrap_or_default();
-        if let Some(Err(RunError::Read(ReadError::Stalled { .. }))) = &result {
-            self.replace_fetcher();
-        }
         let Some(state) = self.topics.get_mut(&name) else {
-            return;
+            return false;
         };
-        state.ended(result);
-        self.publish();
+        let was_healthy = state.is_healthy();
+        let was_run = matches!(std::mem::replace(&mut state.work, Work::Nothing), Work::Run { .. });
+        self.run_count -= usize::from(was_run);
+        let mut stuck = None;
+        let mut follows_from = None;
+        let is_due = match ended {
+            Some(Ended::Tail(Ok(TailEnd::Behind | TailEnd::Stopped))) => {
+                state.due = unix_seconds();
+                true
+            }
+            Some(Ended::Tail(Ok(TailEnd::NoRows))) => false,
+            Some(Ended::Run(Ok(end))) => {
+                if let (RunEnd::At { next_offset }, Mode::Stream) = (end, state.topic.mode) {
+                    follows_from = Some(next_offset);
+                }
+                state.ended(Some(Ok(end)));
+                false
+            }
+            Some(Ended::Tail(Err(error)) | Ended::Run(Err(error))) => {
+                if matches!(error, RunError::Read(ReadError::Stalled { .. })) {
+                    stuck = Some(if was_run { Fetches::Runs } else { Fetches::Tails });
+                }
+                state.ended(Some(Err(error)));
+                false
+            }
+            None => {
+                state.ended(None);
+                false
+            }
+        };
+        self.status_changed |= !was_healthy || !state.is_healthy();
+        let is_ours = state.is_ours;
+        if let Some(fetches) = stuck {
+            self.replace_fetcher(fetches);
+        }
+        if !is_ours {
+            self.give_up(&name, stop);
+        } else if let Some(from) = follows_from.filter(|_| !stop.is_cancelled()) {
+            self.start_tail(&name, from, stop);
+        }
+        is_due && is_ours
     }
 
     /// A reader that got nothing although there was something: the client may be stuck, a new one is made.
     /// Runs that still read with the old one keep it until they end.
-    fn replace_fetcher(&mut self) {
-        match (self.rebuild_fetcher)() {
+    fn replace_fetcher(&mut self, fetches: Fetches) {
+        match (self.rebuild_fetcher)(fetches).map(Arc::new) {
             Some(fetcher) => {
-                warn!("fetcher rebuilt after a stalled read");
-                self.context.fetcher = Arc::new(fetcher);
+                warn!(?fetches, "fetcher rebuilt after a stalled read");
+                match fetches {
+                    Fetches::Runs => self.context.fetcher = fetcher,
+                    Fetches::Tails => self.context.tail_fetcher = fetcher,
+                }
             }
             None => error!("fetcher could not be rebuilt"),
         }
@@ -314,10 +472,13 @@ impl<S: LoadSource> Loader<S> {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let now = Instant::now();
         let mut status = LoaderStatus::default();
-        for (name, state) in &self.topics {
+        for (name, state) in &mut self.topics {
+            if let Work::Tail { .. } = state.work {
+                state.backlog.loaded(state.topic.loaded_to(), now);
+            }
             // what waits in a retry topic waits on purpose
             let age = match state.topic.mode {
                 Mode::Retry => 0.0,
@@ -333,32 +494,20 @@ impl<S: LoadSource> Loader<S> {
             }
         }
         self.status.send_replace(status);
+        self.status_changed = false;
     }
 
     /// Lets the batches in hand end, then brings Kafka to the rows, all within the deadline.
     async fn finish(mut self, stop: CancellationToken) {
         let deadline = tokio::time::Instant::now() + self.settings.stop_within;
         let work = async {
-            while let Some(ended) = self.runs.join_next_with_id().await {
-                self.run_ended(ended);
+            while let Some(ended) = self.tasks.join_next_with_id().await {
+                self.task_ended(ended, &stop);
             }
-            let mut handovers = JoinSet::new();
-            for state in self.topics.values() {
-                let target = self.source.target(&state.topic.destination_id);
-                let (context, topic, stop) =
-                    (self.context.clone(), state.topic.clone(), stop.clone());
-                handovers.spawn(async move {
-                    if let Err(error) = hand_over(&context, &topic, target.as_deref(), &stop).await
-                    {
-                        warn!(
-                            topic = topic.name,
-                            error = %chain(&error),
-                            "Kafka may not know yet how far the topic is loaded"
-                        );
-                    }
-                });
+            for state in std::mem::take(&mut self.topics).into_values() {
+                self.start_hand_over(state.topic, &stop);
             }
-            while handovers.join_next().await.is_some() {}
+            while self.hand_overs.join_next().await.is_some() {}
         };
         if tokio::time::timeout_at(deadline, work).await.is_err() {
             warn!("loader stopped by its deadline; the batches in hand are rolled back");
@@ -385,9 +534,27 @@ async fn hand_over(
 }
 
 impl TopicState {
+    fn is_idle(&self) -> bool {
+        matches!(self.work, Work::Nothing)
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.held.is_none() && self.error.is_none()
+    }
+
+    /// Takes over the times of a schedule.
+    fn follow(&mut self, schedule: &TopicSchedule, now: i64) {
+        let TopicSchedule { id, period, spread_tables } = schedule;
+        if self.period != *period {
+            let delay = schedule::delay(&self.topic.name, id, *period, *spread_tables);
+            self.period = *period;
+            self.start = schedule::first_start(now, *period, delay);
+            self.due = self.due.min(self.start);
+        }
+    }
+
     fn ended(&mut self, result: Option<Result<RunEnd, RunError>>) {
         let now = unix_seconds();
-        self.is_running = false;
         let (held, failed) = match result {
             Some(Ok(RunEnd::At { next_offset })) => {
                 self.backlog.loaded(next_offset, Instant::now());
@@ -405,7 +572,7 @@ impl TopicState {
         }
         self.error = failed.map(|(_, error)| error);
         self.start = schedule::next_start(self.start, now, self.period);
-        if self.error.is_none() && self.held.is_none() {
+        if self.is_healthy() {
             self.failures = 0;
             self.due = self.start;
         } else {

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use super::{batch_load::Loaded, start::Notice, target::OwnedTopic};
 use prometheus::{
-    GaugeVec, IntCounterVec, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
-    register_int_gauge_vec,
+    GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
 };
 
 const TOPIC: [&str; 4] = ["topicId", "mode", "destinationId", "tableName"];
@@ -127,6 +127,18 @@ static START_NOTICE_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Topics that this instance loads.
+pub(super) static OWNED_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_owned_topics", "Topics that this instance loads.")
+        .expect("registered once")
+});
+
+/// Of 64 shares of all topics, those that are this instance's. Stays 0 under the static rule.
+pub(super) static OWNED_SHARES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_owned_shares", "Shares, of 64, that this instance loads.")
+        .expect("registered once")
+});
+
 /// 1 when a destination keeps its offsets rows, 0 when it falls back to at-least-once. Label: `destinationId`.
 static EXACTLY_ONCE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
@@ -150,6 +162,9 @@ pub fn register() {
         &START_NOTICE_EVENTS,
     ] {
         LazyLock::force(counter);
+    }
+    for gauge in [&OWNED_TOPICS, &OWNED_SHARES] {
+        LazyLock::force(gauge);
     }
     for gauge in [&QUEUE_SIZE, &HELD_TOPICS, &EXACTLY_ONCE] {
         LazyLock::force(gauge);
@@ -230,6 +245,15 @@ pub(super) fn set_backlog(topic: &OwnedTopic, queue_size: i64, oldest_age_second
 
 pub(super) fn set_held(topic: &OwnedTopic, reason: &str, held: bool) {
     HELD_TOPICS.with_label_values(topic_labels!(topic, reason)).set(i64::from(held));
+}
+
+/// The topic is no longer this instance's: its gauges are another one's.
+pub(super) fn forget(topic: &OwnedTopic, held: Option<&str>) {
+    let _ = QUEUE_SIZE.remove_label_values(topic_labels!(topic)); // there may be none yet
+    let _ = UNLOADED_AGE.remove_label_values(topic_labels!(topic));
+    if let Some(reason) = held {
+        let _ = HELD_TOPICS.remove_label_values(topic_labels!(topic, reason));
+    }
 }
 
 pub(super) fn set_exactly_once(destination_id: &str, exactly_once: bool) {

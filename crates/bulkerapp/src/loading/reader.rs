@@ -46,7 +46,7 @@ pub(super) struct ReadPlan {
 /// Events that are loaded in one transaction.
 pub(super) struct ParsedBatch {
     /// First readings, grouped by their options.
-    pub(super) groups: Vec<Group>,
+    pub(super) groups: Vec<Group<()>>,
     /// Events that were refused before and come back.
     pub(super) copies: Vec<Message>,
     pub(super) unparsable: Vec<Unparsable>,
@@ -59,7 +59,7 @@ pub(super) struct ParsedBatch {
     pub(super) last_timestamp_ms: Option<i64>,
     /// Held until the batch is loaded: its memory, and its place among the two of its run.
     pub(super) held: HeldMemory,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a run's reading ended before its end.
@@ -96,7 +96,7 @@ pub(super) fn read_batches(
             return;
         }
         next = open.next_offset;
-        if next > open.first_offset && sender.blocking_send(Ok(open.close(place))).is_err() {
+        if next > open.first_offset && sender.blocking_send(Ok(open.close(Some(place)))).is_err() {
             return;
         }
         if let Err(error) = end {
@@ -105,6 +105,24 @@ pub(super) fn read_batches(
             return;
         }
     }
+}
+
+/// What is there to be read at this moment, up to the plan's size of a batch. `None`: nothing. Does not wait.
+pub(super) fn read_what_is_there(
+    reader: &mut PartitionReader,
+    plan: &ReadPlan,
+    budget: &MemoryBudget,
+    from: i64,
+) -> Result<Option<ParsedBatch>, ReadError> {
+    let mut open = OpenBatch::new(plan, from, budget.batch());
+    while !open.is_full() {
+        match reader.try_next()? {
+            Fetched::Message(message) => open.take(message)?,
+            Fetched::End { .. } => {}
+            Fetched::Nothing => break,
+        }
+    }
+    Ok((open.received > 0).then(|| open.close(None)))
 }
 
 /// A batch that is being filled.
@@ -116,7 +134,7 @@ struct OpenBatch<'a> {
     bytes: u64,
     largest: u64,
     last_timestamp_ms: Option<i64>,
-    groups: Groups<'a>,
+    groups: Groups<'a, ()>,
     copies: Vec<Message>,
     copied_bytes: usize,
     unparsable: Vec<Unparsable>,
@@ -196,9 +214,9 @@ impl<'a> OpenBatch<'a> {
             self.copies.push(message);
             return Ok(());
         }
-        match self.groups.push(message) {
-            Ok(_) => Ok(()),
-            Err(PushError::Event(unparsable)) => {
+        match self.groups.push(message, ()) {
+            Ok(()) => Ok(()),
+            Err(PushError::Event(unparsable, ())) => {
                 self.copied_bytes += unparsable.message.payload().len();
                 self.unparsable.push(unparsable);
                 Ok(())
@@ -212,7 +230,7 @@ impl<'a> OpenBatch<'a> {
     }
 
     fn is_full(&mut self) -> bool {
-        if self.received >= self.plan.batch_size {
+        if self.received >= self.plan.batch_size || self.groups.is_full() {
             return true;
         }
         if self.received == 0 || !self.received.is_multiple_of(ACCOUNT_EVERY) {
@@ -229,7 +247,7 @@ impl<'a> OpenBatch<'a> {
         limit > 0 && self.received > 0 && self.bytes + self.largest >= limit
     }
 
-    fn close(mut self, place: OwnedSemaphorePermit) -> ParsedBatch {
+    fn close(mut self, place: Option<OwnedSemaphorePermit>) -> ParsedBatch {
         let bytes = self.byte_size();
         self.held.set(bytes);
         ParsedBatch {

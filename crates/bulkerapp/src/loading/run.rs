@@ -17,8 +17,7 @@ use tracing::{debug, info, warn};
 use warehouse::LoadError;
 
 use super::{
-    batch_load::BatchLoad,
-    groups::GroupPlan,
+    batch_load::{BatchLoad, group_plan},
     mark::{Group, Mark},
     memory::MemoryBudget,
     metrics,
@@ -36,7 +35,10 @@ const MAX_STARTS: usize = 5;
 #[derive(Clone)]
 pub(super) struct RunContext {
     pub(super) admin: Admin,
+    /// Reads topics up to the end that they had.
     pub(super) fetcher: Arc<Fetcher>,
+    /// Reads what is appended to stream topics.
+    pub(super) tail_fetcher: Arc<Fetcher>,
     pub(super) cluster_id: String,
     pub(super) memory: MemoryBudget,
     /// The way out for refused events.
@@ -281,7 +283,7 @@ impl TopicRun<'_> {
     }
 
     /// Loads one batch under its checkpoint. `None`: the row is not what it was, or may not be.
-    async fn load(
+    pub(super) async fn load(
         &self,
         offsets: &Offsets,
         row: &OffsetsRow,
@@ -330,11 +332,7 @@ impl TopicRun<'_> {
     ) -> Result<mpsc::Receiver<Result<ParsedBatch, ReadError>>, RunError> {
         let reader = self.context.fetcher.read(&self.topic.name, self.topic.partition, start)?;
         let plan = ReadPlan {
-            events: GroupPlan {
-                topic: self.topic.name.clone(),
-                table: self.topic.table.clone(),
-                options: self.target.options.clone(),
-            },
+            events: group_plan(self.topic, self.target),
             start,
             end,
             batch_size: self.target.batch_size,
@@ -381,7 +379,7 @@ impl TopicRun<'_> {
     }
 
     /// Copies the row to Kafka unless somebody decided otherwise there. May fail: the row rules.
-    async fn tell_kafka(&self, offsets: &Offsets, row: &OffsetsRow) {
+    pub(super) async fn tell_kafka(&self, offsets: &Offsets, row: &OffsetsRow) {
         let told = match self.is_unmarked().await {
             Ok(true) => return, // a decision for the next run
             Ok(false) => self.commit_mark(offsets, row).await,
@@ -415,7 +413,7 @@ impl TopicRun<'_> {
         Err(RunError::Contended)
     }
 
-    async fn is_unmarked(&self) -> Result<bool, AdminError> {
+    pub(super) async fn is_unmarked(&self) -> Result<bool, AdminError> {
         let topic = self.topic.name.as_str();
         let committed = self.context.admin.group_offset(topic, topic, self.topic.partition).await?;
         Ok(matches!(Group::from(committed), Group::Unmarked(_)))
@@ -441,7 +439,7 @@ impl TopicRun<'_> {
         BatchLoad { topic, target, parking, key }
     }
 
-    fn key(&self) -> RowKey {
+    pub(super) fn key(&self) -> RowKey {
         RowKey {
             cluster_id: self.context.cluster_id.clone(),
             topic: self.topic.name.clone(),

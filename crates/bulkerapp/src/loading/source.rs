@@ -1,32 +1,36 @@
-//! What this instance loads: batch topics of configured destinations, by the static shard rule.
+//! What this instance loads: topics of configured destinations that it owns.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kafkabase::{Mode, fnv1a};
+use kafkabase::Mode;
 use tracing::error;
 
 use super::{
     loader::{LoadSource, TopicSchedule},
     metrics,
+    ownership::{Owned, Ownership},
     target::{LoadTarget, OwnedTopic},
     targets::{Opened, Targets},
 };
 use crate::topics::{TopicSnapshot, Topics};
 
-/// The topics of the last look at the cluster that belong to this shard.
+/// Seconds between two runs over a stream topic whose tail cannot be followed.
+const STREAM_PERIOD: i64 = 1;
+
+/// The topics of the last look at the cluster that belong to this instance.
 pub struct OwnedTopics {
     topics: Arc<Topics>,
     targets: Arc<Targets>,
-    shard: Shard,
+    ownership: Arc<Ownership>,
     shared_retry: SharedRetry,
     owned: Mutex<OwnedOfSnapshot>,
 }
 
-/// The owned topics of one state of cluster and configuration; found anew only when that is another one.
+/// The owned topics of one state of cluster, configuration and ownership; found anew only when that is another one.
 #[derive(Default)]
 struct OwnedOfSnapshot {
-    of: Option<(Arc<TopicSnapshot>, Arc<Opened>)>,
-    topics: Vec<Arc<OwnedTopic>>,
+    of: Option<(Arc<TopicSnapshot>, Arc<Opened>, Owned)>,
+    topics: Arc<Vec<Arc<OwnedTopic>>>,
 }
 
 /// The retry topic that all destinations share.
@@ -37,36 +41,22 @@ pub struct SharedRetry {
     pub period: i64,
 }
 
-/// Which topics are ours among several instances: `fnv1a(topic) % count == index`.
-#[derive(Debug, Clone, Copy)]
-pub struct Shard {
-    pub index: u32,
-    /// At least 1.
-    pub count: u32,
-}
-
-impl Shard {
-    fn owns(self, topic: &str) -> bool {
-        fnv1a(topic) % self.count == self.index % self.count
-    }
-}
-
 impl OwnedTopics {
     pub fn new(
         topics: Arc<Topics>,
         targets: Arc<Targets>,
-        shard: Shard,
+        ownership: Arc<Ownership>,
         shared_retry: SharedRetry,
     ) -> OwnedTopics {
-        OwnedTopics { topics, targets, shard, shared_retry, owned: Mutex::default() }
+        OwnedTopics { topics, targets, ownership, shared_retry, owned: Mutex::default() }
     }
 
-    fn find(&self, snapshot: &TopicSnapshot, opened: &Opened) -> Vec<Arc<OwnedTopic>> {
+    fn find(&self, snapshot: &TopicSnapshot, opened: &Opened, mine: Owned) -> Vec<Arc<OwnedTopic>> {
         let mut owned = Vec::new();
         for topic in snapshot.topics.values() {
-            let is_ours = matches!(topic.id.mode, Mode::Batch | Mode::Retry)
+            let is_ours = matches!(topic.id.mode, Mode::Batch | Mode::Stream | Mode::Retry)
                 && opened.get(&topic.id.destination_id).is_some()
-                && self.shard.owns(&topic.name);
+                && mine.contains(&topic.name);
             if !is_ours {
                 continue;
             }
@@ -84,7 +74,7 @@ impl OwnedTopics {
             }
         }
         let shared = &self.shared_retry.topic;
-        if snapshot.has_shared_retry && self.shard.owns(shared) {
+        if snapshot.has_shared_retry && mine.contains(shared) {
             owned.push(Arc::new(OwnedTopic::new(shared, "", Mode::Retry, "")));
         }
         owned
@@ -92,23 +82,26 @@ impl OwnedTopics {
 }
 
 impl LoadSource for OwnedTopics {
-    fn owned_topics(&self) -> Vec<Arc<OwnedTopic>> {
+    fn owned_topics(&self) -> Arc<Vec<Arc<OwnedTopic>>> {
         let snapshot = self.topics.snapshot();
         let opened = self.targets.opened();
         let mut cached = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_same = cached.of.as_ref().is_some_and(|(topics, targets)| {
-            Arc::ptr_eq(topics, &snapshot) && Arc::ptr_eq(targets, &opened)
+        let mine = self.ownership.poll();
+        let is_same = cached.of.as_ref().is_some_and(|(topics, targets, owned)| {
+            Arc::ptr_eq(topics, &snapshot) && Arc::ptr_eq(targets, &opened) && *owned == mine
         });
         if !is_same {
-            cached.topics = self.find(&snapshot, &opened);
-            cached.of = Some((snapshot, opened));
+            cached.topics = Arc::new(self.find(&snapshot, &opened, mine));
+            metrics::OWNED_TOPICS.set(i64::try_from(cached.topics.len()).unwrap_or(i64::MAX));
+            cached.of = Some((snapshot, opened, mine));
         }
         cached.topics.clone()
     }
 
     fn schedule(&self, topic: &OwnedTopic) -> Option<TopicSchedule> {
         if topic.destination_id.is_empty() {
-            let id = format!("{}_{}", topic.name, self.shard.index % self.shard.count);
+            // one instance owns it, whichever: the original's name of it has the number of its shard
+            let id = format!("{}_0", topic.name);
             return Some(TopicSchedule {
                 id,
                 period: self.shared_retry.period,
@@ -118,6 +111,7 @@ impl LoadSource for OwnedTopics {
         let target = self.targets.get(&topic.destination_id)?;
         let period = match topic.mode {
             Mode::Retry => target.retry_period,
+            Mode::Stream => STREAM_PERIOD,
             _ => target.period,
         };
         let (id, spread_tables) = (topic.destination_id.clone(), target.spread_tables);

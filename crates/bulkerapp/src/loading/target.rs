@@ -3,12 +3,13 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use kafkabase::Mode;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{info, warn};
 use warehouse::{LoadError, StreamOptions, postgres::Postgres};
 
@@ -30,6 +31,8 @@ pub struct OwnedTopic {
     /// Of a retry topic.
     pub(super) retries: Mutex<RetryState>,
     claimed: AtomicBool,
+    /// How far the tail of a stream topic is loaded.
+    loaded_to: AtomicI64,
 }
 
 impl OwnedTopic {
@@ -42,12 +45,21 @@ impl OwnedTopic {
             table: table.to_owned(),
             retries: Mutex::default(),
             claimed: AtomicBool::new(false),
+            loaded_to: AtomicI64::new(0),
         }
     }
 
     /// Whether Kafka acknowledged a start of ours since this instance owns the topic.
     pub fn is_claimed(&self) -> bool {
         self.claimed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn loaded_to(&self) -> i64 {
+        self.loaded_to.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_loaded_to(&self, offset: i64) {
+        self.loaded_to.store(offset, Ordering::Relaxed);
     }
 
     pub(super) fn set_claimed(&self) {
@@ -73,6 +85,8 @@ pub struct LoadTarget {
     guarantee: AtomicU8,
     remember_fates: Duration,
     forgot_at: Mutex<Option<Instant>>,
+    /// Tails that load at a time; runs are counted by the loader.
+    tail_loads: Semaphore,
 }
 
 /// For destinations that do not say it themselves.
@@ -86,6 +100,8 @@ pub struct TargetDefaults {
     pub batch_size: u64,
     /// How long the fate of a refused event is remembered: longer than any copy of it lives in Kafka.
     pub remember_fates: Duration,
+    /// Stream topics of one destination that are loaded at a time, besides runs.
+    pub tail_loads: usize,
 }
 
 const UNKNOWN: u8 = 0;
@@ -120,6 +136,7 @@ impl LoadTarget {
             guarantee: AtomicU8::new(UNKNOWN),
             remember_fates: defaults.remember_fates,
             forgot_at: Mutex::default(),
+            tail_loads: Semaphore::new(defaults.tail_loads),
         }
     }
 
@@ -150,6 +167,11 @@ impl LoadTarget {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A place among the tails that load into this destination. `None` never comes: the semaphore is not closed.
+    pub(super) async fn load_slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.tail_loads.acquire().await.ok()
     }
 
     /// Now and then, forgets what became of events whose copies are all gone.

@@ -185,6 +185,7 @@ mod tests {
             retry_period: 300,
             batch_size: 10_000,
             remember_fates: Duration::from_secs(3600),
+            tail_loads: 1,
         };
         (destinations.clone(), Targets::new(destinations, 1, defaults))
     }

@@ -1,8 +1,12 @@
 //! The HTTP API: who may ask, and what answers.
 
+mod events;
+mod log;
 mod metrics;
 mod post;
 mod probes;
+mod range;
+mod write_keys;
 
 use std::sync::Arc;
 
@@ -18,8 +22,10 @@ use axum::{
 use crate::state::AppState;
 
 /// Methods and paths, for redirects of those that differ by a slash at the end.
-const ROUTES: [(Method, &str); 4] = [
+const ROUTES: [(Method, &str); 6] = [
     (Method::POST, "/post/{destinationId}"),
+    (Method::GET, "/log/{eventType}/{actorId}"),
+    (Method::GET, "/events"),
     (Method::GET, "/metrics"),
     (Method::GET, "/ready"),
     (Method::GET, "/health"),
@@ -32,6 +38,8 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/health", on(MethodFilter::GET, probes::health).fallback(no_method));
     let guarded = Router::new()
         .route("/post/{destinationId}", on(MethodFilter::POST, post::post).fallback(no_route))
+        .route("/log/{eventType}/{actorId}", on(MethodFilter::GET, log::log).fallback(no_route))
+        .route("/events", on(MethodFilter::GET, events::events).fallback(no_route))
         .route("/metrics", on(MethodFilter::GET, metrics::guarded_metrics).fallback(no_route))
         .fallback(no_route);
     open.merge(guarded).with_state(state)

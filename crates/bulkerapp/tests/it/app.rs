@@ -45,13 +45,20 @@ impl Setup {
             password: database.password().to_owned(),
             prefix,
             options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
-            environment: Vec::new(),
+            // several instances of one test each load all topics; tests of ownership take this away
+            environment: vec![("BULKER_SHARDS".to_owned(), "1".to_owned())],
             _standing: Arc::new(standing),
         }
     }
 
     pub(crate) fn with_options(mut self, options: &str) -> Setup {
         self.options = options.to_owned();
+        self
+    }
+
+    /// Lets instances share the topics among them.
+    pub(crate) fn sharing_topics(mut self) -> Setup {
+        self.environment.retain(|(name, _)| name != "BULKER_SHARDS");
         self
     }
 
@@ -75,6 +82,11 @@ impl Setup {
     /// Whether it is a topic of a table of this test.
     pub(crate) fn is_table_topic(&self, topic: &str) -> bool {
         topic.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with("in.id."))
+    }
+
+    /// The topic of a table whose events are loaded as they come.
+    pub(crate) fn stream_topic(&self, table: &str) -> String {
+        format!("{}in.id.{DESTINATION}.m.stream.t.{table}", self.prefix)
     }
 
     pub(crate) fn retry_topic(&self) -> String {
@@ -165,6 +177,12 @@ impl App {
             "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n"
         );
         exchange(self.port, request.as_bytes()).await
+    }
+
+    /// `GET` with the token.
+    pub(crate) async fn ask(&self, path: &str) -> Result<Answer> {
+        let bearer = format!("Bearer {TOKEN}");
+        self.request("GET", path, &[("authorization", &bearer)], b"").await
     }
 
     /// Stops it as an orchestrator does.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    ffi::{CStr, CString},
+    ffi::{CStr, CString, c_void},
     ptr, slice,
     sync::Arc,
     time::Duration,
@@ -17,6 +17,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 use rdkafka_sys::{self as sys, rd_kafka_resp_err_t as RespErr};
+use tokio::sync::Notify;
 
 /// Messages that one call takes out of the queue at most.
 const BULK: usize = 512;
@@ -156,6 +157,8 @@ impl Drop for Message {
 pub(crate) struct PartitionQueue<C: ConsumerContext> {
     queue: *mut sys::rd_kafka_queue_t,
     taken: VecDeque<Message>,
+    /// Told when something arrives in the empty queue. librdkafka holds a pointer to it until `drop`.
+    arrived: Option<Arc<Notify>>,
     /// Keeps the client alive for as long as its queue is.
     _consumer: Arc<BaseConsumer<C>>,
 }
@@ -181,7 +184,27 @@ impl<C: ConsumerContext> PartitionQueue<C> {
         }
         // forwarding to nowhere is what tells librdkafka that the application reads this queue
         unsafe { sys::rd_kafka_queue_forward(queue, ptr::null_mut()) };
-        Some(PartitionQueue { queue, taken: VecDeque::new(), _consumer: consumer.clone() })
+        Some(PartitionQueue {
+            queue,
+            taken: VecDeque::new(),
+            arrived: None,
+            _consumer: consumer.clone(),
+        })
+    }
+
+    /// What tells that something arrived. It is told when the queue was empty before: so take all that is there, then wait.
+    pub(crate) fn arrived(&mut self) -> Arc<Notify> {
+        let queue = self.queue;
+        let arrived = self.arrived.get_or_insert_with(|| {
+            let arrived = Arc::new(Notify::new());
+            // SAFETY: the `Notify` lives in `self`, which takes the callback away before it lets go of it.
+            unsafe {
+                let opaque = Arc::as_ptr(&arrived).cast_mut().cast();
+                sys::rd_kafka_queue_cb_event_enable(queue, Some(tell), opaque);
+            }
+            arrived
+        });
+        arrived.clone()
     }
 
     /// The next thing in the queue; waits at most `timeout` for it.
@@ -228,9 +251,19 @@ impl<C: ConsumerContext> PartitionQueue<C> {
     }
 }
 
+/// Called on librdkafka's threads.
+unsafe extern "C" fn tell(_client: *mut sys::rd_kafka_t, opaque: *mut c_void) {
+    // SAFETY: points to the `Notify` of a queue that is not dropped yet.
+    unsafe { (*opaque.cast::<Notify>()).notify_one() }
+}
+
 impl<C: ConsumerContext> Drop for PartitionQueue<C> {
     fn drop(&mut self) {
         self.taken.clear();
+        if self.arrived.is_some() {
+            // SAFETY: takes the queue's lock, under which the callback is called: none is on its way afterwards.
+            unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue, None, ptr::null_mut()) }
+        }
         // SAFETY: obtained once in `take`, destroyed once; the client is still alive.
         unsafe { sys::rd_kafka_queue_destroy(self.queue) }
     }

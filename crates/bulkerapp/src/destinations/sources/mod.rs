@@ -13,7 +13,7 @@ use appbase::config::Environment;
 use self::{file::FileSource, http::HttpSource, postgres::PostgresSource, redis::RedisSource};
 use super::{
     document::{Document, Format},
-    settings::SourceConfig,
+    settings::{RedisSettings, SourceConfig},
 };
 use crate::{
     config::PREFIX,
@@ -93,6 +93,7 @@ impl Source {
     /// What the settings name. Nothing is connected yet.
     pub(super) fn new(
         config: &SourceConfig,
+        redis: &RedisSettings,
         environment: &Environment,
     ) -> Result<Source, SourceError> {
         let source = config.config_source.as_str();
@@ -102,8 +103,8 @@ impl Source {
                 Inner::Environment(environment::read(environment::DESTINATION, environment))
             }
             None if source == "redis" => {
-                let url = config.redis_url.as_deref().ok_or(SourceError::NoRedis)?;
-                redis_source(url, "REDIS_URL", config)?
+                let url = redis.url.as_deref().ok_or(SourceError::NoRedis)?;
+                redis_source(url, "REDIS_URL", redis, period)?
             }
             None => Inner::File(FileSource::new(source)),
             Some("env") => {
@@ -115,7 +116,7 @@ impl Source {
                 let token = config.config_source_http_auth_token.clone();
                 Inner::Http(HttpSource::new(source, token)?)
             }
-            Some("redis" | "rediss") => redis_source(source, "CONFIG_SOURCE", config)?,
+            Some("redis" | "rediss") => redis_source(source, "CONFIG_SOURCE", redis, period)?,
             Some(scheme) if scheme.starts_with("postgres") => {
                 let query = &config.config_source_sql_query;
                 Inner::Postgres(Box::new(PostgresSource::new(source, query)?))
@@ -194,13 +195,18 @@ impl Source {
     }
 }
 
-fn redis_source(url: &str, variable: &str, config: &SourceConfig) -> Result<Inner, SourceError> {
-    let client = RedisClient::new(url, config.redis_tls_ca.as_deref()).map_err(|error| {
-        let is_address_fine = RedisClient::new(url, None).is_ok();
+fn redis_source(
+    url: &str,
+    variable: &str,
+    settings: &RedisSettings,
+    period: Duration,
+) -> Result<Inner, SourceError> {
+    let client = RedisClient::new(url, settings).map_err(|error| {
+        let is_address_fine = RedisClient::new(url, &RedisSettings::default()).is_ok();
         let variable = if is_address_fine { "REDIS_TLS_CA" } else { variable };
         SourceError::Redis { variable: format!("{PREFIX}_{variable}"), reason: reason(&error) }
     })?;
-    Ok(Inner::Redis(Box::new(RedisSource::new(client, config.period()))))
+    Ok(Inner::Redis(Box::new(RedisSource::new(client, period))))
 }
 
 #[cfg(test)]
@@ -218,7 +224,8 @@ mod tests {
 
     fn source(config_source: &str) -> Result<Source, SourceError> {
         let environment = Environment::new("BULKER", VARIABLES, []);
-        Source::new(&source_config(&[("BULKER_CONFIG_SOURCE", config_source)]), &environment)
+        let config = source_config(&[("BULKER_CONFIG_SOURCE", config_source)]);
+        Source::new(&config, &RedisSettings::default(), &environment)
     }
 
     async fn ids(config_source: &str) -> Vec<String> {
@@ -273,10 +280,11 @@ mod tests {
             assert!(!error.contains("s3cret"), "{error}");
         }
         assert_eq!(source("redis").map(|_| ()).unwrap_err(), SourceError::NoRedis);
-        let variables =
-            [("BULKER_CONFIG_SOURCE", "redis://h"), ("BULKER_REDIS_TLS_CA", "not-a-certificate")];
+        let config = source_config(&[("BULKER_CONFIG_SOURCE", "redis://h")]);
+        let tls_ca = Some("not-a-certificate".to_owned());
+        let redis = RedisSettings { tls_ca, ..RedisSettings::default() };
         let environment = Environment::new("BULKER", VARIABLES, []);
-        let error = Source::new(&source_config(&variables), &environment).map(|_| ()).unwrap_err();
+        let error = Source::new(&config, &redis, &environment).map(|_| ()).unwrap_err();
         assert!(error.to_string().starts_with("BULKER_REDIS_TLS_CA: "), "{error}");
     }
 }
