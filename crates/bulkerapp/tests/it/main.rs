@@ -12,5 +12,6 @@ mod outage;
 mod ownership;
 mod redis_tls;
 mod refused;
+mod sources;
 mod starts;
 mod stream;
