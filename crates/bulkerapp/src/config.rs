@@ -71,6 +71,15 @@ pub struct ServerConfig {
     /// Seconds that a stop may take.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub shutdown_timeout_sec: Duration,
+    /// Calls of `/bulk` that load at a time; more wait with their bodies unread.
+    #[arg(long, default_value = "8", value_parser = integer::<u32>)]
+    pub bulk_max_requests: u32,
+    /// MiB of rows that they hold together; rows beyond it are in files without a name in TMPDIR.
+    #[arg(long, default_value = "64", value_parser = integer::<u32>)]
+    pub bulk_memory_limit_mb: u32,
+    /// Prometheus that `/connections-metrics` asks.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub prometheus_url: String,
 }
 
 /// How refused events are tried again.
@@ -117,9 +126,6 @@ pub struct LaterConfig {
     /// Seconds of sleep before the end: nothing is left to wait for.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub shutdown_extra_delay_sec: Duration,
-    /// Prometheus that `/connections-metrics` asks.
-    #[arg(long)]
-    pub prometheus_url: Option<String>,
     /// Secrets of hashed keys.
     #[arg(long, default_value = "dea42a58-acf4-45af-85bb-e77e94bd5025", hide_default_value = true)]
     pub global_hash_secret: String,
@@ -186,6 +192,9 @@ impl Config {
         }
         if self.loader.loader_workers == 0 {
             return Err(InvalidConfig::Zero("LOADER_WORKERS"));
+        }
+        if self.server.bulk_max_requests == 0 {
+            return Err(InvalidConfig::Zero("BULK_MAX_REQUESTS"));
         }
         if self.server.topic_manager_refresh_period_sec.is_zero() {
             return Err(InvalidConfig::Zero("TOPIC_MANAGER_REFRESH_PERIOD_SEC"));
@@ -262,6 +271,14 @@ mod tests {
         let asynchronous =
             parse(&[("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "0"), ("BULKER_ACK_MODE", "async")]);
         assert!(asynchronous.validate().is_ok());
+    }
+
+    #[test]
+    fn zeros_that_would_stop_the_work_are_named() {
+        for name in ["LOADER_WORKERS", "BULK_MAX_REQUESTS", "TOPIC_MANAGER_REFRESH_PERIOD_SEC"] {
+            let error = parse(&[(&format!("BULKER_{name}"), "0")]).validate().unwrap_err();
+            assert_eq!(error, InvalidConfig::Zero(name));
+        }
     }
 
     #[test]

@@ -11,9 +11,20 @@ use prometheus::{
 
 const OF_EVENT: [&str; 5] = ["destinationId", "mode", "tableName", "status", "errorType"];
 
-/// Calls of `/post`. Labels: `destinationId`, `mode`, `tableName`, `status` (`success`, `error`), `errorType`.
+/// Calls of `/post` and `/profiles`. Labels: `destinationId`, `mode`, `tableName`, `status` (`success`, `error`),
+/// `errorType`.
 pub static HANDLER_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("bulkerapp_handler_events", "Calls of /post.", &OF_EVENT)
+    register_int_counter_vec!(
+        "bulkerapp_handler_events",
+        "Calls of /post and /profiles.",
+        &OF_EVENT
+    )
+    .expect("registered once")
+});
+
+/// Calls of `/bulk`. Labels as above.
+pub static HANDLER_BULK: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("bulkerapp_handler_bulk", "Calls of /bulk.", &OF_EVENT)
         .expect("registered once")
 });
 
@@ -179,6 +190,7 @@ pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
 pub fn register() {
     for counters in [
         &HANDLER_EVENTS,
+        &HANDLER_BULK,
         &HANDLER_BYTES,
         &PRODUCER_MESSAGES,
         &TOPIC_CREATE,

@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    bulk_places::BulkPlaces,
     config::Config,
     destinations::{Configuration, ConfigurationStatus, Destinations, RedisSettings},
+    failed_events::FailedEvents,
     loading::{
         self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Ownership,
         ParkingConfig, Shard, SharedRetry, SharesTopic, TargetDefaults, Targets,
@@ -34,6 +36,8 @@ use crate::{
 const CLIENT_ID: &str = "bulkerapp";
 /// The longest an administrative call may take; the original's second is too short for a coordinator's move.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that another service may take to answer.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long Kafka may take for refused events, while their load waits.
 const PARK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Looks at the cluster that may fail in a row before the service is not ready.
@@ -68,6 +72,12 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     if producer.mode() == AckMode::Async {
         warn!("ACK_MODE=async: an event is answered before Kafka has it, and a crash loses it");
     }
+    let failed_events = FailedEvents::new(
+        client.clone(),
+        admin.clone(),
+        config.kafka.kafka_destinations_dead_letter_topic_name.clone(),
+        config.loader.loader_stall_timeout_sec,
+    );
     let log_metrics = LogMetrics {
         errors: metrics::EVENTS_LOG_ERRORS.clone(),
         dropped: metrics::EVENTS_LOG_DROPPED.clone(),
@@ -75,6 +85,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let (events_log, log_flusher) =
         eventslog::open(&config.events_log, log_metrics).context("settings of the events log")?;
     let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
+    let http = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build().context("HTTP client")?;
 
     // bound before anything is loaded: a taken port ends the start
     let listener = bind(config.app.http_port, "HTTP_PORT").await?;
@@ -86,11 +97,16 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         let (topics, stop) = (topics.clone(), background.clone());
         tokio::spawn(async move { topics.watch(refresh, stop).await })
     };
-    let measuring =
-        tokio::spawn(measure(producer.clone(), configuration_status.clone(), background.clone()));
+    let targets = open_targets(config, destinations.clone());
+    let measuring = tokio::spawn(measure(
+        producer.clone(),
+        configuration_status.clone(),
+        targets.clone(),
+        background.clone(),
+    ));
     let following = tokio::spawn(configuration.follow(background.clone()));
     let logging = tokio::spawn(log_flusher.run(background.clone()));
-    let loading = start_loading(config, &client, &topics, &destinations, stop.clone())?;
+    let loading = start_loading(config, &client, &topics, targets.clone(), stop.clone())?;
 
     let limits = Limits {
         body: config.kafka.producer_message_max_bytes(),
@@ -102,10 +118,19 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         auth,
         destinations,
         configuration: configuration_status,
+        targets,
+        bulk: BulkPlaces::new(
+            config.server.bulk_max_requests as usize,
+            (config.server.bulk_memory_limit_mb as usize) << 20,
+            std::env::temp_dir(),
+        ),
         topics,
         tables: Arc::new(Tables::default()),
         producer: producer.clone(),
         loader: loading.status.clone(),
+        failed_events,
+        http,
+        prometheus_url: config.server.prometheus_url.clone(),
         events_log,
         limits,
     });
@@ -148,7 +173,7 @@ fn start_loading(
     config: &Config,
     client: &rdkafka::ClientConfig,
     topics: &Arc<Topics>,
-    destinations: &Arc<Destinations>,
+    targets: Arc<Targets>,
     stop: CancellationToken,
 ) -> Result<Loading> {
     if !config.server.enable_consumers {
@@ -156,8 +181,6 @@ fn start_loading(
         let (_, status) = watch::channel(LoaderStatus::default());
         return Ok(Loading { status, task: tokio::spawn(async {}) });
     }
-    let workers = config.loader.loader_workers as usize;
-    let per_destination = workers.div_ceil(2);
     let retries = &config.retries;
     let ownership = Arc::new(ownership(config));
     let loading = LoadingConfig {
@@ -184,31 +207,42 @@ fn start_loading(
         stall_after: config.loader.loader_stall_timeout_sec,
         retry_batch_size: retries.retry_consumer_batch_size as usize,
         loader: LoaderSettings {
-            workers,
-            workers_per_destination: per_destination,
+            workers: config.loader.loader_workers as usize,
+            workers_per_destination: workers_per_destination(config) as usize,
             sweep_every: config.server.topic_manager_refresh_period_sec,
             stop_within: config.server.shutdown_timeout_sec,
+            alarm_after: config.loader.loader_alarm_after_sec,
+            heal_after: config.loader.loader_heal_after_sec,
         },
     };
-    // a run, and a tail, needs two connections at most: one loads, one asks
-    let connections = u32::try_from(per_destination * 4).unwrap_or(u32::MAX);
+    let shared_retry = SharedRetry {
+        topic: config.kafka.kafka_destinations_retry_topic_name.clone(),
+        period: i64::from(retries.batch_runner_default_retry_period_sec),
+    };
+    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, ownership, shared_retry));
+    loading::spawn(loading, source, stop).context("Kafka's settings")
+}
+
+fn workers_per_destination(config: &Config) -> u32 {
+    config.loader.loader_workers.div_ceil(2)
+}
+
+fn open_targets(config: &Config, destinations: Arc<Destinations>) -> Arc<Targets> {
+    let per_destination = workers_per_destination(config);
+    // a run, and a tail, needs two connections at most, one loads, one asks; a call of /bulk needs one
+    let for_loader = per_destination.saturating_mul(4);
+    let connections = for_loader.saturating_add(config.server.bulk_max_requests);
     let defaults = TargetDefaults {
         period: i64::from(config.server.batch_runner_default_period_sec),
-        retry_period: i64::from(retries.batch_runner_default_retry_period_sec),
+        retry_period: i64::from(config.retries.batch_runner_default_retry_period_sec),
         batch_size: u64::from(config.server.batch_runner_default_batch_size),
         remember_fates: 2
             * (config.kafka.kafka_retry_topic_retention_hours
                 + config.kafka.kafka_topic_retention_hours
                 + config.kafka.kafka_dead_topic_retention_hours),
-        tail_loads: per_destination,
+        tail_loads: per_destination as usize,
     };
-    let targets = Arc::new(Targets::new(destinations.clone(), connections, defaults));
-    let shared_retry = SharedRetry {
-        topic: config.kafka.kafka_destinations_retry_topic_name.clone(),
-        period: defaults.retry_period,
-    };
-    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, ownership, shared_retry));
-    loading::spawn(loading, source, stop).context("Kafka's settings")
+    Arc::new(Targets::new(destinations, connections, defaults))
 }
 
 /// The static rule where it is set, else the group of all instances.
@@ -230,10 +264,11 @@ async fn bind(port: u16, variable: &str) -> Result<TcpListener> {
     listener.with_context(|| format!("listen on port {port}; BULKER_{variable} moves it"))
 }
 
-/// Keeps gauges true of what tells nobody by itself.
+/// Keeps gauges true of what tells nobody by itself, and targets open where nothing is loaded.
 async fn measure(
     producer: AckProducer,
     configuration: watch::Receiver<ConfigurationStatus>,
+    targets: Arc<Targets>,
     stop: CancellationToken,
 ) {
     let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
@@ -242,6 +277,7 @@ async fn measure(
         metrics::PRODUCER_BLOCKED_TOPICS.set(gauge(producer.blocked_topics()));
         let age = configuration.borrow().age().unwrap_or_default().as_secs();
         metrics::CONFIGURATION_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
+        targets.opened();
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(MEASURE_EVERY) => {}

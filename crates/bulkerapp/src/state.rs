@@ -8,8 +8,10 @@ use kafkabase::AckProducer;
 use tokio::sync::watch;
 
 use crate::{
+    bulk_places::BulkPlaces,
     destinations::{ConfigurationStatus, Destinations},
-    loading::LoaderStatus,
+    failed_events::FailedEvents,
+    loading::{LoadTarget, LoaderStatus, Targets},
     tables::Tables,
     topics::Topics,
 };
@@ -19,12 +21,25 @@ pub struct AppState {
     pub auth: Arc<TokenAuth>,
     pub destinations: Arc<Destinations>,
     pub configuration: watch::Receiver<ConfigurationStatus>,
+    pub targets: Arc<Targets>,
+    pub bulk: BulkPlaces,
     pub topics: Arc<Topics>,
     pub tables: Arc<Tables>,
     pub producer: AckProducer,
     pub loader: watch::Receiver<LoaderStatus>,
+    pub failed_events: FailedEvents,
+    pub http: reqwest::Client,
+    /// Empty: there is none.
+    pub prometheus_url: String,
     pub events_log: EventsLog,
     pub limits: Limits,
+}
+
+impl AppState {
+    /// The open destination of this id. Whoever holds it keeps its connections open.
+    pub fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {
+        self.targets.get(destination_id)
+    }
 }
 
 /// What requests are measured against.

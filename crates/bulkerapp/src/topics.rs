@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use kafkabase::{Admin, AdminError, KafkaConfig, TopicId, TopicMetadata, TopicSettings};
+use kafkabase::{Admin, AdminError, KafkaConfig, Mode, TopicId, TopicMetadata, TopicSettings};
 use tokio::{
     sync::{Notify, OnceCell},
     task::JoinHandle,
@@ -45,6 +45,8 @@ pub struct TopicSnapshot {
     /// When it was; `None` before the first.
     pub at: Option<(Instant, SystemTime)>,
     pub topics: HashMap<String, OurTopic>,
+    /// Topics of profile builders, which make them themselves.
+    pub profiles: HashSet<String>,
     /// Whether the retry topic is there that all destinations share.
     pub has_shared_retry: bool,
     /// Our topics with fewer than two replicas.
@@ -120,6 +122,18 @@ impl Topics {
             self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         }
         made
+    }
+
+    /// Whether a profile builder's topic is there. Kafka is asked only while the last look found none.
+    pub async fn has_profiles(&self, name: &str) -> Result<bool, AdminError> {
+        if self.snapshot.load().profiles.contains(name) {
+            return Ok(true);
+        }
+        match self.admin.topic_id(name).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_unknown_topic() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks at the cluster, again and again, and at once when the configuration changes.
@@ -238,6 +252,10 @@ impl Topics {
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };
+            if id.mode == Mode::Profiles {
+                snapshot.profiles.insert(topic.name.clone());
+                continue;
+            }
             if destinations.get(&id.destination_id).is_none() {
                 abandoned += 1;
                 continue;

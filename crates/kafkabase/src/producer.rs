@@ -231,6 +231,25 @@ impl AckProducer {
         value: &[u8],
         headers: OwnedHeaders,
     ) -> Result<(), SendError> {
+        self.deliver(topic, Some(key), Some(value), Some(headers)).await
+    }
+
+    /// Sends a record without a value and headers, perhaps without a key. `Ok` means the same.
+    pub async fn send_key(
+        &self,
+        topic: &Arc<ProducerTopic>,
+        key: Option<&[u8]>,
+    ) -> Result<(), SendError> {
+        self.deliver(topic, key, None, None).await
+    }
+
+    async fn deliver(
+        &self,
+        topic: &Arc<ProducerTopic>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: Option<OwnedHeaders>,
+    ) -> Result<(), SendError> {
         let result = match self.enqueue(topic, key, value, headers) {
             Ok(acknowledged) if self.shared.mode == AckMode::Durable => {
                 self.wait_for(acknowledged).await
@@ -282,18 +301,16 @@ impl AckProducer {
     fn enqueue(
         &self,
         topic: &Arc<ProducerTopic>,
-        key: &[u8],
-        value: &[u8],
-        headers: OwnedHeaders,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: Option<OwnedHeaders>,
     ) -> Result<oneshot::Receiver<Result<(), SendError>>, SendError> {
         let admitted = topic.outstanding().admit(Instant::now(), self.shared.wait);
         let ticket = admitted.ok_or(SendError::Blocked)?;
         let (answer, acknowledged) = oneshot::channel();
         let report = Box::new(Report { topic: topic.clone(), ticket, answer });
-        let record = BaseRecord::with_opaque_to(topic.name.as_str(), report)
-            .key(key)
-            .payload(value)
-            .headers(headers);
+        let mut record = BaseRecord::with_opaque_to(topic.name.as_str(), report);
+        (record.key, record.payload, record.headers) = (key, value, headers);
         if let Err((error, record)) = self.shared.client.load().send(record) {
             topic.outstanding().settle(record.delivery_opaque.ticket);
             return Err(SendError::of(

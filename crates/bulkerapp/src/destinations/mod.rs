@@ -15,6 +15,7 @@ mod settings;
 mod sources;
 
 pub use configuration::{Configuration, ConfigurationError, ConfigurationStatus};
+pub(crate) use destination::POSTGRES;
 pub use destination::{Destination, DestinationConfig};
 pub use registry::{Destinations, Snapshot};
 pub use settings::{RedisSettings, SourceConfig};

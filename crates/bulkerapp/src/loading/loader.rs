@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use appbase::telemetry::chain;
@@ -21,22 +21,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
-    backlog::Backlog,
     metrics,
     reader::ReadError,
     retries::RetryRun,
     run::{RunContext, RunEnd, RunError, TopicRun},
-    schedule,
     start::HoldReason,
     tail::{Tail, TailEnd},
     target::{LoadTarget, OwnedTopic},
+    topic_state::{Task, TopicState, Work, unix_seconds},
 };
 
 /// How often the loop looks for topics that are due.
 const TICK: Duration = Duration::from_millis(100);
-/// Pauses after a failed run: doubled from the first to the last, or to the topic's period.
-const RETRY_PAUSES: (i64, i64) = (1, 30);
-
 /// Topics that Kafka is brought up to date on at a time when they are given up.
 const HAND_OVERS_AT_ONCE: usize = 16;
 
@@ -51,6 +47,30 @@ pub struct LoaderSettings {
     pub sweep_every: Duration,
     /// How long the batches in hand may take after a stop.
     pub stop_within: Duration,
+    /// How long a topic that is due may not move before that is an alarm.
+    pub alarm_after: Duration,
+    /// After how long without a move its task is ended where it stands, and begun anew. Longer than any statement of a
+    /// load that goes well.
+    pub heal_after: Duration,
+}
+
+impl LoaderSettings {
+    /// Ends the task of a topic that has been still for too long. `true`: it was a tail, which may not get what is there.
+    fn heal(&self, state: &TopicState, stalled_for: Duration) -> bool {
+        let Some(task) = state.task() else {
+            return false;
+        };
+        // a tail that is not given anything is healed as soon as that is an alarm: nothing is half done
+        let is_tail = matches!(state.work, Work::Tail(..));
+        let patience = if is_tail { self.alarm_after } else { self.heal_after };
+        if stalled_for < patience || task.since.elapsed() < patience {
+            return false;
+        }
+        error!(topic = state.topic.name, "stalled topic: its work is ended and begun anew");
+        metrics::count_healed(&state.topic);
+        task.handle.abort();
+        is_tail
+    }
 }
 
 /// What the loader works on: topics that exist, and destinations by id.
@@ -81,6 +101,8 @@ pub struct LoaderStatus {
     pub held: BTreeMap<String, &'static str>,
     /// Topics whose last run failed, with the error. Never holds a row value.
     pub failing: BTreeMap<String, String>,
+    /// Topics that are due and do not move, with the seconds since they last did.
+    pub stalled: BTreeMap<String, u64>,
     /// Seconds that the oldest unloaded event of all topics waits.
     pub oldest_unloaded_age_seconds: f64,
 }
@@ -96,6 +118,7 @@ pub(super) struct Loader<S> {
     tasks: JoinSet<Ended>,
     running: HashMap<Id, String>,
     run_count: usize,
+    outages: Outages,
     /// As the source named them last.
     owned: Arc<Vec<Arc<OwnedTopic>>>,
     hand_overs: JoinSet<()>,
@@ -118,34 +141,33 @@ enum Ended {
     Tail(Result<TailEnd, RunError>),
 }
 
-/// What is done with a topic at the moment.
-enum Work {
-    /// It waits for its time.
-    Nothing,
-    Run {
-        stop: CancellationToken,
-    },
-    /// It is followed, on behalf of this destination as it was then.
-    Tail {
-        target: Arc<LoadTarget>,
-        stop: CancellationToken,
-    },
+impl Ended {
+    /// Whether the warehouse could not be reached.
+    fn is_outage(&self) -> bool {
+        let (Ended::Run(Err(error)) | Ended::Tail(Err(error))) = self else {
+            return false;
+        };
+        matches!(error, RunError::Aborted)
+            || matches!(error, RunError::Load(error) if error.is_retriable())
+    }
 }
 
-struct TopicState {
-    topic: Arc<OwnedTopic>,
-    period: i64,
-    /// Unix seconds of the next start by the schedule.
-    start: i64,
-    /// Unix seconds before which the topic is left alone; earlier than `start` after a failure.
-    due: i64,
-    work: Work,
-    /// `false`: to be forgotten once its work has ended.
-    is_ours: bool,
-    failures: u32,
-    backlog: Backlog,
-    held: Option<HoldReason>,
-    error: Option<String>,
+/// Destinations that cannot be reached: one worker probes each, the others go on elsewhere.
+#[derive(Default)]
+struct Outages(HashSet<String>);
+
+impl Outages {
+    fn note(&mut self, destination_id: &str, ended: &Ended) {
+        if ended.is_outage() {
+            self.0.insert(destination_id.to_owned());
+        } else {
+            self.0.remove(destination_id);
+        }
+    }
+
+    fn workers(&self, destination_id: &str, usual: usize) -> usize {
+        if self.0.contains(destination_id) { 1 } else { usual }
+    }
 }
 
 impl<S: LoadSource> Loader<S> {
@@ -166,6 +188,7 @@ impl<S: LoadSource> Loader<S> {
             tasks: JoinSet::new(),
             running: HashMap::new(),
             run_count: 0,
+            outages: Outages::default(),
             owned: Arc::default(),
             hand_overs: JoinSet::new(),
             hand_over_places: Arc::new(Semaphore::new(HAND_OVERS_AT_ONCE)),
@@ -228,26 +251,16 @@ impl<S: LoadSource> Loader<S> {
             let Some(schedule) = self.source.schedule(topic) else {
                 continue;
             };
-            let state = self.topics.entry(topic.name.clone()).or_insert_with(|| TopicState {
-                topic: topic.clone(),
-                period: 0,
-                start: 0,
-                due: now, // a topic with a backlog does not wait for its period after a start
-                work: Work::Nothing,
-                is_ours: true,
-                failures: 0,
-                backlog: Backlog::default(),
-                held: None,
-                error: None,
-            });
+            let state = self.topics.entry(topic.name.clone());
+            let state = state.or_insert_with(|| TopicState::new(topic.clone()));
             state.is_ours = true;
-            if let Work::Tail { target, stop } = &state.work
+            if let Work::Tail(task, target) = &state.work
                 && self
                     .source
                     .target(&topic.destination_id)
                     .is_none_or(|current| !Arc::ptr_eq(&current, target))
             {
-                stop.cancel(); // the destination changed; the next run uses it as it is now
+                task.stop.cancel(); // the destination changed; the next run uses it as it is now
             }
             state.follow(&schedule, now);
         }
@@ -259,9 +272,8 @@ impl<S: LoadSource> Loader<S> {
             return;
         };
         state.is_ours = false;
-        match &state.work {
-            Work::Run { stop } | Work::Tail { stop, .. } => return stop.cancel(), // comes back when it ended
-            Work::Nothing => {}
+        if let Some(task) = state.task() {
+            return task.stop.cancel(); // comes back when it ended
         }
         if let Some(state) = self.topics.remove(name) {
             metrics::forget(&state.topic, state.held.map(HoldReason::kind));
@@ -293,7 +305,7 @@ impl<S: LoadSource> Loader<S> {
         }
         let now = unix_seconds();
         let mut busy: HashMap<String, usize> = HashMap::new();
-        for state in self.topics.values().filter(|state| matches!(state.work, Work::Run { .. })) {
+        for state in self.topics.values().filter(|state| state.is_running()) {
             *busy.entry(state.topic.destination_id.clone()).or_default() += 1;
         }
         let mut due: Vec<_> = self
@@ -308,7 +320,8 @@ impl<S: LoadSource> Loader<S> {
                 return;
             }
             let of_destination = busy.entry(topic.destination_id.clone()).or_default();
-            if *of_destination >= self.settings.workers_per_destination {
+            let usual = self.settings.workers_per_destination;
+            if *of_destination >= self.outages.workers(&topic.destination_id, usual) {
                 continue;
             }
             let target = self.source.target(&topic.destination_id);
@@ -327,10 +340,7 @@ impl<S: LoadSource> Loader<S> {
         target: Option<Arc<LoadTarget>>,
         stop: CancellationToken,
     ) {
-        let name = topic.name.clone();
-        if let Some(state) = self.topics.get_mut(&name) {
-            state.work = Work::Run { stop: stop.clone() };
-        }
+        let (name, token) = (topic.name.clone(), stop.clone());
         self.run_count += 1;
         let context = self.context.clone();
         let span = info_span!("run", topic = name, destination_id = topic.destination_id);
@@ -343,30 +353,43 @@ impl<S: LoadSource> Loader<S> {
                 _ => RetryRun { context, topic: &topic, stop }.run().await,
             })
         };
-        let task = self.tasks.spawn(run.instrument(span));
-        self.running.insert(task.id(), name);
+        let task = self.spawn(&name, run.instrument(span), token);
+        if let Some(state) = self.topics.get_mut(&name) {
+            state.work = Work::Run(task);
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        work: impl Future<Output = Ended> + Send + 'static,
+        stop: CancellationToken,
+    ) -> Task {
+        let handle = self.tasks.spawn(work);
+        self.running.insert(handle.id(), name.to_owned());
+        Task { stop, handle, since: Instant::now() }
     }
 
     /// Follows a stream topic from where its run ended.
     fn start_tail(&mut self, name: &str, from: i64, stop: &CancellationToken) {
-        let Some(state) = self.topics.get_mut(name) else {
+        let Some(topic) = self.topics.get(name).map(|state| state.topic.clone()) else {
             return;
         };
-        let topic = state.topic.clone();
         let Some(target) = self.source.target(&topic.destination_id) else {
             return;
         };
-        let stop = stop.child_token();
-        state.work = Work::Tail { target: target.clone(), stop: stop.clone() };
-        topic.set_loaded_to(from);
+        let (stop, of_tail) = (stop.child_token(), target.clone());
+        let token = stop.clone();
         let context = self.context.clone();
         let span = info_span!("tail", topic = name, destination_id = topic.destination_id);
         let tail = async move {
             let run = TopicRun { context: &context, topic: &topic, target: &target, stop: &stop };
             Ended::Tail(Tail { run }.follow(from).await)
         };
-        let task = self.tasks.spawn(tail.instrument(span));
-        self.running.insert(task.id(), name.to_owned());
+        let task = self.spawn(name, tail.instrument(span), token);
+        if let Some(state) = self.topics.get_mut(name) {
+            state.work = Work::Tail(task, of_tail);
+        }
     }
 
     /// Takes note of the end of a run or a tail. `true`: its topic is due at once.
@@ -376,47 +399,46 @@ impl<S: LoadSource> Loader<S> {
         stop: &CancellationToken,
     ) -> bool {
         let (id, ended) = match ended {
-            Ok((id, ended)) => (id, Some(ended)),
-            Err(error) => (error.id(), None),
+            Ok((id, ended)) => (id, ended),
+            Err(error) if error.is_cancelled() => (error.id(), Ended::Run(Err(RunError::Aborted))),
+            Err(error) => (error.id(), Ended::Run(Err(RunError::Panicked))),
         };
         let name = self.running.remove(&id).unwrap_or_default();
         let Some(state) = self.topics.get_mut(&name) else {
             return false;
         };
         let was_healthy = state.is_healthy();
-        let was_run = matches!(std::mem::replace(&mut state.work, Work::Nothing), Work::Run { .. });
+        let was_run = state.is_running();
+        state.work = Work::Nothing;
         self.run_count -= usize::from(was_run);
-        let mut stuck = None;
+        self.outages.note(&state.topic.destination_id, &ended);
+        let mut is_stuck = false;
         let mut follows_from = None;
         let is_due = match ended {
-            Some(Ended::Tail(Ok(TailEnd::Behind | TailEnd::Stopped))) => {
+            Ended::Tail(Ok(TailEnd::Behind | TailEnd::Stopped)) => {
                 state.due = unix_seconds();
                 true
             }
-            Some(Ended::Tail(Ok(TailEnd::NoRows))) => false,
-            Some(Ended::Run(Ok(end))) => {
-                if let (RunEnd::At { next_offset }, Mode::Stream) = (end, state.topic.mode) {
-                    follows_from = Some(next_offset);
+            Ended::Tail(Ok(TailEnd::NoRows)) => false,
+            Ended::Run(result) => {
+                is_stuck = matches!(result, Err(RunError::Read(ReadError::Stalled { .. })));
+                if let (Ok(RunEnd::At { next_offset }), Mode::Stream) = (&result, state.topic.mode)
+                {
+                    follows_from = Some(*next_offset);
                 }
-                state.ended(Some(Ok(end)));
+                state.ended(result);
                 false
             }
-            Some(Ended::Tail(Err(error)) | Ended::Run(Err(error))) => {
-                if matches!(error, RunError::Read(ReadError::Stalled { .. })) {
-                    stuck = Some(if was_run { Fetches::Runs } else { Fetches::Tails });
-                }
-                state.ended(Some(Err(error)));
-                false
-            }
-            None => {
-                state.ended(None);
+            Ended::Tail(Err(error)) => {
+                is_stuck = matches!(error, RunError::Read(ReadError::Stalled { .. }));
+                state.ended(Err(error));
                 false
             }
         };
         self.status_changed |= !was_healthy || !state.is_healthy();
         let is_ours = state.is_ours;
-        if let Some(fetches) = stuck {
-            self.replace_fetcher(fetches);
+        if is_stuck {
+            self.replace_fetcher(if was_run { Fetches::Runs } else { Fetches::Tails });
         }
         if !is_ours {
             self.give_up(&name, stop);
@@ -475,15 +497,14 @@ impl<S: LoadSource> Loader<S> {
     fn publish(&mut self) {
         let now = Instant::now();
         let mut status = LoaderStatus::default();
+        let mut stuck_tails = false;
         for (name, state) in &mut self.topics {
-            if let Work::Tail { .. } = state.work {
-                state.backlog.loaded(state.topic.loaded_to(), now);
+            let stalled_for = state.watch(now, self.settings.alarm_after);
+            if let Some(stalled_for) = stalled_for {
+                status.stalled.insert(name.clone(), stalled_for.as_secs());
+                stuck_tails |= self.settings.heal(state, stalled_for);
             }
-            // what waits in a retry topic waits on purpose
-            let age = match state.topic.mode {
-                Mode::Retry => 0.0,
-                _ => state.backlog.age(now).as_secs_f64(),
-            };
+            let age = state.age(now).as_secs_f64();
             metrics::set_backlog(&state.topic, state.backlog.size(), age);
             status.oldest_unloaded_age_seconds = status.oldest_unloaded_age_seconds.max(age);
             if let Some(reason) = state.held {
@@ -492,6 +513,9 @@ impl<S: LoadSource> Loader<S> {
             if let Some(error) = &state.error {
                 status.failing.insert(name.clone(), error.clone());
             }
+        }
+        if stuck_tails {
+            self.replace_fetcher(Fetches::Tails);
         }
         self.status.send_replace(status);
         self.status_changed = false;
@@ -531,81 +555,4 @@ async fn hand_over(
         }
         _ => Ok(()),
     }
-}
-
-impl TopicState {
-    fn is_idle(&self) -> bool {
-        matches!(self.work, Work::Nothing)
-    }
-
-    fn is_healthy(&self) -> bool {
-        self.held.is_none() && self.error.is_none()
-    }
-
-    /// Takes over the times of a schedule.
-    fn follow(&mut self, schedule: &TopicSchedule, now: i64) {
-        let TopicSchedule { id, period, spread_tables } = schedule;
-        if self.period != *period {
-            let delay = schedule::delay(&self.topic.name, id, *period, *spread_tables);
-            self.period = *period;
-            self.start = schedule::first_start(now, *period, delay);
-            self.due = self.due.min(self.start);
-        }
-    }
-
-    fn ended(&mut self, result: Option<Result<RunEnd, RunError>>) {
-        let now = unix_seconds();
-        let (held, failed) = match result {
-            Some(Ok(RunEnd::At { next_offset })) => {
-                self.backlog.loaded(next_offset, Instant::now());
-                (None, None)
-            }
-            Some(Ok(RunEnd::Held(reason))) => (Some(reason), None),
-            Some(Err(error)) => (None, Some((error.kind(), chain(&error).to_string()))),
-            None => (None, Some(("panic", "the run panicked".to_owned()))),
-        };
-        self.note_hold(held);
-        metrics::count_run(&self.topic, held.is_none() && failed.is_none());
-        if let Some((kind, error)) = &failed {
-            metrics::count_error(&self.topic, kind);
-            error!(topic = self.topic.name, error, "run failed; the topic is tried again");
-        }
-        self.error = failed.map(|(_, error)| error);
-        self.start = schedule::next_start(self.start, now, self.period);
-        if self.is_healthy() {
-            self.failures = 0;
-            self.due = self.start;
-        } else {
-            let (first, last) = RETRY_PAUSES;
-            let pause = (first << self.failures.min(5)).min(last);
-            self.failures += 1;
-            self.due = (now + pause).min(self.start.max(now + first));
-        }
-    }
-
-    fn note_hold(&mut self, held: Option<HoldReason>) {
-        if self.held == held {
-            return;
-        }
-        if let Some(reason) = self.held {
-            metrics::set_held(&self.topic, reason.kind(), false);
-        }
-        match held {
-            Some(reason) => {
-                metrics::set_held(&self.topic, reason.kind(), true);
-                error!(
-                    topic = self.topic.name,
-                    reason = reason.kind(),
-                    "topic held: nothing is loaded"
-                );
-            }
-            None => info!(topic = self.topic.name, "topic no longer held"),
-        }
-        self.held = held;
-    }
-}
-
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -127,6 +127,26 @@ static START_NOTICE_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// 1 while a topic is due and does not move. Labels: those of a topic.
+static STALLED_TOPICS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_stalled_topics",
+        "1 while a topic is due and does not move.",
+        &TOPIC
+    )
+    .expect("registered once")
+});
+
+/// Stalled topics whose work was ended and begun anew. Labels: those of a topic.
+static HEALED_TOPICS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_healed_topics_total",
+        "Times that the work on a stalled topic was ended and begun anew.",
+        &TOPIC
+    )
+    .expect("registered once")
+});
+
 /// Topics that this instance loads.
 pub(super) static OWNED_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("bulkerapp_owned_topics", "Topics that this instance loads.")
@@ -160,13 +180,14 @@ pub fn register() {
         &MERGED_EVENTS,
         &START_NOTICES,
         &START_NOTICE_EVENTS,
+        &HEALED_TOPICS,
     ] {
         LazyLock::force(counter);
     }
     for gauge in [&OWNED_TOPICS, &OWNED_SHARES] {
         LazyLock::force(gauge);
     }
-    for gauge in [&QUEUE_SIZE, &HELD_TOPICS, &EXACTLY_ONCE] {
+    for gauge in [&QUEUE_SIZE, &HELD_TOPICS, &STALLED_TOPICS, &EXACTLY_ONCE] {
         LazyLock::force(gauge);
     }
     LazyLock::force(&UNLOADED_AGE);
@@ -251,9 +272,18 @@ pub(super) fn set_held(topic: &OwnedTopic, reason: &str, held: bool) {
 pub(super) fn forget(topic: &OwnedTopic, held: Option<&str>) {
     let _ = QUEUE_SIZE.remove_label_values(topic_labels!(topic)); // there may be none yet
     let _ = UNLOADED_AGE.remove_label_values(topic_labels!(topic));
+    let _ = STALLED_TOPICS.remove_label_values(topic_labels!(topic));
     if let Some(reason) = held {
         let _ = HELD_TOPICS.remove_label_values(topic_labels!(topic, reason));
     }
+}
+
+pub(super) fn set_stalled(topic: &OwnedTopic, stalled: bool) {
+    STALLED_TOPICS.with_label_values(topic_labels!(topic)).set(i64::from(stalled));
+}
+
+pub(super) fn count_healed(topic: &OwnedTopic) {
+    HEALED_TOPICS.with_label_values(topic_labels!(topic)).inc();
 }
 
 pub(super) fn set_exactly_once(destination_id: &str, exactly_once: bool) {

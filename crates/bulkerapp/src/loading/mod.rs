@@ -27,6 +27,7 @@ mod start;
 mod tail;
 mod target;
 mod targets;
+mod topic_state;
 
 pub use loader::{LoaderSettings, LoaderStatus};
 pub use metrics::register as register_metrics;

@@ -76,6 +76,10 @@ pub(super) enum RunError {
     Move(#[from] Unconfirmed),
     #[error("refused events cannot be parked")]
     Park(#[from] ParkError),
+    #[error("the run did not move for too long and was ended where it stood")]
+    Aborted,
+    #[error("the run panicked")]
+    Panicked,
     #[error("the reading thread ended before its end")]
     ReaderDied,
     #[error("the offsets row kept moving: another loader is at work")]
@@ -94,6 +98,8 @@ impl RunError {
             RunError::Load(error) if error.is_retriable() => "warehouse_unavailable",
             RunError::Load(_) => "bulker_stream_error",
             RunError::Contended => "contended",
+            RunError::Aborted => "aborted",
+            RunError::Panicked => "panic",
         }
     }
 }
@@ -271,7 +277,10 @@ impl TopicRun<'_> {
                 claimed_at = Instant::now();
             }
             match self.load(offsets, &row, batch).await? {
-                Some(next_offset) => row.next_offset = next_offset,
+                Some(next_offset) => {
+                    row.next_offset = next_offset;
+                    self.topic.set_loaded_to(next_offset);
+                }
                 None => return Ok(Attempt::StartOver),
             }
         }

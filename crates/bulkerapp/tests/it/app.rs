@@ -207,6 +207,20 @@ impl Answer {
         Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
     }
 
+    /// The body of an answer whose end was not known when it began. An error when it was cut.
+    pub(crate) fn unchunked(&self) -> Result<String> {
+        let (mut whole, mut rest) = (String::new(), self.body.as_str());
+        loop {
+            let (size, after) = rest.split_once("\r\n").context("no size of a chunk")?;
+            let size = usize::from_str_radix(size, 16)?;
+            if size == 0 {
+                return Ok(whole);
+            }
+            whole.push_str(after.get(..size).context("cut in a chunk")?);
+            rest = after.get(size + 2..).context("cut after a chunk")?;
+        }
+    }
+
     /// The value of a header, by its name in small letters.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));

@@ -1,11 +1,14 @@
 //! bulkerapp against real Kafka and PostgreSQL: what is promised holds while parts are killed, frozen and moved.
 
+mod admin_routes;
 mod app;
+mod bulk;
 mod configuration;
 mod console;
 mod crash;
 mod documented;
 mod events;
+mod failed;
 mod intake;
 mod log;
 mod outage;
@@ -15,3 +18,4 @@ mod refused;
 mod sources;
 mod starts;
 mod stream;
+mod watchdog;

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    Executor, PgPool,
+    ConnectOptions, Connection as _, Executor, PgPool,
     pool::PoolConnection,
     postgres::{PgPoolOptions, PgRow},
 };
@@ -153,6 +153,16 @@ impl Postgres {
             self.0.session_settings,
         )
     }
+}
+
+/// Connects, asks one question, and hangs up: whether the credentials open anything. A pool would try again and again
+/// instead of telling why it cannot connect. Takes as long as the network does.
+pub async fn probe(credentials: &Credentials) -> Result<(), LoadError> {
+    credentials.schema()?;
+    let failed = |error| sort(error, Purpose::Other);
+    let mut connection = credentials.connect_options()?.connect().await.map_err(failed)?;
+    connection.execute(sqlx::raw_sql("select 1")).await.map_err(failed)?;
+    connection.close().await.map_err(failed)
 }
 
 /// A connection of a destination. Closed instead of pooled after anything went wrong.

@@ -19,7 +19,7 @@ mod table;
 mod transfer;
 mod types;
 
-pub use client::{Connection, Postgres, Settings};
+pub use client::{Connection, Postgres, Settings, probe};
 pub use credentials::Credentials;
 pub use error::{LoadError, ServerError};
 pub use load::{

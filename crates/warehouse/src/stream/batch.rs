@@ -65,6 +65,11 @@ impl BatchStream {
         &self.state
     }
 
+    /// Bytes of heap that the events take, roughly. Well beyond the memory limit, the disk takes no rows.
+    pub fn byte_size(&self) -> usize {
+        self.batch.as_ref().map_or(0, Batch::byte_size)
+    }
+
     /// Takes one event (JSON). A text that is no JSON object is not even counted.
     pub fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
         let batch = self.batch.as_mut().ok_or(StreamError::NotActive)?;
