@@ -7,6 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sqlx::Executor;
 use testkit::{Database, Kafka, wait_until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
     app::{App, PATIENCE, Setup, TOKEN, assert_exactly_once, events, loaded_to},
@@ -165,6 +169,35 @@ async fn others_are_added_changed_and_removed_while_a_load_goes_on_undisturbed()
     // and: what does not change is not sent again
     let unchanged = console.unchanged();
     wait_until(PATIENCE, || async { console.unchanged() > unchanged + 1 }).await?;
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_ends_as_it_began_although_its_destination_is_removed() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let console = Console::start(&json!([destination("one", &database)])).await?;
+    let setup = over_http(&kafka, &database, &console).await;
+    let _probe = kafka.adopt(topic(&setup, "one", "batch", "probe"));
+    let app = setup.start().await?;
+    // more than sockets hold: once it is sent, the load is under way
+    let text = "x".repeat(100_000);
+    let first: String =
+        (0..160).map(|id| format!("{{\"id\":{id},\"text\":\"{text}\"}}\n")).collect();
+    let last = "{\"id\":160}\n";
+    let head = format!(
+        "POST /bulk/one?tableName=t&mode=batch HTTP/1.1\r\nhost: localhost\r\n\
+         authorization: Bearer {TOKEN}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{first}",
+        first.len() + last.len()
+    );
+    let mut upload = TcpStream::connect(("127.0.0.1", app.port)).await?;
+    upload.write_all(head.as_bytes()).await?;
+    console.set(&json!([]));
+    wait_for_status(&app, "one", 404, PATIENCE).await?;
+    upload.write_all(last.as_bytes()).await?;
+    let mut answer = String::new();
+    upload.read_to_string(&mut answer).await?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(database.count("t").await?, 161);
     app.stop().await
 }
 
