@@ -24,6 +24,7 @@ use super::{
     offsets::{Offsets, OffsetsRow, RowKey},
     parking::{ParkError, Parking},
     reader::{ParsedBatch, ReadError, ReadPlan, read_batches},
+    reporter::Reporter,
     start::{Decision, Facts, HoldReason, Notice, decide, is_another_topic},
     target::{LoadTarget, OwnedTopic},
 };
@@ -43,6 +44,7 @@ pub(super) struct RunContext {
     pub(super) memory: MemoryBudget,
     /// The way out for refused events.
     pub(super) parking: Arc<Parking>,
+    pub(super) reporter: Arc<Reporter>,
     /// How often a long run repeats its claim.
     pub(super) claim_every: Duration,
     /// How long nothing may arrive before a read counts as stuck.
@@ -328,6 +330,7 @@ impl TopicRun<'_> {
             }
             Err(error) => {
                 metrics::count_failed_batch(self.topic, received);
+                self.context.reporter.failed(self.topic, received, &error);
                 Err(error)
             }
         }
@@ -444,8 +447,8 @@ impl TopicRun<'_> {
     }
 
     fn batch_load<'b>(&'b self, key: &'b RowKey) -> BatchLoad<'b> {
-        let (topic, target, parking) = (self.topic, self.target, &self.context.parking);
-        BatchLoad { topic, target, parking, key }
+        let RunContext { parking, reporter, .. } = self.context;
+        BatchLoad { topic: self.topic, target: self.target, parking, reporter, key }
     }
 
     pub(super) fn key(&self) -> RowKey {

@@ -33,7 +33,21 @@ pub struct OwnedTopic {
     claimed: AtomicBool,
     /// How far the tail of a stream topic is loaded.
     loaded_to: AtomicI64,
+    /// The end of the topic, as it was seen last.
+    end: AtomicI64,
+    speed: Mutex<Speed>,
 }
+
+/// Messages per second, over the last full window.
+#[derive(Debug, Default)]
+struct Speed {
+    since: Option<Instant>,
+    count: u64,
+    last: f64,
+}
+
+/// How long a speed is measured.
+const SPEED_WINDOW: Duration = Duration::from_secs(10);
 
 impl OwnedTopic {
     pub fn new(name: &str, destination_id: &str, mode: Mode, table: &str) -> OwnedTopic {
@@ -46,6 +60,8 @@ impl OwnedTopic {
             retries: Mutex::default(),
             claimed: AtomicBool::new(false),
             loaded_to: AtomicI64::new(0),
+            end: AtomicI64::new(0),
+            speed: Mutex::default(),
         }
     }
 
@@ -60,6 +76,34 @@ impl OwnedTopic {
 
     pub(super) fn set_loaded_to(&self, offset: i64) {
         self.loaded_to.store(offset, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_end(&self, offset: i64) {
+        self.end.store(offset, Ordering::Relaxed);
+    }
+
+    /// Messages that wait, as far as is known.
+    pub(super) fn queue_size(&self) -> u64 {
+        let waiting = self.end.load(Ordering::Relaxed) - self.loaded_to();
+        u64::try_from(waiting).unwrap_or(0)
+    }
+
+    /// Counts messages of this moment.
+    pub(super) fn count(&self, messages: u64) {
+        let mut speed = self.speed.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *speed.since.get_or_insert_with(Instant::now);
+        speed.count += messages;
+        let elapsed = since.elapsed();
+        if elapsed >= SPEED_WINDOW {
+            #[allow(clippy::cast_precision_loss)] // it is shown with a digit or two
+            let last = speed.count as f64 / elapsed.as_secs_f64();
+            *speed = Speed { since: Some(Instant::now()), count: 0, last };
+        }
+    }
+
+    /// Messages per second.
+    pub(super) fn speed(&self) -> f64 {
+        self.speed.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
     pub(super) fn set_claimed(&self) {

@@ -18,4 +18,5 @@ mod refused;
 mod sources;
 mod starts;
 mod stream;
+mod told;
 mod watchdog;
