@@ -1,8 +1,9 @@
 //! DEPLOYMENT.md names everything that an operator can set or chart.
 
 use anyhow::Result;
+use testkit::wait_until;
 
-use crate::app::{Setup, loaded_to};
+use crate::app::{PATIENCE, Setup, loaded_to};
 
 const DEPLOYMENT: &str = include_str!("../../../../DEPLOYMENT.md");
 
@@ -25,6 +26,12 @@ async fn every_metric_is_documented() -> Result<()> {
     let app = setup.start().await?;
     assert_eq!(app.post("t", "{\"id\":1}").await?, 200);
     loaded_to(&database, &topic, 1).await?;
+    // the loader looks at its topics now and then
+    let shows = || async {
+        let metrics = app.get("/metrics").await.unwrap_or_default();
+        metrics.contains("bulkerapp_oldest_unloaded_age_seconds{")
+    };
+    wait_until(PATIENCE, shows).await?;
     let metrics = app.get("/metrics").await?;
     app.stop().await?;
     let families: Vec<_> = metrics
