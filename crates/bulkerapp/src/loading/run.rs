@@ -6,7 +6,7 @@
 //! row, and every record is in the table exactly once.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -26,11 +26,11 @@ use super::{
     reader::{ParsedBatch, ReadError, ReadPlan, read_batches},
     reporter::Reporter,
     start::{Decision, Facts, HoldReason, Notice, decide, is_another_topic},
-    target::{LoadTarget, OwnedTopic},
+    target::{LoadTarget, OwnedTopic, Suspicion},
 };
 
 /// How often a run starts over in a row before it gives the topic back to the schedule.
-const MAX_STARTS: usize = 5;
+const MAX_STARTS: usize = 8;
 
 /// What all runs share.
 #[derive(Clone)]
@@ -290,6 +290,7 @@ impl TopicRun<'_> {
         if row.next_offset < end && !self.stop.is_cancelled() {
             return Err(RunError::ReaderDied);
         }
+        self.suspicion().batch_size = None; // whatever it was, it is gone
         Ok(Attempt::Ended(RunEnd::At { next_offset: row.next_offset }))
     }
 
@@ -298,9 +299,12 @@ impl TopicRun<'_> {
         &self,
         offsets: &Offsets,
         row: &OffsetsRow,
-        batch: ParsedBatch,
+        mut batch: ParsedBatch,
     ) -> Result<Option<i64>, LoadError> {
         let (next_offset, received) = (batch.next_offset, batch.received);
+        if let Some(reason) = self.suspicion().take(row.next_offset, received) {
+            batch.refuse(&reason);
+        }
         let key = self.key();
         match self.batch_load(&key).load(offsets, row, batch).await {
             Ok(_) => {
@@ -328,6 +332,17 @@ impl TopicRun<'_> {
                 info!(topic = self.topic.name, committed, "offsets row read after a lost COMMIT");
                 Ok(None)
             }
+            Err(error) if error.may_be_one_events_fault() => {
+                let reason = appbase::telemetry::chain(&error).to_string();
+                info!(
+                    topic = self.topic.name,
+                    received,
+                    error = reason,
+                    "table cannot be changed as the batch asks for; looking for the event that does"
+                );
+                self.suspicion().failed(row.next_offset, received, reason);
+                Ok(None)
+            }
             Err(error) => {
                 metrics::count_failed_batch(self.topic, received);
                 self.context.reporter.failed(self.topic, received, &error);
@@ -347,7 +362,7 @@ impl TopicRun<'_> {
             events: group_plan(self.topic, self.target),
             start,
             end,
-            batch_size: self.target.batch_size,
+            batch_size: self.suspicion().batch_size.unwrap_or(self.target.batch_size),
             batch_size_bytes: self.target.batch_size_bytes,
             stall_after: self.context.stall_after,
         };
@@ -444,6 +459,10 @@ impl TopicRun<'_> {
             offset: row.next_offset,
             began: row.began,
         }
+    }
+
+    fn suspicion(&self) -> MutexGuard<'_, Suspicion> {
+        self.topic.suspicion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn batch_load<'b>(&'b self, key: &'b RowKey) -> BatchLoad<'b> {

@@ -36,6 +36,37 @@ pub struct OwnedTopic {
     /// The end of the topic, as it was seen last.
     end: AtomicI64,
     speed: Mutex<Speed>,
+    pub(super) suspicion: Mutex<Suspicion>,
+}
+
+/// One event may ask for a change of the table that cannot be made. It is looked for by smaller and smaller batches.
+#[derive(Debug, Default)]
+pub(super) struct Suspicion {
+    /// Records per batch while it is looked for.
+    pub(super) batch_size: Option<u64>,
+    /// It is the record at this offset, with the reason.
+    pub(super) found: Option<(i64, String)>,
+}
+
+impl Suspicion {
+    /// A batch from this offset failed for what one of its events asks for. Batches get smaller, until it is alone.
+    pub(super) fn failed(&mut self, first_offset: i64, records: u64, reason: String) {
+        if records > 1 {
+            self.batch_size = Some((records / 10).max(1));
+        } else {
+            self.found = Some((first_offset, reason));
+        }
+    }
+
+    /// The reason, if a batch that begins here is the event that was looked for.
+    pub(super) fn take(&mut self, first_offset: i64, records: u64) -> Option<String> {
+        let is_it = self.found.as_ref().is_some_and(|(found, _)| *found == first_offset);
+        if !is_it || records != 1 {
+            return None;
+        }
+        self.batch_size = None;
+        self.found.take().map(|(_, reason)| reason)
+    }
 }
 
 /// Messages per second, over the last full window.
@@ -62,6 +93,7 @@ impl OwnedTopic {
             loaded_to: AtomicI64::new(0),
             end: AtomicI64::new(0),
             speed: Mutex::default(),
+            suspicion: Mutex::default(),
         }
     }
 

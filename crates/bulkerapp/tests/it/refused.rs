@@ -200,6 +200,34 @@ async fn a_record_that_nobody_can_parse_costs_itself() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_asks_for_a_column_nobody_can_make_costs_itself() -> Result<()> {
+    for mode in ["batch", "stream"] {
+        let mut shop = Shop::open(0).await?;
+        shop.setup = shop.setup.with_options(&FAST.replace("batch\"", &format!("{mode}\"")));
+        if mode == "stream" {
+            shop.topic = shop.kafka.adopt(shop.setup.stream_topic("t"));
+            shop.kafka.create_topic(shop.topic.name(), 1, 1, &[]).await?;
+        }
+        let spoilt = r#"{"id":57,"amount":1,"x":"y","__sql_type_x":"nosuchtype"}"#;
+        let orders = (0..100).map(|id| match id {
+            57 => spoilt.to_owned(),
+            id => format!(r#"{{"id":{id},"amount":1}}"#),
+        });
+        shop.kafka.produce_all(shop.topic.name(), 0, orders).await?;
+        let app = shop.start().await?;
+        shop.wait_for_tally("100 = 99 + 0 + 0 + 1").await.context(mode)?;
+        app.stop().await?;
+        assert_eq!(shop.rows().await?, "99 rows, 99 ids");
+        let dead = shop.dead_letters().await?;
+        assert_eq!(dead.len(), 1);
+        assert_eq!(dead[0].text(), spoilt);
+        let reason = dead[0].header("error").context("no reason")?;
+        assert!(reason.contains("42704"), "{reason}");
+    }
+    Ok(())
+}
+
 /// Refused events are in Kafka, the transaction that refused them is not committed: killed there, and the table
 /// repaired before the next reading.
 async fn killed_after_parking(retry_count: u32) -> Result<Shop> {
