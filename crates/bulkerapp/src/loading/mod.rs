@@ -43,4 +43,4 @@ pub use settings::LoaderConfig;
 pub use source::{OwnedTopics, SharedRetry};
 pub use spawn::{Loading, LoadingConfig, spawn};
 pub use target::{LoadTarget, TargetDefaults};
-pub use targets::open_all;
+pub use targets::{Opened, Targets};
