@@ -23,7 +23,9 @@ pub const PREFIX: &str = "BULKER";
     name = "bulkerapp",
     version,
     after_help = "`bulkerapp healthcheck` asks a running instance \
-    for its /health and exits with 0 or 1; it reads HTTP_PORT only."
+    for its /health and exits with 0 or 1; it reads HTTP_PORT only.\n\
+    `bulkerapp preflight [--back]` looks whether the switch from the original, or back to it, can be made.\n\
+    `bulkerapp set-start TOPIC OFFSET|earliest|latest` sets where a topic is read from next."
 )]
 pub struct Config {
     #[command(flatten)]

@@ -4,6 +4,7 @@
 //! them to the tables of `destinations`.
 
 pub mod bulk_places;
+pub mod commands;
 pub mod config;
 pub mod destinations;
 pub mod failed_events;

@@ -5,6 +5,7 @@ use std::{ffi::OsString, process::ExitCode};
 use anyhow::{Context, Result};
 use appbase::{config::Environment, http::probe, telemetry};
 use bulkerapp::{
+    commands::Command,
     config::{Config, PREFIX},
     service,
 };
@@ -33,6 +34,7 @@ fn start() -> Result<ExitCode> {
     if is_healthcheck {
         arguments.remove(0);
     }
+    let command = Command::take(&mut arguments)?;
     let environment = Environment::of_process(PREFIX)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -46,6 +48,11 @@ fn start() -> Result<ExitCode> {
     }
     parsed.config.validate()?;
     telemetry::init(telemetry::LogFormat::of(&parsed.config.app.log_format));
+    if let Some(command) = command {
+        let code = runtime.block_on(command.run(&parsed.config, &environment))?;
+        runtime.shutdown_background();
+        return Ok(code);
+    }
     Config::log_ignored(&parsed);
     runtime.block_on(service::run(&parsed.config, &environment))?;
     // threads that still wait for Kafka must not hold the process

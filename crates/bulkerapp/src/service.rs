@@ -25,13 +25,13 @@ use crate::{
     failed_events::FailedEvents,
     loading::{
         self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, MetricsTopic, OwnedTopics,
-        Ownership, ParkingConfig, Reporter, Shard, SharedRetry, SharesTopic, TargetDefaults,
-        Targets,
+        Ownership, ParkingConfig, Pauses, PausesConfig, Reporter, Shard, SharedRetry, SharesTopic,
+        Stats, TargetDefaults, Targets,
     },
     metrics, routes,
     state::{AppState, Limits},
     tables::Tables,
-    topics::Topics,
+    topics::{Topics, pauses_topic},
 };
 
 /// The destination, and its table, that counts of events go to.
@@ -88,7 +88,15 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     };
     let (events_log, log_flusher) =
         eventslog::open(&config.events_log, log_metrics).context("settings of the events log")?;
-    let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
+    let topics = Arc::new(Topics::new(admin.clone(), &config.kafka, destinations.clone()));
+    let pauses = Arc::new(pauses(config, &client, admin.clone(), &topics));
+    let targets = open_targets(config, destinations.clone());
+    let list_targets = {
+        let targets = targets.clone();
+        Box::new(move || targets.opened().iter().cloned().collect())
+    };
+    let prefix = &config.kafka.kafka_topic_prefix;
+    let stats = Arc::new(Stats::new(admin, topics.clone(), prefix, list_targets));
     let http = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build().context("HTTP client")?;
 
     // bound before anything is loaded: a taken port ends the start
@@ -101,7 +109,10 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         let (topics, stop) = (topics.clone(), background.clone());
         tokio::spawn(async move { topics.watch(refresh, stop).await })
     };
-    let targets = open_targets(config, destinations.clone());
+    let obeying = {
+        let (pauses, stop) = (pauses.clone(), background.clone());
+        tokio::spawn(async move { pauses.watch(refresh, stop).await })
+    };
     let measuring = tokio::spawn(measure(
         producer.clone(),
         configuration_status.clone(),
@@ -115,6 +126,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         &client,
         &topics,
         (targets.clone(), destinations.clone(), events_log.clone()),
+        &pauses,
         stop.clone(),
     )?;
 
@@ -138,6 +150,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         tables: Arc::new(Tables::default()),
         producer: producer.clone(),
         loader: loading.status.clone(),
+        pauses,
+        stats: stats.clone(),
         failed_events,
         http,
         prometheus_url: config.server.prometheus_url.clone(),
@@ -152,7 +166,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let server =
         Server::new(listener, routes::router(state), server_limits, || metrics::PANICS.inc());
     let metrics_server =
-        Server::new(metrics_listener, routes::metrics_router(), server_limits, || {
+        Server::new(metrics_listener, routes::metrics_router(stats), server_limits, || {
             metrics::PANICS.inc()
         });
     let metrics_serving = tokio::spawn(metrics_server.run(background.clone()));
@@ -170,6 +184,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     end(deadline, "loader", loading.task).await;
     background.cancel();
     end(deadline, "topics", watching).await;
+    end(deadline, "pauses", obeying).await;
     end(deadline, "configuration", following).await;
     end(deadline, "measuring", measuring).await;
     end(deadline, "metrics", metrics_serving).await;
@@ -184,6 +199,7 @@ fn start_loading(
     client: &rdkafka::ClientConfig,
     topics: &Arc<Topics>,
     (targets, destinations, events_log): (Arc<Targets>, Arc<Destinations>, EventsLog),
+    pauses: &Arc<Pauses>,
     stop: CancellationToken,
 ) -> Result<Loading> {
     if !config.server.enable_consumers {
@@ -213,6 +229,7 @@ fn start_loading(
             backoff_max: retries.messages_retry_backoff_max_delay,
         },
         ownership: ownership.clone(),
+        pauses: pauses.clone(),
         client: client.clone(),
         fetcher: FetcherSettings {
             fetch_message_max_bytes: config.kafka.kafka_fetch_message_max_bytes as usize,
@@ -244,7 +261,8 @@ fn workers_per_destination(config: &Config) -> u32 {
     config.loader.loader_workers.div_ceil(2)
 }
 
-fn open_targets(config: &Config, destinations: Arc<Destinations>) -> Arc<Targets> {
+/// Opens the destinations; nothing is connected yet.
+pub(crate) fn open_targets(config: &Config, destinations: Arc<Destinations>) -> Arc<Targets> {
     let per_destination = workers_per_destination(config);
     // a run, and a tail, needs two connections at most, one loads, one asks; a call of /bulk needs one
     let for_loader = per_destination.saturating_mul(4);
@@ -262,6 +280,31 @@ fn open_targets(config: &Config, destinations: Arc<Destinations>) -> Arc<Targets
     Arc::new(Targets::new(destinations, connections, defaults))
 }
 
+fn pauses(
+    config: &Config,
+    client: &rdkafka::ClientConfig,
+    admin: Admin,
+    topics: &Arc<Topics>,
+) -> Pauses {
+    let kafka = config.kafka.clone();
+    let pauses = PausesConfig {
+        topic: pauses_topic(&config.kafka.kafka_topic_prefix),
+        settings: TopicSettings {
+            partitions: 1,
+            replication_factor: config.kafka.kafka_topic_replication_factor,
+            entries: vec![("cleanup.policy", "compact".to_owned())],
+        },
+        client: client.clone(),
+        producer: Box::new(move || ConfirmedProducer::new(&kafka, CLIENT_ID, PARK_TIMEOUT)),
+    };
+    Pauses::new(pauses, admin, topics.clone())
+}
+
+/// The consumer group by which instances share the topics.
+pub(crate) fn loaders_group(prefix: &str) -> String {
+    format!("{prefix}bulker-loaders")
+}
+
 /// The static rule where it is set, else the group of all instances.
 fn ownership(config: &Config) -> Ownership {
     let (index, count) = (config.server.instance_index, config.server.shards);
@@ -269,7 +312,7 @@ fn ownership(config: &Config) -> Ownership {
         let prefix = &config.kafka.kafka_topic_prefix;
         return Ownership::by_group(SharesTopic {
             name: format!("{prefix}bulker-shares"),
-            group: format!("{prefix}bulker-loaders"),
+            group: loaders_group(prefix),
             settings: TopicSettings::shares(&config.kafka),
         });
     }

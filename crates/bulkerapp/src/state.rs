@@ -11,7 +11,7 @@ use crate::{
     bulk_places::BulkPlaces,
     destinations::{ConfigurationStatus, Destinations},
     failed_events::FailedEvents,
-    loading::{LoadTarget, LoaderStatus, Targets},
+    loading::{LoadTarget, LoaderStatus, Pauses, Stats, Targets},
     tables::Tables,
     topics::Topics,
 };
@@ -27,6 +27,8 @@ pub struct AppState {
     pub tables: Arc<Tables>,
     pub producer: AckProducer,
     pub loader: watch::Receiver<LoaderStatus>,
+    pub pauses: Arc<Pauses>,
+    pub stats: Arc<Stats>,
     pub failed_events: FailedEvents,
     pub http: reqwest::Client,
     /// Empty: there is none.

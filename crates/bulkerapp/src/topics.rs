@@ -31,6 +31,11 @@ const SAFE_REPLICAS: usize = 2;
 /// Between two attempts to make a standing topic.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
+/// The topic that holds pauses of destinations. It is made by the first one.
+pub fn pauses_topic(prefix: &str) -> String {
+    format!("{prefix}bulker-pauses")
+}
+
 /// A topic of ours, as a look at the cluster found it.
 #[derive(Debug, Clone)]
 pub struct OurTopic {
@@ -49,6 +54,8 @@ pub struct TopicSnapshot {
     pub profiles: HashSet<String>,
     /// Whether the retry topic is there that all destinations share.
     pub has_shared_retry: bool,
+    /// Whether the topic is there that holds pauses of destinations.
+    pub has_pauses: bool,
     /// Our topics with fewer than two replicas.
     pub few_replicas: usize,
     /// Our topics that take an event with fewer than two replicas in sync.
@@ -60,6 +67,7 @@ pub struct Topics {
     admin: Admin,
     prefix: String,
     shared_retry: String,
+    pauses: String,
     settings: TopicSettings,
     standing: StandingTopics,
     destinations: Arc<Destinations>,
@@ -85,6 +93,7 @@ impl Topics {
             admin,
             prefix: config.kafka_topic_prefix.clone(),
             shared_retry: config.kafka_destinations_retry_topic_name.clone(),
+            pauses: pauses_topic(&config.kafka_topic_prefix),
             settings: TopicSettings::table(config),
             standing: StandingTopics::new(config),
             destinations,
@@ -249,6 +258,7 @@ impl Topics {
         let mut abandoned = 0;
         for topic in all {
             snapshot.has_shared_retry |= topic.name == self.shared_retry;
+            snapshot.has_pauses |= topic.name == self.pauses;
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };

@@ -1,17 +1,37 @@
 //! librdkafka's own log lines and errors, carried into ours.
 
 use std::{
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use rdkafka::{config::RDKafkaLogLevel, error::KafkaError};
+use rdkafka::{
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+};
 use tracing::{debug, error, info, warn};
 
 /// While brokers are away each client reports so many times a second: one line in this time is enough.
 const QUIET: Duration = Duration::from_secs(10);
 
 static ERRORS: Mutex<Throttle> = Mutex::new(Throttle { logged: None, dropped: 0 });
+
+/// The last error of any client that says why.
+static LAST: Mutex<Option<ClientError>> = Mutex::new(None);
+
+/// What a Kafka client of this process complained about last: a broker that is away, a certificate, a password.
+#[derive(Debug, Clone)]
+pub struct ClientError {
+    pub at: Instant,
+    /// librdkafka's words. They name brokers, no secrets.
+    pub reason: String,
+}
+
+/// The last error, however old. That brokers can be reached again is nowhere said: whoever asks knows when Kafka
+/// answered last.
+pub fn last_client_error() -> Option<ClientError> {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
@@ -29,6 +49,11 @@ pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 pub(crate) fn log_error(error: &KafkaError, reason: &str) {
+    // follows the error of the last broker, and says less
+    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+        let last = ClientError { at: Instant::now(), reason: reason.to_owned() };
+        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+    }
     let allowed = match ERRORS.lock() {
         Ok(mut errors) => errors.allow(Instant::now()),
         Err(_) => Some(0),

@@ -13,6 +13,7 @@ mod producer;
 mod topic;
 
 pub use admin::Admin;
+pub use client_log::{ClientError, last_client_error};
 pub use config::{AckMode, KafkaConfig, SaslSettings};
 pub use confirmed::{ConfirmedProducer, Record, Unconfirmed};
 pub use create::{TopicMetadata, TopicSettings};

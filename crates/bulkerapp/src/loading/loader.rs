@@ -22,6 +22,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
     metrics,
+    pauses::PausedDestinations,
     reader::ReadError,
     retries::RetryRun,
     run::{RunContext, RunEnd, RunError, TopicRun},
@@ -101,6 +102,8 @@ pub struct LoaderStatus {
     pub held: BTreeMap<String, &'static str>,
     /// Topics whose last run failed, with the error. Never holds a row value.
     pub failing: BTreeMap<String, String>,
+    /// Topics that another loader loads, too.
+    pub overtaken: Vec<String>,
     /// Topics that are due and do not move, with the seconds since they last did.
     pub stalled: BTreeMap<String, u64>,
     /// Seconds that the oldest unloaded event of all topics waits.
@@ -121,6 +124,8 @@ pub(super) struct Loader<S> {
     outages: Outages,
     /// As the source named them last.
     owned: Arc<Vec<Arc<OwnedTopic>>>,
+    /// As they were told last.
+    paused: Arc<PausedDestinations>,
     hand_overs: JoinSet<()>,
     hand_over_places: Arc<Semaphore>,
     /// Whether a topic began or ceased to fail or to be held since the status was published.
@@ -190,6 +195,7 @@ impl<S: LoadSource> Loader<S> {
             run_count: 0,
             outages: Outages::default(),
             owned: Arc::default(),
+            paused: Arc::default(),
             hand_overs: JoinSet::new(),
             hand_over_places: Arc::new(Semaphore::new(HAND_OVERS_AT_ONCE)),
             status_changed: false,
@@ -215,6 +221,7 @@ impl<S: LoadSource> Loader<S> {
                 }
                 _ = tick.tick() => {
                     self.find_topics(&stop);
+                    self.obey_pauses();
                     while self.hand_overs.try_join_next().is_some() {}
                     self.start_due_runs(&stop);
                     if self.status_changed {
@@ -263,6 +270,26 @@ impl<S: LoadSource> Loader<S> {
                 task.stop.cancel(); // the destination changed; the next run uses it as it is now
             }
             state.follow(&schedule, now);
+        }
+    }
+
+    /// Ends the work for destinations that were paused, and takes up that for those that were resumed.
+    fn obey_pauses(&mut self) {
+        let before = std::mem::replace(&mut self.paused, self.context.pauses.current());
+        if Arc::ptr_eq(&before, &self.paused) {
+            return;
+        }
+        let now = unix_seconds();
+        for state in self.topics.values_mut() {
+            let id = &state.topic.destination_id;
+            let is_paused = self.paused.contains_key(id);
+            if is_paused == before.contains_key(id) {
+                continue;
+            }
+            state.due = now; // to be held, or loaded, at once
+            if let Some(task) = state.task().filter(|_| is_paused) {
+                task.stop.cancel();
+            }
         }
     }
 
@@ -346,6 +373,9 @@ impl<S: LoadSource> Loader<S> {
         let span = info_span!("run", topic = name, destination_id = topic.destination_id);
         let run = async move {
             let (context, stop) = (&context, &stop);
+            if context.pauses.is_paused(&topic.destination_id) {
+                return Ended::Run(Ok(RunEnd::Held(HoldReason::Paused)));
+            }
             Ended::Run(match target {
                 Some(target) if topic.mode != Mode::Retry => {
                     TopicRun { context, topic: &topic, target: &target, stop }.run().await
@@ -435,6 +465,10 @@ impl<S: LoadSource> Loader<S> {
                 false
             }
         };
+        if state.held.is_none() && self.paused.contains_key(&state.topic.destination_id) {
+            state.due = unix_seconds(); // paused while it was loaded: to be held at once
+            follows_from = None;
+        }
         self.status_changed |= !was_healthy || !state.is_healthy();
         let is_ours = state.is_ours;
         if is_stuck {
@@ -510,6 +544,9 @@ impl<S: LoadSource> Loader<S> {
             status.oldest_unloaded_age_seconds = status.oldest_unloaded_age_seconds.max(age);
             if let Some(reason) = state.held {
                 status.held.insert(name.clone(), reason.kind());
+            }
+            if state.topic.was_overtaken() {
+                status.overtaken.push(name.clone());
             }
             if let Some(error) = &state.error {
                 status.failing.insert(name.clone(), error.clone());

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::{batch_load::Loaded, start::Notice, target::OwnedTopic};
+use super::{batch_load::Loaded, start::Notice, stats::StatsSnapshot, target::OwnedTopic};
 use prometheus::{
     GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
     register_int_gauge, register_int_gauge_vec,
@@ -169,6 +169,47 @@ static EXACTLY_ONCE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Events of a table by what became of them, from the offsets rows: the same on all instances. Labels: `destinationId`,
+/// `tableName`, `outcome` (`received`, `loaded`, `merged`, `waiting`, `dead`).
+static TABLE_EVENTS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_table_events",
+        "Events of a table by what became of them, as the offsets rows count; the same on all instances.",
+        &["destinationId", "tableName", "outcome"]
+    )
+    .expect("registered once")
+});
+
+/// 1 when the destination's database told its counters when it was asked last. Label: `destinationId`.
+static DESTINATION_ANSWERS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_destination_answers",
+        "1 when the destination's database told its counters when it was asked last.",
+        &["destinationId"]
+    )
+    .expect("registered once")
+});
+
+/// 1 while nothing is loaded into a destination because somebody paused it. Label: `destinationId`.
+static PAUSED_DESTINATIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_paused_destinations",
+        "1 while nothing is loaded into a destination because somebody paused it.",
+        &["destinationId"]
+    )
+    .expect("registered once")
+});
+
+/// Loads that were rolled back because another loader had moved the offsets row. Labels: those of a topic.
+static OVERTAKEN_LOADS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_overtaken_loads_total",
+        "Loads rolled back because another loader had moved the offsets row.",
+        &TOPIC
+    )
+    .expect("registered once")
+});
+
 /// Registers every family of this module. Those with labels show on `/metrics` once they have a sample.
 pub fn register() {
     for counter in [
@@ -180,6 +221,7 @@ pub fn register() {
         &MERGED_EVENTS,
         &START_NOTICES,
         &START_NOTICE_EVENTS,
+        &OVERTAKEN_LOADS,
         &HEALED_TOPICS,
     ] {
         LazyLock::force(counter);
@@ -187,7 +229,15 @@ pub fn register() {
     for gauge in [&OWNED_TOPICS, &OWNED_SHARES] {
         LazyLock::force(gauge);
     }
-    for gauge in [&QUEUE_SIZE, &HELD_TOPICS, &STALLED_TOPICS, &EXACTLY_ONCE] {
+    for gauge in [
+        &QUEUE_SIZE,
+        &HELD_TOPICS,
+        &STALLED_TOPICS,
+        &EXACTLY_ONCE,
+        &TABLE_EVENTS,
+        &DESTINATION_ANSWERS,
+        &PAUSED_DESTINATIONS,
+    ] {
         LazyLock::force(gauge);
     }
     LazyLock::force(&UNLOADED_AGE);
@@ -288,4 +338,46 @@ pub(super) fn count_healed(topic: &OwnedTopic) {
 
 pub(super) fn set_exactly_once(destination_id: &str, exactly_once: bool) {
     EXACTLY_ONCE.with_label_values(&[destination_id]).set(i64::from(exactly_once));
+}
+
+/// Shows what all destinations said; tables that are gone are shown no more.
+pub(super) fn set_table_events(before: &StatsSnapshot, now: &StatsSnapshot) {
+    for (id, said) in &before.destinations {
+        let still = now.destinations.get(id);
+        if still.is_none() {
+            let _ = DESTINATION_ANSWERS.remove_label_values(&[id]); // there may be none
+        }
+        let is_gone = |table: &str| still.is_none_or(|still| !still.tables.contains_key(table));
+        for table in said.tables.keys().filter(|table| is_gone(table)) {
+            for outcome in ["received", "loaded", "merged", "waiting", "dead"] {
+                let _ = TABLE_EVENTS.remove_label_values(&[id, table, outcome]);
+            }
+        }
+    }
+    for (id, said) in &now.destinations {
+        DESTINATION_ANSWERS.with_label_values(&[id]).set(i64::from(said.problem.is_none()));
+        for (table, events) in &said.tables {
+            for (outcome, count) in [
+                ("received", events.received),
+                ("loaded", events.loaded),
+                ("merged", events.merged),
+                ("waiting", events.waiting),
+                ("dead", events.dead),
+            ] {
+                TABLE_EVENTS.with_label_values(&[id, table, outcome]).set(count);
+            }
+        }
+    }
+}
+
+pub(super) fn set_paused(destination_id: &str, paused: bool) {
+    if paused {
+        PAUSED_DESTINATIONS.with_label_values(&[destination_id]).set(1);
+    } else {
+        let _ = PAUSED_DESTINATIONS.remove_label_values(&[destination_id]); // there may be none
+    }
+}
+
+pub(super) fn count_overtaken(topic: &OwnedTopic) {
+    OVERTAKEN_LOADS.with_label_values(topic_labels!(topic)).inc();
 }

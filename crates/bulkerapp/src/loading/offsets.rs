@@ -218,7 +218,7 @@ impl Offsets {
 }
 
 /// Runs statements that bring their own transaction, or need none.
-async fn run(postgres: &Postgres, sql: &str) -> Result<Vec<PgRow>, LoadError> {
+pub(super) async fn run(postgres: &Postgres, sql: &str) -> Result<Vec<PgRow>, LoadError> {
     postgres.connection().await?.run(sql).await
 }
 
@@ -234,11 +234,11 @@ fn parse_row(row: &PgRow) -> Result<OffsetsRow, LoadError> {
     read().map_err(|_| unexpected_columns(OFFSETS_TABLE))
 }
 
-fn unexpected_columns(table: &str) -> LoadError {
+pub(super) fn unexpected_columns(table: &str) -> LoadError {
     LoadError::config(format!("table {table} does not have the columns it was made with"))
 }
 
-fn table(schema: &str, table: &str) -> String {
+pub(super) fn table(schema: &str, table: &str) -> String {
     format!("{}.{}", quote_ident(schema), quote_ident(table))
 }
 

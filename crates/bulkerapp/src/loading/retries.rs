@@ -32,6 +32,9 @@ use super::{
 
 /// How long one wait for a record lasts, and so how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
+/// What a committed offset says while events that lie beyond it may have been moved. A clean stop takes it away, so who
+/// finds it knows that the original would move them again.
+pub(super) const OUT_OF_ORDER: &str = "bulker-rust/1 out-of-order";
 /// Bytes of records that are on their way at a time, roughly.
 const BYTES_AT_ONCE: usize = 16 << 20;
 
@@ -42,6 +45,8 @@ pub(super) struct RetryState {
     is_known: bool,
     /// The offset that we committed last. Another one in Kafka is somebody's decision, and all else is forgotten.
     committed: Option<i64>,
+    /// Whether what is committed says [`OUT_OF_ORDER`].
+    says_out_of_order: bool,
     /// The first offset that was not looked at.
     next: i64,
     /// Events that are not due, with the time when they are.
@@ -96,7 +101,9 @@ impl RetryRun<'_> {
         if admin.group_members(name).await? > 0 {
             return Ok(RunEnd::Held(HoldReason::LiveMembers));
         }
-        let group = admin.group_offset(name, name, 0).await?.map(|group| group.offset);
+        let group = admin.group_offset(name, name, 0).await?;
+        let says_out_of_order = group.as_ref().is_some_and(|group| group.metadata == OUT_OF_ORDER);
+        let group = group.map(|group| group.offset);
         let end = admin.offset(name, 0, OffsetSpec::CommittedEnd).await?;
         let low = admin.offset(name, 0, OffsetSpec::Earliest).await?;
         let now = Timestamp::now();
@@ -106,6 +113,7 @@ impl RetryRun<'_> {
                 *state =
                     RetryState { is_known: true, committed: group, next, ..RetryState::default() };
             }
+            state.says_out_of_order = says_out_of_order;
             self.report_expired(state, low);
             let has_new = state.next < end;
             match state.first_due(now) {
@@ -116,8 +124,10 @@ impl RetryRun<'_> {
         let Some(from) = from else {
             return Ok(RunEnd::At { next_offset: end });
         };
+        // before the first move: a crash leaves it there
+        self.tell_kafka(OUT_OF_ORDER).await?;
         self.move_all(from, end, now).await?;
-        self.tell_kafka().await?;
+        self.tell_kafka(OUT_OF_ORDER).await?;
         Ok(RunEnd::At { next_offset: end })
     }
 
@@ -133,7 +143,7 @@ impl RetryRun<'_> {
         if from < to {
             self.append_anew(from, to).await?;
         }
-        self.tell_kafka().await
+        self.tell_kafka("").await
     }
 
     async fn move_all(&self, from: i64, end: i64, now: Timestamp) -> Result<(), RunError> {
@@ -332,19 +342,24 @@ impl RetryRun<'_> {
         });
     }
 
-    /// Commits the first offset that is still needed.
-    async fn tell_kafka(&self) -> Result<(), RunError> {
+    /// Commits the first offset that is still needed, and whether all before the end is needed, too.
+    async fn tell_kafka(&self, metadata: &'static str) -> Result<(), RunError> {
+        let says_out_of_order = metadata == OUT_OF_ORDER;
         let offset = self.with_state(|state| {
             let needed = state.needed_from();
-            (state.is_known && state.committed != Some(needed)).then_some(needed)
+            let is_told =
+                state.committed == Some(needed) && state.says_out_of_order == says_out_of_order;
+            (state.is_known && !is_told).then_some(needed)
         });
         let Some(offset) = offset else {
             return Ok(());
         };
         let (admin, name) = (&self.context.admin, self.topic.name.as_str());
-        let committed = GroupOffset { offset, metadata: String::new() };
+        let committed = GroupOffset { offset, metadata: metadata.to_owned() };
         admin.set_group_offset(name, name, self.topic.partition, committed).await?;
-        self.with_state(|state| state.committed = Some(offset));
+        self.with_state(|state| {
+            (state.committed, state.says_out_of_order) = (Some(offset), says_out_of_order);
+        });
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use super::{
     metrics,
     offsets::{Offsets, OffsetsRow, RowKey},
     parking::{ParkError, Parking},
+    pauses::Pauses,
     reader::{ParsedBatch, ReadError, ReadPlan, read_batches},
     reporter::Reporter,
     start::{Decision, Facts, HoldReason, Notice, decide, is_another_topic},
@@ -52,6 +53,7 @@ pub(super) struct RunContext {
     /// Records of a retry topic that are moved at a time.
     pub(super) retry_batch_size: usize,
     pub(super) topic_prefix: String,
+    pub(super) pauses: Arc<Pauses>,
 }
 
 /// Where a run left its topic.
@@ -98,6 +100,7 @@ impl RunError {
             RunError::Read(_) | RunError::ReaderDied => "consumer_error",
             RunError::Move(_) | RunError::Park(_) => "retry_topic_error",
             RunError::Load(error) if error.is_retriable() => "warehouse_unavailable",
+            RunError::Load(LoadError::Config(_)) => "warehouse_misconfigured",
             RunError::Load(_) => "bulker_stream_error",
             RunError::Contended => "contended",
             RunError::Aborted => "aborted",
@@ -333,9 +336,11 @@ impl TopicRun<'_> {
                 Ok(Some(next_offset))
             }
             Err(LoadError::CheckpointMoved) => {
-                info!(
+                self.topic.set_overtaken();
+                warn!(
                     topic = self.topic.name,
-                    "offsets row moved by another loader; starting over"
+                    "offsets row moved by another loader; starting over. Again and again: two instances have the \
+                     same INSTANCE_INDEX"
                 );
                 Ok(None)
             }
@@ -527,7 +532,7 @@ impl TopicRun<'_> {
 
 /// An epoch that no row of this topic ever had: a database may be restored from before a move, and an epoch that came
 /// again would make two different decisions look like one.
-fn epoch_after(epoch: i64) -> i64 {
+pub(super) fn epoch_after(epoch: i64) -> i64 {
     let micros = jiff::Timestamp::now().as_microsecond();
     micros.max(epoch + 1)
 }

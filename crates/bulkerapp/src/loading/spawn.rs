@@ -13,6 +13,7 @@ use super::{
     memory::MemoryBudget,
     ownership::Ownership,
     parking::{Parking, ParkingConfig},
+    pauses::Pauses,
     reporter::Reporter,
     run::RunContext,
 };
@@ -43,6 +44,8 @@ pub struct LoadingConfig {
     pub producer: ConfirmedProducer,
     pub parking: ParkingConfig,
     pub ownership: Arc<Ownership>,
+    /// Somebody has to watch them.
+    pub pauses: Arc<Pauses>,
     pub reporter: Arc<Reporter>,
 }
 
@@ -70,6 +73,10 @@ pub fn spawn<S: LoadSource>(
         let Some(cluster_id) = cluster_id(&admin, &stop).await else {
             return;
         };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = config.pauses.known() => {}
+        }
         config.ownership.join(&admin, &config.client).await;
         let context = RunContext {
             admin,
@@ -83,6 +90,7 @@ pub fn spawn<S: LoadSource>(
             stall_after: config.stall_after,
             retry_batch_size: config.retry_batch_size.max(1),
             topic_prefix: config.parking.topic_prefix.clone(),
+            pauses: config.pauses,
         };
         let rebuild = {
             let (client, runs, tails) =

@@ -96,6 +96,8 @@ pub(super) enum HoldReason {
     Truncated,
     /// Kafka did not take our commit of the start.
     ClaimNotAcknowledged,
+    /// Somebody paused the destination.
+    Paused,
 }
 
 impl HoldReason {
@@ -105,6 +107,7 @@ impl HoldReason {
             HoldReason::LiveMembers => "live_group_members",
             HoldReason::Truncated => "topic_truncated",
             HoldReason::ClaimNotAcknowledged => "claim_not_acknowledged",
+            HoldReason::Paused => "paused",
         }
     }
 }

@@ -17,6 +17,8 @@ use super::{metrics, offsets::Offsets, retries::RetryState};
 
 /// How often old fates are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
+/// How long it is told that another loader was at work.
+const OVERTAKEN_FOR: Duration = Duration::from_secs(600);
 
 /// One partition of a topic that this instance loads.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub struct OwnedTopic {
     claimed: AtomicBool,
     /// How far the topic is loaded, as far as this instance knows.
     loaded_to: AtomicI64,
+    overtaken: Mutex<Option<Instant>>,
     /// The offset that Kafka's group is known to have, with our mark.
     told: AtomicI64,
     /// The end of the topic, as it was seen last.
@@ -93,6 +96,7 @@ impl OwnedTopic {
             retries: Mutex::default(),
             claimed: AtomicBool::new(false),
             loaded_to: AtomicI64::new(0),
+            overtaken: Mutex::default(),
             told: AtomicI64::new(-1),
             end: AtomicI64::new(0),
             speed: Mutex::default(),
@@ -152,6 +156,19 @@ impl OwnedTopic {
 
     pub(super) fn set_claimed(&self) {
         self.claimed.store(true, Ordering::Relaxed);
+    }
+
+    /// Another loader moved the row while we loaded: it happens when a topic changes hands, and again and again where
+    /// two instances were given the same part.
+    pub(super) fn set_overtaken(&self) {
+        *self.overtaken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        metrics::count_overtaken(self);
+    }
+
+    /// Whether that happened lately.
+    pub(super) fn was_overtaken(&self) -> bool {
+        let overtaken = self.overtaken.lock().unwrap_or_else(PoisonError::into_inner);
+        overtaken.is_some_and(|at| at.elapsed() < OVERTAKEN_FOR)
     }
 }
 
@@ -255,6 +272,11 @@ impl LoadTarget {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the last run found no right to keep offsets rows.
+    pub(super) fn is_at_least_once(&self) -> bool {
+        self.guarantee.load(Ordering::Relaxed) == AT_LEAST_ONCE
     }
 
     /// A place among the tails that load into this destination. `None` never comes: the semaphore is not closed.

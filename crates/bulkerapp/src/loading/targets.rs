@@ -58,6 +58,10 @@ impl Opened {
     pub fn get(&self, destination_id: &str) -> Option<&Arc<LoadTarget>> {
         self.targets.get(destination_id).map(|opened| &opened.target)
     }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<LoadTarget>> {
+        self.targets.values().map(|opened| &opened.target)
+    }
 }
 
 impl Targets {
@@ -148,8 +152,8 @@ impl Targets {
         // the value is not shown: it is a secret
         let credentials = Credentials::read(&destination.config.credentials)
             .map_err(|error| chain(&error).to_string())?;
-        // one more: building a key on a table with rows takes a second connection
-        let settings = Settings { max_connections: self.connections + 1, ..Settings::default() };
+        // two more: building a key on a table with rows takes a second connection, and somebody asks for the counters
+        let settings = Settings { max_connections: self.connections + 2, ..Settings::default() };
         let postgres =
             Postgres::new(&credentials, settings).map_err(|error| chain(&error).to_string())?;
         let options = destination.options.clone();

@@ -129,7 +129,8 @@ impl TopicState {
         if matches!(self.work, Work::Tail(..)) {
             self.backlog.loaded(at, now);
         }
-        let waits_on_purpose = self.is_idle() && self.is_healthy() && self.due > unix_seconds();
+        let waits_on_purpose = self.held == Some(HoldReason::Paused)
+            || (self.is_idle() && self.is_healthy() && self.due > unix_seconds());
         if at != self.seen_at || waits_on_purpose || self.age(now).is_zero() {
             (self.seen_at, self.moved_at) = (at, now);
         }
@@ -191,15 +192,18 @@ impl TopicState {
         if let Some(reason) = self.held {
             metrics::set_held(&self.topic, reason.kind(), false);
         }
+        if let Some(reason) = held {
+            metrics::set_held(&self.topic, reason.kind(), true);
+        }
         match held {
-            Some(reason) => {
-                metrics::set_held(&self.topic, reason.kind(), true);
-                error!(
-                    topic = self.topic.name,
-                    reason = reason.kind(),
-                    "topic held: nothing is loaded"
-                );
+            Some(HoldReason::Paused) => {
+                info!(topic = self.topic.name, "topic held: its destination is paused");
             }
+            Some(reason) => error!(
+                topic = self.topic.name,
+                reason = reason.kind(),
+                "topic held: nothing is loaded"
+            ),
             None => info!(topic = self.topic.name, "topic no longer held"),
         }
         self.held = held;

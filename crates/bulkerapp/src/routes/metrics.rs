@@ -1,20 +1,28 @@
 //! `/metrics`, as Prometheus reads it.
 
+use std::{sync::Arc, time::Duration};
+
 use axum::{
+    extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use tracing::error;
 
 use super::Authorized;
+use crate::{loading::Stats, state::AppState};
+
+/// How long a reply waits for counters that destinations keep; Prometheus gives up after 10 s, unless told otherwise.
+const COUNTERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// All metrics of the process as text, for whoever has a token.
-pub(super) async fn guarded_metrics(_: Authorized) -> Response {
-    metrics().await
+pub(super) async fn guarded_metrics(_: Authorized, State(state): State<Arc<AppState>>) -> Response {
+    metrics(State(state.stats.clone())).await
 }
 
 /// All metrics of the process as text.
-pub(super) async fn metrics() -> Response {
+pub(super) async fn metrics(State(stats): State<Arc<Stats>>) -> Response {
+    stats.refresh_within(COUNTERS_WITHIN).await;
     match appbase::metrics::render() {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => {

@@ -7,11 +7,13 @@ mod failed;
 mod log;
 mod masked;
 mod metrics;
+mod pause;
 mod post;
 mod probes;
 mod profiles;
 mod profiling;
 mod range;
+mod stats;
 mod test;
 mod write_keys;
 
@@ -29,10 +31,10 @@ use axum::{
     routing::{MethodFilter, on},
 };
 
-use crate::state::AppState;
+use crate::{loading::Stats, state::AppState};
 
 /// Methods and paths, for redirects of those that differ by a slash at the end.
-const ROUTES: [(Method, &str); 13] = [
+const ROUTES: [(Method, &str); 17] = [
     (Method::POST, "/post/{destinationId}"),
     (Method::POST, "/bulk/{destinationId}"),
     (Method::POST, "/profiles/{profileBuilderId}/{priority}"),
@@ -41,6 +43,10 @@ const ROUTES: [(Method, &str); 13] = [
     (Method::GET, "/connections-metrics/{workspaceId}"),
     (Method::GET, "/debug/pprof"),
     (Method::GET, "/debug/pprof/{profile}"),
+    (Method::POST, "/destinations/{destinationId}/pause"),
+    (Method::POST, "/destinations/{destinationId}/resume"),
+    (Method::GET, "/stats"),
+    (Method::GET, "/stats/{destinationId}"),
     (Method::GET, "/log/{eventType}/{actorId}"),
     (Method::GET, "/events"),
     (Method::GET, "/metrics"),
@@ -70,16 +76,27 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/debug/pprof/{profile}", on(MethodFilter::GET, profiling::none).fallback(no_route))
         .route("/log/{eventType}/{actorId}", on(MethodFilter::GET, log::log).fallback(no_route))
         .route("/events", on(MethodFilter::GET, events::events).fallback(no_route))
+        .route(
+            "/destinations/{destinationId}/pause",
+            on(MethodFilter::POST, pause::pause).fallback(no_route),
+        )
+        .route(
+            "/destinations/{destinationId}/resume",
+            on(MethodFilter::POST, pause::resume).fallback(no_route),
+        )
+        .route("/stats", on(MethodFilter::GET, stats::all).fallback(no_route))
+        .route("/stats/{destinationId}", on(MethodFilter::GET, stats::one).fallback(no_route))
         .route("/metrics", on(MethodFilter::GET, metrics::guarded_metrics).fallback(no_route))
         .fallback(no_route);
     open.merge(guarded).with_state(state)
 }
 
 /// Metrics alone, without tokens.
-pub fn metrics_router() -> Router {
+pub fn metrics_router(stats: Arc<Stats>) -> Router {
     Router::new()
         .route("/metrics", on(MethodFilter::GET, metrics::metrics).fallback(no_method))
         .fallback(async || not_found())
+        .with_state(stats)
 }
 
 /// A wrong method of a path that is open to everybody.

@@ -3,12 +3,12 @@
 //! Kafka being away makes the process not ready, and is a detail of its health: a restart would not bring Kafka
 //! back, it would only cut the requests in hand.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use appbase::http::json_reply;
 use axum::{extract::State, http::StatusCode, response::Response};
 use jiff::Timestamp;
-use kafkabase::AckMode;
+use kafkabase::{AckMode, last_client_error};
 use serde_json::{Map, Value, json};
 
 use crate::state::AppState;
@@ -64,6 +64,11 @@ fn details(state: &AppState) -> Value {
     if let Some(problem) = problem(state) {
         add("notReady", json!(problem));
     }
+    // an error that is younger than the last look at the cluster: brokers cannot be reached, and this is why
+    let looked = state.topics.snapshot().at.map(|(looked, _)| looked);
+    if let Some(error) = last_client_error().filter(|error| looked.is_none_or(|at| at < error.at)) {
+        add("kafkaError", json!(error.reason));
+    }
     if state.producer.mode() == AckMode::Async {
         add("ackMode", json!("async: an answered event may be lost"));
     }
@@ -93,7 +98,29 @@ fn details(state: &AppState) -> Value {
     if !problems.is_empty() {
         add("destinationProblems", json!(problems));
     }
+    let stats = state.stats.known();
+    let silent =
+        stats.destinations.iter().filter_map(|(id, said)| Some((id, said.problem.as_ref()?)));
+    let silent: BTreeMap<_, _> = silent.collect();
+    if !silent.is_empty() {
+        add("silentDestinations", json!(silent));
+    }
+    let at_least_once = state.stats.at_least_once();
+    if !at_least_once.is_empty() {
+        add("destinationsWithoutOffsets", json!(at_least_once));
+    }
+    if snapshot.has_pauses && !state.pauses.is_known() {
+        add("pauses", json!("their topic cannot be read yet: nothing is loaded"));
+    }
+    let paused = state.pauses.current();
+    if !paused.is_empty() {
+        let since = paused.iter().map(|(id, since)| (id.clone(), json!(since.to_string())));
+        add("pausedDestinations", Value::Object(since.collect()));
+    }
     let loader = state.loader.borrow();
+    if !loader.overtaken.is_empty() {
+        add("topicsLoadedByOthersToo", json!(loader.overtaken));
+    }
     if !loader.held.is_empty() {
         add("heldTopics", json!(loader.held));
     }

@@ -116,6 +116,23 @@ impl Setup {
 
     /// Starts the process on this port.
     pub(crate) fn spawn_on(&self, port: u16) -> Result<App> {
+        Ok(App { service: Service::start(self.command(port)?)?, port })
+    }
+
+    /// Runs a command of the binary with the same environment, to its end.
+    pub(crate) async fn run(&self, words: &[&str]) -> Result<Ran> {
+        let mut command = self.command(testkit::free_port()?)?;
+        command.args(words).stdin(std::process::Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await??;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Ran {
+            is_success: output.status.success(),
+            output: text(&output.stdout),
+            log: text(&output.stderr),
+        })
+    }
+
+    fn command(&self, port: u16) -> Result<tokio::process::Command> {
         let destination = format!(
             r#"{{id: "{DESTINATION}", type: "postgres", credentials: {{host: "{}", port: {}, database: "{}", username: "{}", password: "{}", defaultSchema: "public", sslMode: "disable"}}, options: {{{}}}}}"#,
             self.host, self.port, self.database, self.user, self.password, self.options
@@ -137,8 +154,15 @@ impl Setup {
         for (name, value) in &self.environment {
             command.env(name, value);
         }
-        Ok(App { service: Service::start(command)?, port })
+        Ok(command)
     }
+}
+
+/// A command that came to its end.
+pub(crate) struct Ran {
+    pub(crate) is_success: bool,
+    pub(crate) output: String,
+    pub(crate) log: String,
 }
 
 /// A running bulkerapp.
@@ -183,6 +207,19 @@ impl App {
     pub(crate) async fn ask(&self, path: &str) -> Result<Answer> {
         let bearer = format!("Bearer {TOKEN}");
         self.request("GET", path, &[("authorization", &bearer)], b"").await
+    }
+
+    /// `POST` with the token, without a body.
+    pub(crate) async fn order(&self, path: &str) -> Result<Answer> {
+        let bearer = format!("Bearer {TOKEN}");
+        self.request("POST", path, &[("authorization", &bearer)], b"").await
+    }
+
+    /// The details of `/health`.
+    pub(crate) async fn health(&self) -> Result<serde_json::Value> {
+        let answer = self.ask("/health").await?;
+        ensure!(answer.status == 200, "{}", answer.status);
+        Ok(serde_json::from_str::<serde_json::Value>(&answer.body)?["details"].take())
     }
 
     /// Stops it as an orchestrator does.

@@ -49,6 +49,9 @@ enum BulkError {
     // types and details as clients of the original know them
     #[error("destination not found: destination not found: {0}")]
     UnknownDestination(String),
+    /// An administrator holds all loading into it.
+    #[error("destination is paused: {0}")]
+    Paused(String),
     #[error("missing required parameter: tableName query parameter is required")]
     NoTable,
     #[error("schema unmarshal error: {0}")]
@@ -84,6 +87,7 @@ impl BulkError {
     fn kind(&self) -> &'static str {
         match self {
             BulkError::UnknownDestination(_) => "destination not found",
+            BulkError::Paused(_) => "destination is paused",
             BulkError::NoTable => "missing required parameter",
             BulkError::Schema(_) => "schema unmarshal error",
             BulkError::Create(_) => "create stream error",
@@ -102,6 +106,7 @@ impl IntoResponse for BulkError {
             BulkError::UnknownDestination(_) => {
                 error_reply(StatusCode::NOT_FOUND, &self.to_string())
             }
+            BulkError::Paused(_) => error_reply(StatusCode::SERVICE_UNAVAILABLE, &self.to_string()),
             BulkError::Create(detail) => masked_error(self.kind(), detail),
             _ => error_reply(StatusCode::BAD_REQUEST, &self.to_string()),
         }
@@ -165,6 +170,9 @@ async fn load(
 ) -> Result<String, BulkError> {
     if state.destinations.get(destination_id).is_none() {
         return Err(BulkError::UnknownDestination(destination_id.to_owned()));
+    }
+    if state.pauses.is_paused(destination_id) {
+        return Err(BulkError::Paused(destination_id.to_owned()));
     }
     let BulkRequest { table, mode, job_id, options } = request?;
     // kept to the end: a change of the configuration must not close the connections of a load
