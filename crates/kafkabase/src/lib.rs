@@ -8,6 +8,7 @@ mod fetcher;
 mod native;
 mod outstanding;
 mod producer;
+mod spool;
 mod topic;
 
 pub use admin::Admin;
@@ -19,6 +20,10 @@ pub use native::{
     TopicDescription,
 };
 pub use producer::{AckProducer, ProducerMetrics, ProducerTopic, SendError};
+pub use spool::{
+    QuarantinedTopic, Spool, SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings, SpoolStatus,
+    SpooledEvent,
+};
 pub use topic::{
     ALL_TABLES, MAX_TOPIC_NAME, Mode, TopicId, TopicNameError, check_length, fnv1a, is_topic_part,
     topic_name,
