@@ -150,6 +150,8 @@ struct Books {
     index: Index,
     next_seq: u64,
     queue: Vec<Op>,
+    /// Marks that are in effect, and that the disk has not taken yet.
+    unwritten: Vec<Op>,
     /// Removed from the index, not yet from the files.
     removed: Vec<u64>,
     /// Events on their way to the medium, and what became of them meanwhile.

@@ -5,7 +5,7 @@ use std::{mem, sync::PoisonError, time::Duration};
 use tracing::{error, info, warn};
 
 use super::{
-    Done, Op, Shared, SpoolError,
+    Books, Done, Op, Shared, SpoolError,
     index::{Entry, Stage},
     log::{Appended, Log},
     record::{EventParts, Facts, Mark, encode_event, encode_mark, seal, set_seq},
@@ -68,20 +68,20 @@ impl Batch {
             }
             break;
         }
-        Batch {
-            ops: mem::take(&mut books.queue),
-            removed: mem::take(&mut books.removed),
-            is_last: false,
-        }
+        Batch::all(&mut books)
+    }
+
+    fn all(books: &mut Books) -> Batch {
+        let mut ops = mem::take(&mut books.unwritten);
+        ops.append(&mut books.queue);
+        Batch { ops, removed: mem::take(&mut books.removed), is_last: false }
     }
 
     /// What is left when nobody queues any more.
     fn rest(shared: &Shared) -> Option<Batch> {
-        let mut books = shared.books();
-        let ops = mem::take(&mut books.queue);
-        let removed = mem::take(&mut books.removed);
-        let is_empty = ops.is_empty() && removed.is_empty();
-        (!is_empty).then_some(Batch { ops, removed, is_last: true })
+        let rest = Batch::all(&mut shared.books());
+        let is_empty = rest.ops.is_empty() && rest.removed.is_empty();
+        (!is_empty).then_some(rest)
     }
 
     fn write(mut self, shared: &Shared) {
@@ -160,6 +160,8 @@ impl Batch {
                     }
                     answers.push((done, Ok(())));
                 }
+                // in effect already: written with whatever comes next
+                Op::Mark { mark: Mark::Quarantined(_), .. } => books.unwritten.push(op),
                 Op::Mark { done, .. } => answers.push((done, Err(SpoolError::Disk))),
             }
         }
