@@ -19,7 +19,9 @@ pub use native::{
     AdminError, FetchError, Fetched, GroupMembers, GroupOffset, Message, OffsetSpec,
     TopicDescription,
 };
-pub use producer::{AckProducer, ProducerMetrics, ProducerTopic, SendError};
+pub use producer::{
+    AckProducer, NotMade, ProducerMetrics, ProducerTopic, SendError, SpoolUse, TopicMaker,
+};
 pub use spool::{
     QuarantinedTopic, Spool, SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings, SpoolStatus,
     SpooledEvent,

@@ -27,7 +27,10 @@ use std::{
 };
 
 use prometheus::{IntCounter, IntCounterVec};
-use tokio::sync::oneshot;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 use self::{
     disk::{Disk, Folder, LockError},
@@ -57,9 +60,6 @@ pub struct SpoolSettings {
     pub max_bytes: u64,
     /// Share of it that one topic has at most, its quarantine included; between 0 and 1.
     pub topic_share: f64,
-    /// How long after Kafka answers again a record may still surface that was handed over before: longer than the
-    /// brokers' `replica.lag.time.max.ms`.
-    pub lookup_wait: Duration,
 }
 
 /// What the spool counts; registered by the binary under its own names.
@@ -206,9 +206,12 @@ impl Books {
 }
 
 impl Spool {
-    /// Opens the folder and reads what is there.
+    /// Opens the folder and reads what is there. Needs a runtime with signals: a file that outgrows the limit of the process
+    /// (`ulimit -f`) is an error from then on, and not its death.
     pub fn open(settings: &SpoolSettings, metrics: SpoolMetrics) -> Result<Spool, SpoolOpenError> {
         let folder = || settings.folder.clone();
+        survive_file_size_limits()
+            .map_err(|source| SpoolOpenError::Io { folder: folder(), source })?;
         let disk = Folder::lock(&settings.folder).map_err(|error| match error {
             LockError::Taken => SpoolOpenError::Taken { folder: folder() },
             LockError::Io(source) => SpoolOpenError::Io { folder: folder(), source },
@@ -359,6 +362,11 @@ impl Spool {
         Ok(released)
     }
 
+    /// `Ok` once everything that was asked for so far is on the medium.
+    pub async fn sync(&self) -> Result<(), SpoolError> {
+        self.mark("", Mark::Removed, Vec::new()).await
+    }
+
     /// Topics with events that are to be sent, and how many.
     pub(crate) fn waiting_topics(&self) -> Vec<(String, usize)> {
         let books = self.shared.books();
@@ -369,6 +377,25 @@ impl Spool {
 
     pub(crate) fn waiting_count(&self, topic: &str) -> usize {
         self.shared.books().index.topic(topic).map_or(0, |topic| topic.waiting_count())
+    }
+
+    /// The numbers of a topic's events that are to be sent.
+    pub(crate) fn waiting(&self, topic: &str) -> Vec<u64> {
+        let books = self.shared.books();
+        let waiting = books.index.topic(topic).map(|index| index.waiting().map(|entry| entry.seq));
+        waiting.map(Iterator::collect).unwrap_or_default()
+    }
+
+    /// Whether events of the topic are on their way to the medium.
+    pub(crate) fn has_pending(&self, topic: &str) -> bool {
+        self.shared.books().pending_bytes.contains_key(topic)
+    }
+
+    /// Whether nothing of the topic is to be sent, now or once it is written.
+    pub(crate) fn is_clear(&self, topic: &str) -> bool {
+        let books = self.shared.books();
+        let waiting = books.index.topic(topic).map_or(0, |index| index.waiting_count());
+        waiting == 0 && !books.pending_bytes.contains_key(topic)
     }
 
     /// The oldest events of a topic up to `bytes`, at least one, and not beyond one that has to be looked for.
@@ -401,9 +428,9 @@ impl Spool {
     }
 
     /// Events that were looked for and are not in Kafka.
-    pub(crate) fn set_missing(&self, topic: &str, seqs: &[u64]) {
+    pub(crate) fn set_missing(&self, topic: &str, seqs: impl IntoIterator<Item = u64>) {
         let mut books = self.shared.books();
-        seqs.iter().for_each(|seq| books.index.set_missing(topic, *seq));
+        seqs.into_iter().for_each(|seq| books.index.set_missing(topic, seq));
     }
 
     pub(crate) fn count(&self, status: &str, events: usize) {
@@ -421,8 +448,10 @@ impl Spool {
 
     async fn mark(&self, topic: &str, mark: Mark, seqs: Vec<u64>) -> Result<(), SpoolError> {
         let (done, written) = oneshot::channel();
-        // the receiver may be gone: the mark is written all the same
-        self.queue_mark(topic, mark, seqs, Box::new(move |result| drop(done.send(result))));
+        let tell = move |result| {
+            let _ = done.send(result); // nobody may listen any more: the mark is written all the same
+        };
+        self.queue_mark(topic, mark, seqs, Box::new(tell));
         written.await.unwrap_or(Err(SpoolError::Disk))
     }
 
@@ -445,24 +474,32 @@ impl Spool {
                 let books = spool.shared.books();
                 let Some(index) = books.index.topic(&topic) else { return Ok(Vec::new()) };
                 let chosen = choose(index).into_iter();
-                chosen.map(|entry| (entry.seq, log.locate(entry.place))).collect()
+                chosen.map(|entry| (entry, log.locate(entry.place))).collect()
             };
             let mut events = Vec::with_capacity(located.len());
-            for (seq, located) in located {
+            for (entry, located) in located {
                 let read = located.map(|located| located.read());
                 match read {
-                    Some(Ok(event)) => events.push(event),
+                    Some(Ok(mut event)) => {
+                        event.facts.handed_at = entry.handed_at; // a mark may have said so later
+                        events.push(event);
+                    }
                     Some(Err(error)) if error.kind() != io::ErrorKind::InvalidData => {
                         tracing::error!(error = %error, "spool file cannot be read");
                         return Err(SpoolError::Disk);
                     }
-                    _ => spool.quarantine(&topic, seq, DAMAGED),
+                    _ => spool.quarantine(&topic, entry.seq, DAMAGED),
                 }
             }
             Ok(events)
         });
         read.await.unwrap_or(Err(SpoolError::Disk))
     }
+}
+
+/// The signal that comes with the error is handled, and nobody listens to it.
+fn survive_file_size_limits() -> io::Result<()> {
+    signal(SignalKind::from_raw(libc::SIGXFSZ)).map(drop)
 }
 
 /// Milliseconds since 1970.

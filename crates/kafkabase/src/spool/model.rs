@@ -224,7 +224,6 @@ fn settings() -> SpoolSettings {
         folder: "not used".into(),
         max_bytes: 20_000,
         topic_share: 0.5,
-        lookup_wait: std::time::Duration::ZERO,
     }
 }
 

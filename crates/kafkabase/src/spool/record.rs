@@ -4,6 +4,8 @@
 //! `magic u32, length of the body u32, crc32 of the body u32, body`. The body starts with its kind and, in an
 //! event, with the number that the spool gives it when it is queued.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 /// Starts every record, so that what follows a damaged one can be found.
 const MAGIC: [u8; 4] = *b"BSP1";
 /// Bytes before the body.
@@ -32,6 +34,11 @@ pub struct SpooledEvent {
 impl SpooledEvent {
     pub(crate) fn seq(&self) -> u64 {
         self.facts.seq
+    }
+
+    /// When it was first handed to librdkafka.
+    pub(crate) fn handed_at(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.facts.handed_at)
     }
 
     pub(crate) fn headers(&self) -> Vec<(&str, &[u8])> {
