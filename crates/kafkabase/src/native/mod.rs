@@ -8,8 +8,12 @@
 #![allow(unsafe_code)]
 
 mod admin;
+#[cfg(test)]
+mod fatal;
 mod partition_queue;
 
+#[cfg(test)]
+pub(crate) use fatal::make_fatal;
 pub use admin::{AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
 pub(crate) use admin::{
     alter_group_offsets, describe_groups, describe_topics, list_group_offsets, list_offsets,

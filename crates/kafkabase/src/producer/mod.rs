@@ -19,7 +19,7 @@ mod spooling;
 mod topic;
 
 #[cfg(test)]
-mod fatal;
+mod outages;
 
 use std::{
     collections::HashMap,

@@ -17,6 +17,9 @@ mod writer;
 #[cfg(test)]
 mod model;
 
+#[cfg(test)]
+pub(crate) use self::model::metrics as unregistered_metrics;
+
 use std::{
     collections::HashMap,
     io,

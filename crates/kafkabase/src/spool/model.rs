@@ -12,7 +12,7 @@ use prometheus::{IntCounter, IntCounterVec, Opts};
 use proptest::prelude::*;
 
 use super::{
-    EventParts, Mark, Spool, SpoolError, SpoolMetrics, SpoolSettings, SpooledEvent, Stage,
+    EventParts, Spool, SpoolError, SpoolMetrics, SpoolSettings, SpooledEvent, Stage,
     disk::{Disk, DiskFile},
 };
 
