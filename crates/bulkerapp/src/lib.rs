@@ -9,6 +9,7 @@ pub mod loading;
 pub mod metrics;
 pub mod routes;
 pub mod service;
+pub mod spool;
 pub mod state;
 mod tables;
 pub mod topics;

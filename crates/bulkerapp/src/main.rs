@@ -7,6 +7,7 @@ use appbase::{config::Environment, http::probe, telemetry};
 use bulkerapp::{
     config::{Config, PREFIX},
     service,
+    spool::{self, Command},
 };
 
 /// Memory is taken on one thread and given back on another all the time: requests on a worker's, records on
@@ -33,6 +34,7 @@ fn start() -> Result<ExitCode> {
     if is_healthcheck {
         arguments.remove(0);
     }
+    let spool_command = take_spool_command(&mut arguments)?;
     let environment = Environment::of_process(PREFIX)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -46,9 +48,28 @@ fn start() -> Result<ExitCode> {
     }
     parsed.config.validate()?;
     telemetry::init(telemetry::LogFormat::of(&parsed.config.app.log_format));
+    if let Some(command) = spool_command {
+        runtime.block_on(spool::run(&command, &parsed.config, &environment))?;
+        runtime.shutdown_background();
+        return Ok(ExitCode::SUCCESS);
+    }
     Config::log_ignored(&parsed);
     runtime.block_on(service::run(&parsed.config, &environment))?;
     // threads that still wait for Kafka must not hold the process
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+/// The words of `spool …`, up to the first flag.
+fn take_spool_command(arguments: &mut Vec<OsString>) -> Result<Option<Command>> {
+    if arguments.first().is_none_or(|first| first != "spool") {
+        return Ok(None);
+    }
+    let is_word = |argument: &&OsString| !argument.as_encoded_bytes().starts_with(b"-");
+    let count = arguments.iter().take_while(is_word).count();
+    let words: Vec<String> =
+        arguments.drain(..count).skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let command = Command::parse(&words);
+    let usage = "usage: bulkerapp spool replay FOLDER | bulkerapp spool quarantine FOLDER [TOPIC]";
+    command.context(usage).map(Some)
 }

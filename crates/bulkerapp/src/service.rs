@@ -20,7 +20,7 @@ use crate::{
     loading::{
         self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Shard, open_all,
     },
-    metrics, routes,
+    metrics, routes, spool,
     state::{AppState, Limits},
     tables::Tables,
     topics::Topics,
@@ -51,12 +51,13 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         messages: metrics::PRODUCER_MESSAGES.clone(),
         rebuilt: metrics::PRODUCER_REBUILDS.clone(),
     };
+    let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
+    let spool = spool::open(&config.kafka, topics.clone())?;
     let producer =
-        AckProducer::new(&config.kafka, CLIENT_ID, counters).context("Kafka's settings")?;
+        AckProducer::new(&config.kafka, CLIENT_ID, counters, spool).context("Kafka's settings")?;
     if producer.mode() == AckMode::Async {
         warn!("ACK_MODE=async: an event is answered before Kafka has it, and a crash loses it");
     }
-    let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
 
     // bound before anything is loaded: a taken port ends the start
     let listener = bind(config.app.http_port, "HTTP_PORT").await?;
@@ -69,6 +70,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         tokio::spawn(async move { topics.watch(refresh, stop).await })
     };
     let measuring = tokio::spawn(measure(producer.clone(), background.clone()));
+    let asked = spool::watch_requests(config.kafka.spool(), producer.clone(), background.clone());
+    let listening = tokio::spawn(asked);
     let loading = start_loading(config, &client, &topics, &destinations, stop.clone())?;
 
     let limits = Limits {
@@ -76,6 +79,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         producer_queue: config.kafka.producer_queue_threshold(),
         topics_age: refresh * MISSED_LOOKS,
         topic_prefix: config.kafka.kafka_topic_prefix.clone(),
+        topic_wait: config.kafka.producer_wait_for_delivery_ms,
     };
     let state = Arc::new(AppState {
         auth,
@@ -106,13 +110,16 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let deadline = Deadline::after(config.server.shutdown_timeout_sec);
     end(deadline, "intake", serving).await;
     let unsent = producer.flush(deadline.remaining()).await;
-    if unsent > 0 {
-        warn!(unsent, "events that were never answered with 200 stay unsent");
+    match producer.spool() {
+        Some(spool) => spool::close(spool, deadline).await,
+        None if unsent > 0 => warn!(unsent, "events that were never answered with 200 stay unsent"),
+        None => {}
     }
     end(deadline, "loader", loading.task).await;
     background.cancel();
     end(deadline, "topics", watching).await;
     end(deadline, "measuring", measuring).await;
+    end(deadline, "spool", listening).await;
     end(deadline, "metrics", metrics_serving).await;
     info!("stopped");
     Ok(())
@@ -172,6 +179,9 @@ async fn measure(producer: AckProducer, stop: CancellationToken) {
     loop {
         metrics::PRODUCER_QUEUE_LENGTH.set(gauge(producer.queue_length()));
         metrics::PRODUCER_BLOCKED_TOPICS.set(gauge(producer.blocked_topics()));
+        if let Some(spool) = producer.spool() {
+            spool::measure(spool);
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(MEASURE_EVERY) => {}

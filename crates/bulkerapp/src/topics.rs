@@ -5,12 +5,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use kafkabase::{Admin, AdminError, KafkaConfig, TopicId, TopicMetadata, TopicSettings};
+use kafkabase::{
+    Admin, AdminError, KafkaConfig, NotMade, TopicId, TopicMaker, TopicMetadata, TopicSettings,
+};
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -51,7 +57,18 @@ pub struct Topics {
     known: RwLock<HashSet<String>>,
     making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
     look_again: Notify,
+    /// The last look failed: nobody needs to wait for Kafka to find that out.
+    is_away: AtomicBool,
     in_sync: Mutex<HashMap<String, usize>>,
+}
+
+impl TopicMaker for Topics {
+    fn ensure<'a>(
+        &'a self,
+        topic: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), NotMade>> + Send + 'a>> {
+        Box::pin(self.ensure_for_spool(topic))
+    }
 }
 
 impl Topics {
@@ -65,6 +82,7 @@ impl Topics {
             known: RwLock::default(),
             making: Mutex::default(),
             look_again: Notify::new(),
+            is_away: AtomicBool::new(false),
             in_sync: Mutex::default(),
         }
     }
@@ -78,6 +96,11 @@ impl Topics {
     pub fn is_known(&self, name: &str) -> bool {
         self.snapshot.load().topics.contains_key(name)
             || self.known.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// Whether the last look at the cluster failed.
+    pub fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
     }
 
     /// Makes the topic if it is not known. Requests for one topic share one attempt at a time.
@@ -129,10 +152,35 @@ impl Topics {
         Ok(())
     }
 
+    /// Makes the topic for spooled events, if it is one of ours.
+    async fn ensure_for_spool(&self, name: &str) -> Result<(), NotMade> {
+        if self.is_known(name) {
+            return Ok(());
+        }
+        // it may be there all the same: the snapshot is of a moment, and has the topics of configured destinations only
+        let all = self.admin.topics().await.map_err(|_| NotMade::Later)?;
+        if all.iter().any(|topic| topic.name == name) {
+            return Ok(());
+        }
+        let id = TopicId::parse(&self.prefix, name);
+        if id.is_none_or(|id| self.destinations.get(&id.destination_id).is_none()) {
+            let reason = "the topic is gone, and its destination is not configured";
+            return Err(NotMade::Refused(reason.to_owned()));
+        }
+        self.ensure(name).await.map_err(|error| match error.is_refusal() {
+            true => NotMade::Refused(error.to_string()),
+            false => NotMade::Later,
+        })
+    }
+
     async fn look(&self) {
         match self.admin.topics().await {
-            Ok(all) => self.take(&all).await,
+            Ok(all) => {
+                self.is_away.store(false, Ordering::Relaxed);
+                self.take(&all).await;
+            }
             Err(error) => {
+                self.is_away.store(true, Ordering::Relaxed);
                 metrics::TOPIC_ERRORS.with_label_values(&["load_metadata_error"]).inc();
                 warn!(error = %error, "topics of the cluster not known; the last look counts");
             }
