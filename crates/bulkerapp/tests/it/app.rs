@@ -28,6 +28,8 @@ pub(crate) struct Setup {
     /// Options of the destination, as in its configuration.
     pub(crate) options: String,
     pub(crate) environment: Vec<(String, String)>,
+    /// Kilobytes of the largest file that the process may write.
+    pub(crate) largest_file: Option<u32>,
 }
 
 impl Setup {
@@ -42,6 +44,7 @@ impl Setup {
             prefix: format!("it{}.", uuid::Uuid::new_v4().simple()),
             options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
             environment: Vec::new(),
+            largest_file: None,
         }
     }
 
@@ -79,14 +82,38 @@ impl Setup {
         self.spawn_on(testkit::free_port()?)
     }
 
+    pub(crate) fn with_largest_file(mut self, kilobytes: u32) -> Setup {
+        self.largest_file = Some(kilobytes);
+        self
+    }
+
     /// Starts the process on this port.
     pub(crate) fn spawn_on(&self, port: u16) -> Result<App> {
+        self.spawn_with(port, &[])
+    }
+
+    /// Runs a command of the program, with the environment of the service.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<App> {
+        self.spawn_with(testkit::free_port()?, arguments)
+    }
+
+    fn spawn_with(&self, port: u16, arguments: &[&str]) -> Result<App> {
         let destination = format!(
             r#"{{id: "{DESTINATION}", type: "postgres", credentials: {{host: "{}", port: {}, database: "{}", username: "{}", password: "{}", defaultSchema: "public", sslMode: "disable"}}, options: {{{}}}}}"#,
             self.host, self.port, self.database, self.user, self.password, self.options
         );
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_bulkerapp"));
+        const PROGRAM: &str = env!("CARGO_BIN_EXE_bulkerapp");
+        let mut command = match self.largest_file {
+            None => tokio::process::Command::new(PROGRAM),
+            Some(kilobytes) => {
+                let mut shell = tokio::process::Command::new("bash");
+                let script = format!("ulimit -f {kilobytes} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, PROGRAM]);
+                shell
+            }
+        };
         command
+            .args(arguments)
             .env("BULKER_HTTP_PORT", port.to_string())
             .env("BULKER_METRICS_PORT", testkit::free_port()?.to_string())
             .env("BULKER_RAW_AUTH_TOKENS", TOKEN)

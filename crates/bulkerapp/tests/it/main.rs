@@ -5,4 +5,5 @@ mod crash;
 mod documented;
 mod intake;
 mod outage;
+mod spool;
 mod starts;

@@ -1,0 +1,207 @@
+//! Answers without Kafka: what was answered with 200 is in Kafka once it is back, once, in order, whatever happens between.
+
+use std::{collections::HashSet, path::Path};
+
+use anyhow::{Result, ensure};
+use testkit::{Kafka, native::OwnKafka, process::http_status, wait_until};
+
+use crate::app::{App, DESTINATION, PATIENCE, Setup, TOKEN, events};
+
+/// A destination whose topics are not loaded before the test is over.
+const NOT_YET: &str = r#"mode: "batch", frequency: 1440"#;
+
+impl Setup {
+    fn with_spool(self, folder: &Path) -> Setup {
+        self.with_options(NOT_YET)
+            .with("BULKER_SPOOL_DIR", &folder.join("spool").display().to_string())
+            .with("BULKER_SPOOL_LOOKUP_WAIT_MS", "1000")
+            .with("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "300")
+    }
+}
+
+impl App {
+    async fn post_all(&self, table: &str, numbers: std::ops::Range<u64>) -> Result<()> {
+        for event in events(numbers) {
+            let status = self.post(table, &event).await?;
+            ensure!(status == 200, "{event}: {status}");
+        }
+        Ok(())
+    }
+
+    /// The value of a gauge or counter without labels, or with these.
+    async fn metric(&self, name: &str) -> Result<u64> {
+        let metrics = self.get("/metrics").await?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.unwrap_or("0").parse()?)
+    }
+
+    async fn until_replayed(&self) -> Result<()> {
+        let is_empty = || async {
+            self.get("/health").await.is_ok_and(|health| health.contains(r#""waitingEvents":0"#))
+        };
+        wait_until(PATIENCE, is_empty).await
+    }
+
+    async fn is_ready(&self) -> bool {
+        http_status(self.port, "/ready").await.is_ok_and(|status| status == 200)
+    }
+}
+
+async fn values(kafka: &Kafka, topic: &str) -> Result<Vec<String>> {
+    Ok(kafka.read_all(topic).await?.iter().map(testkit::Record::text).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answered_while_kafka_was_away_and_killed_every_event_is_in_kafka_once_in_order()
+-> Result<()> {
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path());
+    let mut app = setup.start().await?;
+    app.post_all("t", 0..5).await?;
+    app.until_replayed().await?;
+
+    // given a Kafka that is frozen with events in its sockets, then dies
+    own.stop_process()?;
+    app.post_all("t", 5..10).await?;
+    own.kill9().await?;
+    app.post_all("t", 10..50).await?;
+    app.post_all("new", 0..10).await?;
+    ensure!(app.is_ready().await);
+
+    // when the process is killed as well, and a new one starts without Kafka
+    app.service.kill9().await?;
+    let app = setup.spawn()?;
+    wait_until(PATIENCE, || app.is_ready()).await?;
+    app.post_all("t", 50..60).await?;
+    app.post_all("new", 10..20).await?;
+    app.post_all("newer", 0..10).await?;
+    let health = app.get("/health").await?;
+    ensure!(health.contains(r#""kafka":"does not answer""#), "{health}");
+
+    // then all of it arrives once Kafka is back
+    own.restart().await?;
+    app.until_replayed().await?;
+    app.post_all("t", 60..61).await?;
+    app.until_replayed().await?;
+    assert_eq!(values(&kafka, &setup.topic("t")).await?, events(0..61));
+    assert_eq!(values(&kafka, &setup.topic("new")).await?, events(0..20));
+    assert_eq!(values(&kafka, &setup.topic("newer")).await?, events(0..10));
+    app.stop().await?;
+    let left = std::fs::read_dir(folder.path().join("spool"))?.count();
+    assert_eq!(left, 1, "nothing but the lock is left in the folder");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_is_a_503_and_one_topic_fills_its_share_only() -> Result<()> {
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database)
+        .with_spool(folder.path())
+        .with("BULKER_SPOOL_MAX_MB", "1")
+        .with("BULKER_SPOOL_TOPIC_SHARE", "0.4");
+    let app = setup.start().await?;
+    for table in ["a", "b", "c"] {
+        app.post_all(table, 0..1).await?;
+    }
+    app.until_replayed().await?;
+    own.kill9().await?;
+
+    let mut answered = vec![events(0..1); 3];
+    let mut statuses = Vec::new();
+    for (number, table) in ["a", "b", "c"].into_iter().enumerate() {
+        for id in 1.. {
+            let event = format!(r#"{{"id":{id},"text":"{}"}}"#, "x".repeat(20_000));
+            let status = app.post(table, &event).await?;
+            if status != 200 {
+                statuses.push(status);
+                break;
+            }
+            answered[number].push(event);
+        }
+    }
+    assert_eq!(statuses, [503; 3]);
+    let counts: Vec<usize> = answered.iter().map(|events| events.len() - 1).collect();
+    // 400 KiB for one topic; the third gets what is left
+    assert!((15..=21).contains(&counts[0]) && counts[0] == counts[1], "{counts:?}");
+    assert!((5..15).contains(&counts[2]), "{counts:?}");
+    let bearer = format!("Bearer {TOKEN}");
+    let path = format!("/post/{DESTINATION}?tableName=a");
+    let body = format!(r#"{{"text":"{}"}}"#, "x".repeat(20_000));
+    let refused =
+        app.request("POST", &path, &[("authorization", &bearer)], body.as_bytes()).await?;
+    assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
+    assert!(refused.body.contains("spool is full"), "{}", refused.body);
+    for reason in ["full", "topic_full"] {
+        let name = format!("bulkerapp_spool_refused_total{{reason=\"{reason}\"}}");
+        assert!(app.metric(&name).await? > 0, "{reason}");
+    }
+
+    own.restart().await?;
+    app.until_replayed().await?;
+    for (number, table) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(values(&kafka, &setup.topic(table)).await?, answered[number], "{table}");
+    }
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_more_is_a_503_and_neither_a_lie_nor_a_death() -> Result<()> {
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    // given a limit to the size of files, which comes with a signal that kills
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path()).with_largest_file(100);
+    let app = setup.start().await?;
+    app.post_all("t", 0..1).await?;
+    app.until_replayed().await?;
+    own.kill9().await?;
+    let (mut answered, mut refused) = (events(0..1), 0);
+    for id in 1..60 {
+        let event = format!(r#"{{"id":{id},"text":"{}"}}"#, "x".repeat(20_000));
+        match app.post("t", &event).await? {
+            200 => answered.push(event),
+            503 => refused += 1,
+            other => anyhow::bail!("{other}"),
+        }
+    }
+    ensure!(refused > 0 && answered.len() > 10, "{refused} refused, {} not", answered.len());
+    ensure!(app.metric("bulkerapp_spool_refused_total{reason=\"disk\"}").await? > 0);
+    own.restart().await?;
+    app.until_replayed().await?;
+    let found = values(&kafka, &setup.topic("t")).await?;
+    let distinct: HashSet<&String> = found.iter().collect();
+    assert_eq!(distinct.len(), found.len(), "nothing is doubled");
+    assert_eq!(found, answered);
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphaned_folder_is_replayed_by_a_command_and_belongs_to_one_process() -> Result<()> {
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path());
+    let mut app = setup.start().await?;
+    app.post_all("t", 0..5).await?;
+    own.kill9().await?;
+    app.post_all("t", 5..20).await?;
+    app.post_all("new", 0..5).await?;
+
+    let mut second = setup.spawn()?;
+    ensure!(!second.service.wait(PATIENCE).await?.success());
+    second.service.wait_for_line("another process uses the spool folder", PATIENCE).await?;
+
+    app.service.kill9().await?;
+    own.restart().await?;
+    let orphan = folder.path().join("spool").display().to_string();
+    let mut command = setup.run(&["spool", "replay", &orphan])?;
+    let status = command.service.wait(PATIENCE).await?;
+    ensure!(status.success(), "{:#?}", command.service.lines());
+    assert_eq!(values(&kafka, &setup.topic("t")).await?, events(0..20));
+    assert_eq!(values(&kafka, &setup.topic("new")).await?, events(0..5));
+    Ok(())
+}
