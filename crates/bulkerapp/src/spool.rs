@@ -52,7 +52,7 @@ impl Command {
 /// Opens the spool that the settings name.
 pub fn open(config: &KafkaConfig, topics: Arc<dyn TopicMaker>) -> Result<Option<SpoolUse>> {
     let Some(settings) = config.spool() else {
-        info!("no SPOOL_DIR: events that Kafka does not take in time are refused");
+        info!("no spool (SPOOL_DIR): events that kafka does not take in time are refused");
         return Ok(None);
     };
     let spool = Spool::open(&settings, counters())?;
@@ -88,7 +88,9 @@ pub fn measure(spool: &Spool) {
 /// Writes what is only in memory, and says what stays for the next start.
 pub async fn close(spool: &Spool, deadline: Deadline) {
     if !matches!(deadline.cut(spool.sync()).await, Some(Ok(()))) {
-        warn!("the spool forgets which of its last events kafka has; they are looked for at the next start");
+        warn!(
+            "the spool forgets which of its last events kafka has; they are looked for at the next start"
+        );
     }
     let waiting = spool.status().waiting;
     if waiting > 0 {
@@ -197,9 +199,8 @@ mod tests {
 
     #[test]
     fn commands_name_a_folder_and_perhaps_a_topic() {
-        let parse = |line: &str| {
-            Command::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
-        };
+        let parse =
+            |line: &str| Command::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
         let folder = || "/spool".to_owned();
         assert_eq!(parse("replay /spool"), Some(Command::Replay { folder: folder() }));
         let all = Command::Quarantine { folder: folder(), topic: None };

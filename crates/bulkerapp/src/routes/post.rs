@@ -18,9 +18,7 @@ use uuid::Uuid;
 use warehouse::{RowError, check_event};
 
 use super::Authorized;
-use crate::{
-    destinations::Destination, metrics::HANDLER_EVENTS, state::AppState, tables::Table,
-};
+use crate::{destinations::Destination, metrics::HANDLER_EVENTS, state::AppState, tables::Table};
 
 /// Seconds after which a refused sender should try again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");

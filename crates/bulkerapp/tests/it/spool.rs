@@ -3,6 +3,11 @@
 use std::{collections::HashSet, path::Path};
 
 use anyhow::{Result, ensure};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    client::DefaultClientContext,
+};
 use testkit::{Kafka, native::OwnKafka, process::http_status, wait_until};
 
 use crate::app::{App, DESTINATION, PATIENCE, Setup, TOKEN, events};
@@ -203,5 +208,64 @@ async fn an_orphaned_folder_is_replayed_by_a_command_and_belongs_to_one_process(
     ensure!(status.success(), "{:#?}", command.service.lines());
     assert_eq!(values(&kafka, &setup.topic("t")).await?, events(0..20));
     assert_eq!(values(&kafka, &setup.topic("new")).await?, events(0..5));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_refuses_for_good_is_put_away_and_sent_again_by_a_command() -> Result<()> {
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path());
+    let narrow = setup.topic("narrow");
+    kafka.create_topic(&narrow, 1, 1, &[("max.message.bytes", "2000")]).await?;
+    let app = setup.start().await?;
+    app.post_all("narrow", 0..1).await?;
+    app.post_all("wide", 0..1).await?;
+    app.until_replayed().await?;
+
+    // given events of which some are too large for their topic, each alone; the others are so only together
+    own.stop_process()?;
+    let (mut small, mut large) = (events(0..1), Vec::new());
+    for id in 1..60 {
+        let length = if id % 10 == 5 { 3_000 } else { 100 };
+        let padding: String =
+            (0..length / 32).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+        let event = format!(r#"{{"id":{id},"text":"{padding}"}}"#);
+        ensure!(app.post("narrow", &event).await? == 200);
+        if length > 2_000 { large.push(event) } else { small.push(event) }
+    }
+    app.post_all("wide", 1..20).await?;
+    own.continue_process()?;
+    app.until_replayed().await?;
+
+    // then those are put away, and everything else is where it belongs
+    assert_eq!(values(&kafka, &setup.topic("wide")).await?, events(0..20));
+    assert_eq!(values(&kafka, &narrow).await?, small);
+    let health = app.get("/health").await?;
+    ensure!(health.contains(r#""quarantinedEvents":6"#), "{health}");
+    ensure!(health.contains("event is larger than kafka takes"), "{health}");
+
+    // and a command sends them again, also while the service runs
+    set_max_message_bytes(&kafka, &narrow, "100000").await?;
+    let used = folder.path().join("spool").display().to_string();
+    let mut command = setup.run(&["spool", "quarantine", &used, &narrow])?;
+    ensure!(command.service.wait(PATIENCE).await?.success(), "{:#?}", command.service.lines());
+    let is_released = || async {
+        app.get("/health").await.is_ok_and(|health| !health.contains("quarantinedEvents"))
+    };
+    wait_until(PATIENCE, is_released).await?;
+    app.until_replayed().await?;
+    assert_eq!(values(&kafka, &narrow).await?, [small, large].concat());
+    app.stop().await
+}
+
+async fn set_max_message_bytes(kafka: &Kafka, topic: &str, bytes: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create()?;
+    let altered = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
+    for result in admin.alter_configs([&altered], &AdminOptions::new()).await? {
+        result.map_err(|(_, code)| anyhow::anyhow!(code))?;
+    }
     Ok(())
 }

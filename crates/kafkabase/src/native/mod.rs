@@ -8,15 +8,15 @@
 #![allow(unsafe_code)]
 
 mod admin;
-#[cfg(test)]
-mod fatal;
 mod partition_queue;
-
 #[cfg(test)]
-pub(crate) use fatal::make_fatal;
+mod trouble;
+
 pub use admin::{AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
 pub(crate) use admin::{
     alter_group_offsets, describe_groups, describe_topics, list_group_offsets, list_offsets,
 };
 pub(crate) use partition_queue::PartitionQueue;
 pub use partition_queue::{FetchError, Fetched, Message};
+#[cfg(test)]
+pub(crate) use trouble::{Right, allow, make_fatal};

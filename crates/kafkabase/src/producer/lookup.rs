@@ -76,7 +76,8 @@ impl LookUp {
         since: SystemTime,
     ) -> Result<HashSet<Vec<u8>>, LookUpError> {
         let since = since.checked_sub(CLOCKS_APART).unwrap_or(UNIX_EPOCH);
-        let tails = self.blocking(topic, move |consumer, topic| tails(consumer, topic, since)).await?;
+        let tails =
+            self.blocking(topic, move |consumer, topic| tails(consumer, topic, since)).await?;
         tokio::time::sleep(self.wait).await;
         self.blocking(topic, move |consumer, topic| read(consumer, topic, &tails, keys)).await
     }

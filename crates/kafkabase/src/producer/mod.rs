@@ -35,15 +35,15 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 
-pub use self::{
-    error::SendError,
-    replay::{NotMade, SpoolUse, TopicMaker},
-    topic::ProducerTopic,
-};
 use self::{
     client::{Client, producer_config},
     replay::Replayer,
     reports::{Report, Reports},
+};
+pub use self::{
+    error::SendError,
+    replay::{NotMade, SpoolUse, TopicMaker},
+    topic::ProducerTopic,
 };
 use crate::{
     AckMode, KafkaConfig, Spool,

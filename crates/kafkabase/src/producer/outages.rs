@@ -12,34 +12,41 @@ use std::{
 
 use anyhow::{Result, ensure};
 use prometheus::{IntCounter, IntCounterVec, Opts};
-use rdkafka::producer::Producer;
-use testkit::{Record, native::OwnKafka, wait_until};
+use rdkafka::{admin::AdminClient, client::DefaultClientContext, producer::Producer};
+use testkit::{Kafka, Record, native::OwnKafka, wait_until};
 use tokio::task::JoinSet;
 
 use super::{AckProducer, NotMade, ProducerMetrics, SpoolUse, TopicMaker};
 use crate::{
-    SendError, Spool, SpoolSettings, config::samples::kafka_config, native::make_fatal,
+    SendError, Spool, SpoolSettings,
+    config::samples::kafka_config,
+    native::{Right, allow, make_fatal},
     spool::unregistered_metrics,
 };
 
 /// Longer than anything here takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// For topics that tests make.
-struct IsThere;
+/// For topics that tests make. Nothing is replayed while it is shut.
+#[derive(Default)]
+struct Gate {
+    is_shut: AtomicBool,
+}
 
-impl TopicMaker for IsThere {
+impl TopicMaker for Gate {
     fn ensure<'a>(
         &'a self,
         _topic: &'a str,
     ) -> Pin<Box<dyn Future<Output = Result<(), NotMade>> + Send + 'a>> {
-        Box::pin(async { Ok(()) })
+        let ensured = if self.is_shut.load(SeqCst) { Err(NotMade::Later) } else { Ok(()) };
+        Box::pin(async move { ensured })
     }
 }
 
 struct Parts {
     producer: AckProducer,
     rebuilt: IntCounter,
+    gate: Arc<Gate>,
     _folder: tempfile::TempDir,
 }
 
@@ -60,13 +67,14 @@ fn producer(kafka: &OwnKafka, wait: Duration) -> Result<Parts> {
         messages: IntCounterVec::new(Opts::new("messages", "messages"), &labels)?,
         rebuilt: rebuilt.clone(),
     };
+    let gate = Arc::new(Gate::default());
     let using = SpoolUse {
         spool: Spool::open(&settings, unregistered_metrics())?,
-        topics: Arc::new(IsThere),
+        topics: gate.clone(),
         lookup_wait: Duration::from_secs(1),
     };
     let producer = AckProducer::new(&config, "it", metrics, Some(using))?;
-    Ok(Parts { producer, rebuilt, _folder: folder })
+    Ok(Parts { producer, rebuilt, gate, _folder: folder })
 }
 
 impl Parts {
@@ -88,6 +96,11 @@ impl Parts {
     fn is_fatal(&self) -> bool {
         self.producer.shared.client.current().client().fatal_error().is_some()
     }
+}
+
+/// Whether the broker takes records for this topic: rights need a moment to reach it.
+async fn may_write(kafka: &Kafka, topic: &str) -> bool {
+    kafka.produce(topic, 0, "other", "1000", &[]).await.is_ok()
 }
 
 fn numbers(records: &[Record]) -> Vec<usize> {
@@ -125,7 +138,8 @@ async fn a_producer_that_an_error_ends_in_the_middle_loses_and_doubles_nothing()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kafka_that_is_away_is_answered_from_the_disk_and_gets_all_of_it_in_order() -> Result<()> {
+async fn a_kafka_that_is_away_is_answered_from_the_disk_and_gets_all_of_it_in_order() -> Result<()>
+{
     let own = OwnKafka::start().await?;
     let kafka = own.kafka();
     let topic = kafka.topic("t", 1).await?;
@@ -196,5 +210,68 @@ async fn a_slow_kafka_under_steady_traffic_gets_its_topic_back_from_the_spool() 
     let mut found = numbers(&kafka.read_all(&topic).await?);
     found.sort_unstable();
     assert_eq!(found, (0..next.load(SeqCst)).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// A broker where a topic is open to everybody until somebody has a right to it.
+const WITH_RIGHTS: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+    allow.everyone.if.no.acl.found=true\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_loses_its_right_while_spooled_is_put_away_and_holds_up_nobody() -> Result<()>
+{
+    let own = OwnKafka::start_with(WITH_RIGHTS).await?;
+    let kafka = own.kafka();
+    let (closed, open) = (kafka.topic("closed", 1).await?, kafka.topic("open", 1).await?);
+    let base = kafka_config(&[("BULKER_KAFKA_BOOTSTRAP_SERVERS", own.bootstrap())]);
+    let admin: AdminClient<DefaultClientContext> = base.client_config("it").create()?;
+    let parts = producer(&own, Duration::from_millis(300))?;
+    for number in 0..3 {
+        parts.send(&closed, number).await?;
+        parts.send(&open, number).await?;
+    }
+    parts.until_replayed().await?;
+
+    // given events in the spool when the right to write is gone: who may only read may not write
+    parts.gate.is_shut.store(true, SeqCst);
+    own.stop_process()?;
+    for number in 3..50 {
+        parts.send(&closed, number).await?;
+        parts.send(&open, number).await?;
+    }
+    own.continue_process()?;
+    let name = closed.name().to_owned();
+    let (admin, name) = tokio::task::spawn_blocking(move || {
+        allow(admin.inner(), &name, Right::Read, PATIENCE).map(|()| (admin, name))
+    })
+    .await??;
+    wait_until(PATIENCE, || async { !may_write(&kafka, &name).await }).await?;
+    parts.gate.is_shut.store(false, SeqCst);
+
+    // then its events are put away with the reason, those of the other topic arrive
+    parts.until_replayed().await?;
+    assert_eq!(numbers(&kafka.read_all(&open).await?), (0..50).collect::<Vec<_>>());
+    let spool = parts.producer.spool().cloned().unwrap();
+    let [quarantined] = &spool.quarantined()[..] else { panic!("{:?}", spool.quarantined()) };
+    assert_eq!(quarantined.topic, name);
+    let (reason, count) = quarantined.reasons.iter().next().unwrap();
+    assert!(reason.contains("authorization"), "{reason}");
+    let mut arrived = numbers(&kafka.read_all(&closed).await?);
+    arrived.retain(|number| *number < 50);
+    assert_eq!(arrived.len() + count, 50);
+    assert_eq!(arrived, (0..arrived.len()).collect::<Vec<_>>());
+    let refused = parts.send(&closed, 50).await;
+    assert!(matches!(refused, Err(SendError::Refused(_))), "{refused:?}");
+
+    // and they follow when the right is there again
+    tokio::task::spawn_blocking(move || allow(admin.inner(), &name, Right::Write, PATIENCE))
+        .await??;
+    wait_until(PATIENCE, || async { may_write(&kafka, &closed).await }).await?;
+    parts.producer.replay_quarantine(Some(closed.name())).await?;
+    parts.until_replayed().await?;
+    let mut arrived = numbers(&kafka.read_all(&closed).await?);
+    arrived.retain(|number| *number < 50);
+    assert_eq!(arrived, (0..50).collect::<Vec<_>>());
+    assert_eq!(spool.status().quarantined, 0);
     Ok(())
 }

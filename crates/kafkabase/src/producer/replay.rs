@@ -20,9 +20,7 @@ use rdkafka::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
-use super::{
-    AckProducer, ProducerTopic, SendError, lookup::LookUp, owned, reports::Report,
-};
+use super::{AckProducer, ProducerTopic, SendError, lookup::LookUp, owned, reports::Report};
 use crate::{Spool, SpoolError, SpooledEvent};
 
 /// Events, and their bytes, that are sent before the next ones wait for their acknowledgement.
@@ -267,8 +265,7 @@ impl<'a> Replay<'a> {
         if lock().is_some_and(|at| at.elapsed() < PAUSE) {
             return Err(Stuck::Silent);
         }
-        let (client, name) =
-            (self.producer.shared.client.current(), self.topic.name().to_owned());
+        let (client, name) = (self.producer.shared.client.current(), self.topic.name().to_owned());
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = client.client().fetch_metadata(Some(&name), PROBE).ok()?;
             let topic = metadata.topics().first()?;

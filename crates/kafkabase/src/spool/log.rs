@@ -164,11 +164,7 @@ impl Log {
                 break;
             }
             // a segment starts below `segment_bytes`, which is far below 4 GiB
-            places.push(Place {
-                segment: id,
-                offset: offset as u32,
-                length: record.len() as u32,
-            });
+            places.push(Place { segment: id, offset: offset as u32, length: record.len() as u32 });
             buffer.extend_from_slice(record);
         }
         segment.file.write(&buffer, segment.length)?;
@@ -241,7 +237,12 @@ impl Finding {
             self.damaged_bytes += damaged as u64;
             match next {
                 Some(next) => {
-                    error!(segment, at, bytes = damaged, "spool file is damaged; reading on behind");
+                    error!(
+                        segment,
+                        at,
+                        bytes = damaged,
+                        "spool file is damaged; reading on behind"
+                    );
                     at = next;
                 }
                 None => {

@@ -51,6 +51,8 @@ pub use self::{
 const MAX_SEGMENT_BYTES: u64 = 64 << 20;
 /// Segments that a full spool has.
 const SEGMENTS: u64 = 16;
+/// Bytes that wait for the disk at most.
+const MOST_PENDING_BYTES: u64 = 64 << 20;
 /// The reason of an event that cannot be read back.
 const DAMAGED: &str = "the spooled event is damaged";
 
@@ -286,6 +288,9 @@ impl Spool {
         if books.file_bytes + books.pending_total + bytes > self.room() {
             return Err(SpoolError::Full);
         }
+        if books.pending_total > MOST_PENDING_BYTES {
+            return Err(SpoolError::Disk); // it hangs: what waits for it is memory
+        }
         let known = books.index.name(event.topic).cloned();
         let topic = known.unwrap_or_else(|| event.topic.into());
         let held = books.index.topic(&topic).map_or(0, |topic| topic.bytes);
@@ -320,11 +325,7 @@ impl Spool {
     }
 
     /// Notes that these events are handed to librdkafka now; `Ok` once that is on the medium.
-    pub(crate) async fn mark_handed(
-        &self,
-        topic: &str,
-        seqs: Vec<u64>,
-    ) -> Result<(), SpoolError> {
+    pub(crate) async fn mark_handed(&self, topic: &str, seqs: Vec<u64>) -> Result<(), SpoolError> {
         self.mark(topic, Mark::Handed(millis(SystemTime::now())), seqs).await
     }
 

@@ -220,11 +220,7 @@ struct Checked {
 }
 
 fn settings() -> SpoolSettings {
-    SpoolSettings {
-        folder: "not used".into(),
-        max_bytes: 20_000,
-        topic_share: 0.5,
-    }
+    SpoolSettings { folder: "not used".into(), max_bytes: 20_000, topic_share: 0.5 }
 }
 
 pub(crate) fn metrics() -> SpoolMetrics {
@@ -250,7 +246,9 @@ impl Checked {
 
     fn act(&mut self, action: &Action) {
         match *action {
-            Action::Append { topic, size, is_handed } => self.append(TOPICS[topic], size, is_handed),
+            Action::Append { topic, size, is_handed } => {
+                self.append(TOPICS[topic], size, is_handed)
+            }
             Action::Hand { topic, count } => self.hand(TOPICS[topic], count),
             Action::Remove { topic, which } => self.remove(TOPICS[topic], which),
             Action::Quarantine { topic, which } => self.quarantine(TOPICS[topic], which),

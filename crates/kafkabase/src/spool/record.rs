@@ -259,7 +259,10 @@ mod tests {
         let record = event();
         let (Record::Event(read), length) = decode(&record).unwrap() else { panic!("no event") };
         assert_eq!(length, record.len());
-        assert_eq!((read.topic.as_str(), read.key.as_slice()), ("in.id.a.m.batch.t.t", &b"key"[..]));
+        assert_eq!(
+            (read.topic.as_str(), read.key.as_slice()),
+            ("in.id.a.m.batch.t.t", &b"key"[..])
+        );
         assert_eq!(read.value, br#"{"id":1}"#);
         let headers = [("metrics_meta".to_owned(), b"{}".to_vec()), ("empty".to_owned(), vec![])];
         assert_eq!(read.headers, headers);
