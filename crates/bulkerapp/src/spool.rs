@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use appbase::{config::Environment, lifecycle::Deadline};
 use kafkabase::{
-    AckProducer, Admin, KafkaConfig, ProducerMetrics, Spool, SpoolMetrics, SpoolOpenError,
+    AckMode, AckProducer, Admin, KafkaConfig, ProducerMetrics, Spool, SpoolMetrics, SpoolOpenError,
     SpoolSettings, SpoolUse, TopicMaker,
 };
 use tokio_util::sync::CancellationToken;
@@ -153,8 +153,10 @@ pub async fn run(command: &Command, config: &Config, environment: &Environment) 
     };
     let lookup_wait = config.kafka.spool_lookup_wait_ms;
     let using = SpoolUse { spool: spool.clone(), topics, lookup_wait };
-    let producer = AckProducer::new(&config.kafka, CLIENT_ID, counters, Some(using))
-        .context("Kafka's settings")?;
+    // whatever the service does: an event leaves the folder once Kafka acknowledged it
+    let kafka = KafkaConfig { ack_mode: AckMode::Durable, ..config.kafka.clone() };
+    let producer =
+        AckProducer::new(&kafka, CLIENT_ID, counters, Some(using)).context("Kafka's settings")?;
     if let Some(topic) = release {
         producer.replay_quarantine(topic).await?;
     }

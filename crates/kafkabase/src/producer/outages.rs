@@ -1,13 +1,14 @@
 //! The spool against a real Kafka where only a test inside the crate can make things go wrong.
 
 use std::{
+    collections::HashSet,
     future::Future,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Result, ensure};
@@ -16,7 +17,7 @@ use rdkafka::{admin::AdminClient, client::DefaultClientContext, producer::Produc
 use testkit::{Kafka, Record, native::OwnKafka, wait_until};
 use tokio::task::JoinSet;
 
-use super::{AckProducer, NotMade, ProducerMetrics, SpoolUse, TopicMaker};
+use super::{AckProducer, NotMade, ProducerMetrics, SpoolUse, TopicMaker, lookup::LookUp};
 use crate::{
     SendError, Spool, SpoolSettings,
     config::samples::kafka_config,
@@ -273,5 +274,29 @@ async fn a_topic_that_loses_its_right_while_spooled_is_put_away_and_holds_up_nob
     arrived.retain(|number| *number < 50);
     assert_eq!(arrived, (0..50).collect::<Vec<_>>());
     assert_eq!(spool.status().quarantined, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_finds_events_in_every_partition_also_those_that_surface_late() -> Result<()> {
+    let kafka = testkit::kafka().await?;
+    let topic = kafka.topic("t", 3).await?;
+    let config = kafka_config(&[("BULKER_KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap())]);
+    let look_up = LookUp::new(config.client_config("it"), Duration::from_secs(2));
+    for partition in 0..3 {
+        for number in 0..50 {
+            let key = format!("{partition} {number}");
+            kafka.produce(&topic, partition, &key, "", &[]).await?;
+        }
+    }
+    let keys =
+        |keys: &[&str]| keys.iter().map(|key| key.as_bytes().to_vec()).collect::<HashSet<_>>();
+    let wanted = keys(&["0 0", "1 20", "2 49", "late", "3 0", "nowhere"]);
+    let (found, late) = tokio::join!(
+        look_up.find(&topic, wanted, SystemTime::now()),
+        kafka.produce(&topic, 1, "late", "", &[]),
+    );
+    late?;
+    assert_eq!(found?, keys(&["0 0", "1 20", "2 49", "late"]));
     Ok(())
 }

@@ -184,10 +184,15 @@ impl Index {
                 }
             }
             Mark::Removed => {
-                let Some(entry) = found.take(seq) else {
+                let entry = if let Some(entry) = found.take(seq) {
+                    self.totals.waiting -= 1;
+                    entry
+                } else if let Some((entry, _)) = found.quarantined.remove(&seq) {
+                    self.totals.quarantined -= 1;
+                    entry
+                } else {
                     return false;
                 };
-                self.totals.waiting -= 1;
                 self.forget(topic, &entry);
             }
             Mark::Quarantined(reason) => {

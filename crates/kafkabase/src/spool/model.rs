@@ -158,7 +158,7 @@ impl DiskFile for ForgetfulFile {
 
 #[derive(Debug, Clone)]
 enum Action {
-    Append { topic: usize, size: usize, is_handed: bool },
+    Append { topic: usize, sizes: Vec<usize>, is_handed: bool, remove_first: bool },
     Hand { topic: usize, count: usize },
     Remove { topic: usize, which: usize },
     Quarantine { topic: usize, which: usize },
@@ -170,9 +170,13 @@ enum Action {
 
 fn action() -> impl Strategy<Value = Action> {
     let topic = 0..TOPICS.len();
+    let sizes = proptest::collection::vec(0..400_usize, 1..5);
     prop_oneof![
-        8 => (topic.clone(), 0..400_usize, any::<bool>())
-            .prop_map(|(topic, size, is_handed)| Action::Append { topic, size, is_handed }),
+        8 => (topic.clone(), sizes, any::<bool>(), any::<bool>()).prop_map(
+            |(topic, sizes, is_handed, remove_first)| {
+                Action::Append { topic, sizes, is_handed, remove_first }
+            }
+        ),
         3 => (topic.clone(), 1..4_usize).prop_map(|(topic, count)| Action::Hand { topic, count }),
         5 => (topic.clone(), 0..5_usize).prop_map(|(topic, which)| Action::Remove { topic, which }),
         1 => (topic.clone(), 0..5_usize)
@@ -246,8 +250,8 @@ impl Checked {
 
     fn act(&mut self, action: &Action) {
         match *action {
-            Action::Append { topic, size, is_handed } => {
-                self.append(TOPICS[topic], size, is_handed)
+            Action::Append { topic, ref sizes, is_handed, remove_first } => {
+                self.append(TOPICS[topic], sizes, is_handed, remove_first);
             }
             Action::Hand { topic, count } => self.hand(TOPICS[topic], count),
             Action::Remove { topic, which } => self.remove(TOPICS[topic], which),
@@ -267,24 +271,43 @@ impl Checked {
         }
     }
 
-    fn append(&mut self, topic: &'static str, size: usize, is_handed: bool) {
-        let value = vec![b'v'; size];
-        let event = EventParts { topic, key: b"k", headers: &[("h", b"1")], value: &value };
+    /// Some events at once, as requests come; `remove_first`: Kafka has the first before it is written.
+    fn append(
+        &mut self,
+        topic: &'static str,
+        sizes: &[usize],
+        is_handed: bool,
+        remove_first: bool,
+    ) {
         let (done, written) = mpsc::channel();
-        let handed_at = is_handed.then(SystemTime::now);
-        let done = Box::new(move |result| done.send(result).unwrap());
-        let seq = match self.spool().append(event, handed_at, done) {
-            Ok(seq) => seq,
-            Err(error) => {
-                assert!(error != SpoolError::Disk, "room is checked before the disk");
-                return;
+        let mut queued = Vec::new();
+        for size in sizes {
+            let value = vec![b'v'; *size];
+            let event = EventParts { topic, key: b"k", headers: &[("h", b"1")], value: &value };
+            let handed_at = is_handed.then(SystemTime::now);
+            let (done, number) = (done.clone(), queued.len());
+            let done = Box::new(move |result| done.send((number, result)).unwrap());
+            match self.spool().append(event, handed_at, done) {
+                Ok(seq) => queued.push((seq, value)),
+                Err(error) => assert!(error != SpoolError::Disk, "room is checked before the disk"),
             }
-        };
-        let is_promised = written.recv().unwrap().is_ok();
-        let is_handed = if is_handed { Known::Yes } else { Known::No };
-        let truth =
-            Truth { value, is_promised, is_handed, is_quarantined: Known::No, is_removed: false };
-        self.truth.entry(topic).or_default().insert(seq, truth);
+        }
+        let is_removed = remove_first && is_handed && !queued.is_empty();
+        if is_removed {
+            self.spool().remove(topic, [queued[0].0]);
+        }
+        for _ in 0..queued.len() {
+            let (number, result) = written.recv().unwrap();
+            let (seq, value) = queued[number].clone();
+            let truth = Truth {
+                value,
+                is_promised: result.is_ok(),
+                is_handed: if is_handed { Known::Yes } else { Known::No },
+                is_quarantined: Known::No,
+                is_removed: is_removed && number == 0,
+            };
+            self.truth.entry(topic).or_default().insert(seq, truth);
+        }
     }
 
     fn live(&self, topic: &str, wanted: impl Fn(&Truth) -> bool) -> Vec<u64> {

@@ -1,6 +1,6 @@
 //! The thread that writes: everything that waits at a moment goes to the disk with one sync (group commit).
 
-use std::{mem, sync::PoisonError, time::Duration};
+use std::{io, mem, sync::PoisonError, time::Duration};
 
 use tracing::{error, info, warn};
 
@@ -235,11 +235,20 @@ fn delete(shared: &Shared, log: &mut Log, segment: u32) -> bool {
 fn copy(shared: &Shared, log: &mut Log, segment: u32) -> bool {
     let events = shared.books().index.of_segment(segment);
     let mut records = Vec::with_capacity(events.len());
-    for (_, entry, reason) in &events {
-        let read = log.locate(entry.place).map(|located| located.read());
-        let Some(Ok(event)) = read else {
-            warn!(segment, "a spooled event cannot be read; its file is kept");
-            return false;
+    for (topic, entry, reason) in &events {
+        let event = match log.locate(entry.place).map(|located| located.read()) {
+            Some(Ok(event)) => event,
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                // it was whole when it was written: the medium lost it
+                error!(topic = %topic, bytes = entry.place.length, "a spooled event is damaged and lost");
+                shared.metrics.damaged_bytes.inc_by(u64::from(entry.place.length));
+                shared.books().index.apply(topic, entry.seq, &Mark::Removed);
+                return true; // the others in the next round
+            }
+            _ => {
+                warn!(segment, "a spooled event cannot be read; its file is kept");
+                return false;
+            }
         };
         let headers: Vec<(&str, &[u8])> = event.headers();
         let parts = EventParts {
