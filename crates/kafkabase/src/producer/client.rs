@@ -51,12 +51,9 @@ impl Client {
         Ok(Client { config, reports, current, rebuilding, rebuilt })
     }
 
-    /// Hands an event over; gives it back when the client does not take it.
-    pub(super) fn send<'a>(
-        &self,
-        record: ProducerRecord<'a>,
-    ) -> Result<(), (KafkaError, ProducerRecord<'a>)> {
-        self.current.load().send(record)
+    /// Hands an event over. On an error the client did not take it, and no report comes.
+    pub(super) fn send(&self, record: ProducerRecord<'_>) -> Result<(), KafkaError> {
+        self.current.load().send(record).map_err(|(error, _)| error)
     }
 
     pub(super) fn current(&self) -> Arc<ThreadedProducer<Reports>> {

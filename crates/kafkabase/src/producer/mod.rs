@@ -235,7 +235,7 @@ impl AckProducer {
             .key(event.key)
             .payload(event.value)
             .headers(owned(event.headers));
-        if let Err((error, _)) = self.shared.client.send(record) {
+        if let Err(error) = self.shared.client.send(record) {
             topic.outstanding().settle(ticket);
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
             if code == RDKafkaErrorCode::Fatal {

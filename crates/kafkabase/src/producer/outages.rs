@@ -282,7 +282,7 @@ async fn a_look_finds_events_in_every_partition_also_those_that_surface_late() -
     let kafka = testkit::kafka().await?;
     let topic = kafka.topic("t", 3).await?;
     let config = kafka_config(&[("BULKER_KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap())]);
-    let look_up = LookUp::new(config.client_config("it"), Duration::from_secs(2));
+    let look_up = LookUp::new(config.client_config("it"), Duration::from_secs(4));
     let since = SystemTime::now();
     for (partition, key) in [(0, "first"), (1, "second"), (2, "third")] {
         kafka.produce(&topic, partition, key, "", &[]).await?;

@@ -270,7 +270,7 @@ impl<'a> Replay<'a> {
             let metadata = client.client().fetch_metadata(Some(&name), PROBE).ok()?;
             let topic = metadata.topics().first()?;
             let mut leaders = topic.partitions().iter().map(|partition| partition.leader());
-            let are_there = topic.partitions().len() > 0 && leaders.all(|leader| leader >= 0);
+            let are_there = !topic.partitions().is_empty() && leaders.all(|leader| leader >= 0);
             Some(are_there)
         });
         match asked.await {
@@ -354,7 +354,7 @@ impl<'a> Replay<'a> {
                 .key(event.key.as_slice())
                 .payload(event.value.as_slice())
                 .headers(owned(&event.headers()));
-            let Err((error, _)) = client.send(record) else {
+            let Err(error) = client.send(record) else {
                 self.topic.produced.inc();
                 continue;
             };

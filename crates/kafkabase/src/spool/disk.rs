@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -74,7 +74,9 @@ impl Disk for Folder {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let options = OpenOptions::new().read(true).write(true).create_new(true).to_owned();
+        let mut options = OpenOptions::new();
+        // events are nobody else's to read
+        options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(self.path.join(name))?;
         self.folder.sync_all()?;
         Ok(Arc::new(file))

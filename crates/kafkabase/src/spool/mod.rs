@@ -10,7 +10,9 @@
 mod disk;
 mod index;
 mod log;
+mod reading;
 mod record;
+mod settings;
 mod status;
 mod writer;
 
@@ -23,13 +25,11 @@ pub(crate) use self::model::metrics as unregistered_metrics;
 use std::{
     collections::HashMap,
     io,
-    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use prometheus::{IntCounter, IntCounterVec};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -44,6 +44,7 @@ use self::{
 pub(crate) use self::{index::Stage, record::EventParts};
 pub use self::{
     record::SpooledEvent,
+    settings::{SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings},
     status::{QuarantinedTopic, SpoolStatus},
 };
 
@@ -53,64 +54,6 @@ const MAX_SEGMENT_BYTES: u64 = 64 << 20;
 const SEGMENTS: u64 = 16;
 /// Bytes that wait for the disk at most.
 const MOST_PENDING_BYTES: u64 = 64 << 20;
-/// The reason of an event that cannot be read back.
-const DAMAGED: &str = "the spooled event is damaged";
-
-/// Where the spool is and how much it takes; fields, so that a test can make them small.
-#[derive(Debug, Clone)]
-pub struct SpoolSettings {
-    /// Belongs to one process at a time.
-    pub folder: PathBuf,
-    /// Bytes that its files have at most.
-    pub max_bytes: u64,
-    /// Share of it that one topic has at most, its quarantine included; between 0 and 1.
-    pub topic_share: f64,
-}
-
-/// What the spool counts; registered by the binary under its own names.
-#[derive(Debug, Clone)]
-pub struct SpoolMetrics {
-    /// Label `status`: `spooled`, `delivered`, `found`, `quarantined`, `released`.
-    pub events: IntCounterVec,
-    /// Appends that failed. Label `reason`: `full`, `topic_full`, `disk`.
-    pub refused: IntCounterVec,
-    /// Bytes of files that were no whole record.
-    pub damaged_bytes: IntCounter,
-}
-
-/// Why an event is not taken into the spool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SpoolError {
-    #[error("the spool is full")]
-    Full,
-    #[error("the topic's share of the spool is full")]
-    TopicFull,
-    #[error("the spool's disk failed")]
-    Disk,
-}
-
-impl SpoolError {
-    fn reason(self) -> &'static str {
-        match self {
-            SpoolError::Full => "full",
-            SpoolError::TopicFull => "topic_full",
-            SpoolError::Disk => "disk",
-        }
-    }
-}
-
-/// Why a folder cannot be a spool.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolOpenError {
-    #[error("another process uses the spool folder {}", folder.display())]
-    Taken { folder: PathBuf },
-    #[error("the spool folder {} cannot be used", folder.display())]
-    Io {
-        folder: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// Told when an event is on the medium, or will not be.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), SpoolError>) + Send>;
@@ -371,66 +314,6 @@ impl Spool {
         self.mark("", Mark::Removed, Vec::new()).await
     }
 
-    /// Topics with events that are to be sent, and how many.
-    pub(crate) fn waiting_topics(&self) -> Vec<(String, usize)> {
-        let books = self.shared.books();
-        let topics = books.index.topics().map(|(name, topic)| (name, topic.waiting_count()));
-        let waiting = topics.filter(|(_, count)| *count > 0);
-        waiting.map(|(name, count)| (name.to_string(), count)).collect()
-    }
-
-    pub(crate) fn waiting_count(&self, topic: &str) -> usize {
-        self.shared.books().index.topic(topic).map_or(0, |topic| topic.waiting_count())
-    }
-
-    /// The numbers of a topic's events that are to be sent.
-    pub(crate) fn waiting(&self, topic: &str) -> Vec<u64> {
-        let books = self.shared.books();
-        let waiting = books.index.topic(topic).map(|index| index.waiting().map(|entry| entry.seq));
-        waiting.map(Iterator::collect).unwrap_or_default()
-    }
-
-    /// Whether events of the topic are on their way to the medium.
-    pub(crate) fn has_pending(&self, topic: &str) -> bool {
-        self.shared.books().pending_bytes.contains_key(topic)
-    }
-
-    /// Whether nothing of the topic is to be sent, now or once it is written.
-    pub(crate) fn is_clear(&self, topic: &str) -> bool {
-        let books = self.shared.books();
-        let waiting = books.index.topic(topic).map_or(0, |index| index.waiting_count());
-        waiting == 0 && !books.pending_bytes.contains_key(topic)
-    }
-
-    /// The oldest events of a topic up to `bytes`, at least one, and not beyond one that has to be looked for.
-    pub(crate) async fn first(
-        &self,
-        topic: &str,
-        events: usize,
-        bytes: usize,
-    ) -> Result<Vec<SpooledEvent>, SpoolError> {
-        let mut left = bytes;
-        self.read(topic, move |index| {
-            let sendable = index.waiting().take_while(|entry| entry.stage != Stage::Handed);
-            let within = sendable.take(events).enumerate().take_while(|(number, entry)| {
-                let length = entry.place.length as usize;
-                let fits = *number == 0 || length <= left;
-                left = left.saturating_sub(length);
-                fits
-            });
-            within.map(|(_, entry)| *entry).collect()
-        })
-        .await
-    }
-
-    /// All events of a topic that may be in Kafka.
-    pub(crate) async fn handed(&self, topic: &str) -> Result<Vec<SpooledEvent>, SpoolError> {
-        self.read(topic, |index| {
-            index.waiting().filter(|entry| entry.stage == Stage::Handed).copied().collect()
-        })
-        .await
-    }
-
     /// Events that were looked for and are not in Kafka.
     pub(crate) fn set_missing(&self, topic: &str, seqs: impl IntoIterator<Item = u64>) {
         let mut books = self.shared.books();
@@ -462,42 +345,6 @@ impl Spool {
     fn queue_mark(&self, topic: &str, mark: Mark, seqs: Vec<u64>, done: Done) {
         self.shared.books().queue.push(Op::Mark { topic: topic.into(), mark, seqs, done });
         self.shared.wake.notify_one();
-    }
-
-    /// Reads the events that `choose` picks. One that is damaged is put into quarantine and left out.
-    async fn read(
-        &self,
-        topic: &str,
-        choose: impl FnOnce(&index::TopicIndex) -> Vec<index::Entry> + Send + 'static,
-    ) -> Result<Vec<SpooledEvent>, SpoolError> {
-        let (spool, topic) = (self.clone(), topic.to_owned());
-        let read = tokio::task::spawn_blocking(move || {
-            let located: Vec<_> = {
-                // the writer moves events while it holds the log
-                let log = spool.shared.log();
-                let books = spool.shared.books();
-                let Some(index) = books.index.topic(&topic) else { return Ok(Vec::new()) };
-                let chosen = choose(index).into_iter();
-                chosen.map(|entry| (entry, log.locate(entry.place))).collect()
-            };
-            let mut events = Vec::with_capacity(located.len());
-            for (entry, located) in located {
-                let read = located.map(|located| located.read());
-                match read {
-                    Some(Ok(mut event)) => {
-                        event.facts.handed_at = entry.handed_at; // a mark may have said so later
-                        events.push(event);
-                    }
-                    Some(Err(error)) if error.kind() != io::ErrorKind::InvalidData => {
-                        tracing::error!(error = %error, "spool file cannot be read");
-                        return Err(SpoolError::Disk);
-                    }
-                    _ => spool.quarantine(&topic, entry.seq, DAMAGED),
-                }
-            }
-            Ok(events)
-        });
-        read.await.unwrap_or(Err(SpoolError::Disk))
     }
 }
 
