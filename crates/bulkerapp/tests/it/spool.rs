@@ -1,8 +1,16 @@
 //! Answers without Kafka: what was answered with 200 is in Kafka once it is back, once, in order, whatever happens between.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
@@ -10,7 +18,7 @@ use rdkafka::{
 };
 use testkit::{Kafka, native::OwnKafka, process::http_status, wait_until};
 
-use crate::app::{App, DESTINATION, PATIENCE, Setup, TOKEN, events};
+use crate::app::{App, DESTINATION, PATIENCE, Setup, TOKEN, events, post};
 
 /// A destination whose topics are not loaded before the test is over.
 const NOT_YET: &str = r#"mode: "batch", frequency: 1440"#;
@@ -266,6 +274,88 @@ async fn set_max_message_bytes(kafka: &Kafka, topic: &str, bytes: &str) -> Resul
     let altered = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
     for result in admin.alter_configs([&altered], &AdminOptions::new()).await? {
         result.map_err(|(_, code)| anyhow::anyhow!(code))?;
+    }
+    Ok(())
+}
+
+/// A client that posts one event after the other, each attempt with a new number, and remembers the answered ones.
+async fn post_one_by_one(port: u16, client: u64, stop: Arc<AtomicBool>) -> Vec<u64> {
+    let mut answered = Vec::new();
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let event = format!(r#"{{"client":{client},"number":{number}}}"#);
+        match post(port, "t", &event).await {
+            Ok(200) => answered.push(number),
+            _ => tokio::time::sleep(Duration::from_millis(20)).await, // its pause before it goes on
+        }
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_and_the_process_fail_in_turns_and_together_and_every_answer_holds() -> Result<()> {
+    const CLIENTS: u64 = 6;
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path());
+    let port = testkit::free_port()?;
+    let mut app = setup.spawn_on(port)?;
+    app.service.wait_for_ok(port, "/ready", PATIENCE).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> =
+        (0..CLIENTS).map(|id| tokio::spawn(post_one_by_one(port, id, stop.clone()))).collect();
+
+    let moment = || {
+        // random, within the time that the wait, a replay and a look take together
+        tokio::time::sleep(Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 8))
+    };
+    for round in 0..12 {
+        moment().await;
+        let (is_kafka_dead, is_frozen) = (round % 3 == 0, round % 3 == 1);
+        if is_kafka_dead {
+            own.kill9().await?;
+            moment().await;
+        } else if is_frozen {
+            own.stop_process()?;
+            moment().await;
+        }
+        if round % 2 == 0 {
+            app.service.kill9().await?;
+            app = setup.spawn_on(port)?;
+            moment().await;
+        }
+        if is_kafka_dead {
+            own.restart().await?;
+        } else if is_frozen {
+            own.continue_process()?;
+        }
+    }
+    app.service.wait_for_ok(port, "/ready", PATIENCE).await?;
+    stop.store(true, Ordering::Relaxed);
+    let mut answered = Vec::new();
+    for client in clients {
+        answered.push(client.await?);
+    }
+    app.until_replayed().await?;
+    ensure!(app.metric("bulkerapp_spool_events_total{status=\"spooled\"}").await? > 0);
+    app.stop().await?;
+
+    let mut found: Vec<Vec<u64>> = vec![Vec::new(); answered.len()];
+    for value in values(&kafka, &setup.topic("t")).await? {
+        let event: serde_json::Value = serde_json::from_str(&value)?;
+        let field = |name: &str| event[name].as_u64().context("a number");
+        found[usize::try_from(field("client")?)?].push(field("number")?);
+    }
+    for (answered, found) in answered.iter().zip(&mut found) {
+        let distinct: HashSet<u64> = found.iter().copied().collect();
+        assert_eq!(distinct.len(), found.len(), "events are doubled");
+        let wanted: HashSet<u64> = answered.iter().copied().collect();
+        found.retain(|number| wanted.contains(number));
+        ensure!(answered.len() > 100, "only {} were answered", answered.len());
+        assert_eq!(found, answered, "answered events are lost, or out of order");
     }
     Ok(())
 }
