@@ -109,11 +109,15 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     stop.cancelled().await;
     let deadline = Deadline::after(config.server.shutdown_timeout_sec);
     end(deadline, "intake", serving).await;
-    let unsent = producer.flush(deadline.remaining()).await;
-    match producer.spool() {
-        Some(spool) => spool::close(spool, deadline).await,
-        None if unsent > 0 => warn!(unsent, "events that were never answered with 200 stay unsent"),
-        None => {}
+    if let Some(spool) = producer.spool() {
+        // what Kafka does not take now is safe: the loader gets the rest of the time
+        producer.flush(deadline.remaining() / 2).await;
+        spool::close(spool, deadline).await;
+    } else {
+        let unsent = producer.flush(deadline.remaining()).await;
+        if unsent > 0 {
+            warn!(unsent, "events that were never answered with 200 stay unsent");
+        }
     }
     end(deadline, "loader", loading.task).await;
     background.cancel();

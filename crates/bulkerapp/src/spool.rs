@@ -147,6 +147,11 @@ pub async fn run(command: &Command, config: &Config, environment: &Environment) 
     let destinations = Arc::new(Destinations::load(&config.server.config_source, environment)?);
     let admin = Admin::new(&config.kafka.client_config(CLIENT_ID), ADMIN_TIMEOUT)?;
     let topics = Arc::new(Topics::new(admin, &config.kafka, destinations));
+    let stop = CancellationToken::new();
+    let watching = {
+        let (topics, stop) = (topics.clone(), stop.clone());
+        tokio::spawn(async move { topics.watch(LOOK_EVERY, stop).await })
+    };
     let counters = ProducerMetrics {
         messages: metrics::PRODUCER_MESSAGES.clone(),
         rebuilt: metrics::PRODUCER_REBUILDS.clone(),
@@ -162,6 +167,8 @@ pub async fn run(command: &Command, config: &Config, environment: &Environment) 
     }
     until_sent(&spool).await;
     spool.sync().await?;
+    stop.cancel();
+    watching.await?;
     let left = spool.status().quarantined;
     if left > 0 {
         let reasons = spool.quarantined();

@@ -26,6 +26,9 @@ use crate::{destinations::Destinations, metrics};
 /// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
 const SAFE_REPLICAS: usize = 2;
 
+/// The pause between two looks when the last one failed and somebody waits for Kafka.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// A topic of ours, as a look at the cluster found it.
 #[derive(Debug, Clone)]
 pub struct OurTopic {
@@ -126,7 +129,11 @@ impl Topics {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
-                () = self.look_again.notified() => {}
+                () = self.look_again.notified() => {
+                    if self.is_away() {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
             }
         }
     }
@@ -154,6 +161,10 @@ impl Topics {
 
     /// Makes the topic for spooled events, if it is one of ours.
     async fn ensure_for_spool(&self, name: &str) -> Result<(), NotMade> {
+        if self.is_away() || self.snapshot().at.is_none() {
+            self.look_again.notify_one(); // somebody waits for Kafka
+            return Err(NotMade::Later);
+        }
         if self.is_known(name) {
             return Ok(());
         }

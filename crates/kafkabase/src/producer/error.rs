@@ -34,6 +34,11 @@ impl SendError {
         !matches!(self, SendError::TooLarge | SendError::Refused(_))
     }
 
+    /// Whether other events of the same request may be what was refused.
+    pub(super) fn is_of_batch(&self) -> bool {
+        matches!(self, SendError::TooLarge | SendError::Refused(RDKafkaErrorCode::InvalidRecord))
+    }
+
     pub(super) fn of(code: RDKafkaErrorCode) -> SendError {
         match code {
             RDKafkaErrorCode::QueueFull => SendError::QueueFull,

@@ -25,11 +25,13 @@ use crate::{Spool, SpoolError, SpooledEvent};
 
 /// Events, and their bytes, that are sent before the next ones wait for their acknowledgement.
 const MOST_EVENTS: usize = 10_000;
-const MOST_BYTES: usize = 4 << 20;
+const MOST_BYTES: usize = 900_000; // one batch: what follows one that is refused would overtake it
 /// How much more is sent after all went well.
 const GROWTH: usize = 4;
 /// Topics that send more than one event at a time.
 const SENDERS: usize = 16;
+/// Topics whose events are read from the disk at a time.
+const READERS: usize = 8;
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether events arrived on the disk that are just being written.
@@ -72,6 +74,7 @@ pub(super) struct Replayer {
     using: SpoolUse,
     look_up: LookUp,
     senders: Arc<Semaphore>,
+    readers: Semaphore,
     probes: Semaphore,
     /// When a broker last did not answer: all other topics take it from there.
     silent_at: Mutex<Option<Instant>>,
@@ -83,6 +86,7 @@ impl Replayer {
             look_up: LookUp::new(config, using.lookup_wait),
             using,
             senders: Arc::new(Semaphore::new(SENDERS)),
+            readers: Semaphore::new(READERS),
             probes: Semaphore::new(PROBES),
             silent_at: Mutex::default(),
         }
@@ -158,6 +162,8 @@ struct Replay<'a> {
     most: usize,
     /// How long the last events took.
     latency: Option<Duration>,
+    /// The last failure that was logged.
+    told: String,
 }
 
 impl<'a> Replay<'a> {
@@ -166,14 +172,15 @@ impl<'a> Replay<'a> {
         replayer: &'a Replayer,
         topic: &'a Arc<ProducerTopic>,
     ) -> Replay<'a> {
-        Replay { producer, replayer, topic, events: 1, most: MOST_EVENTS, latency: None }
+        let (most, told) = (MOST_EVENTS, String::new());
+        Replay { producer, replayer, topic, events: 1, most, latency: None, told }
     }
 
     async fn run(mut self) {
         info!(topic = self.topic.name(), "events of this topic go to the spool");
         while !self.is_done() {
             if let Err(stuck) = self.step().await {
-                debug!(topic = self.topic.name(), error = %stuck, "replay waits");
+                self.tell(&stuck);
                 self.events = 1;
                 self.latency = None;
                 self.release();
@@ -181,6 +188,17 @@ impl<'a> Replay<'a> {
             }
         }
         info!(topic = self.topic.name(), "events of this topic go to kafka again");
+    }
+
+    /// Kafka being away is told elsewhere, and not once for each topic.
+    fn tell(&mut self, stuck: &Stuck) {
+        let text = stuck.to_string();
+        if matches!(stuck, Stuck::Silent | Stuck::NotMade(_)) || self.told == text {
+            debug!(topic = self.topic.name(), error = text, "replay waits");
+        } else {
+            warn!(topic = self.topic.name(), error = text, "replay waits");
+            self.told = text;
+        }
     }
 
     fn spool(&self) -> &'a Spool {
@@ -202,9 +220,8 @@ impl<'a> Replay<'a> {
     async fn step(&mut self) -> Result<(), Stuck> {
         let name = self.topic.name();
         self.until_idle().await;
-        let handed = self.spool().handed(name).await?;
-        if !handed.is_empty() {
-            return self.look_for(&handed).await;
+        if self.spool().has_handed(name) {
+            return self.look_for_handed().await;
         }
         if self.events == 1 {
             self.ensure_topic().await?;
@@ -212,7 +229,10 @@ impl<'a> Replay<'a> {
         }
         let permit = self.permit().await;
         self.hold_if_little_is_left().await;
-        let events = self.spool().first(name, self.events, MOST_BYTES).await?;
+        let events = {
+            let _reader = self.replayer.readers.acquire().await;
+            self.spool().first(name, self.events, MOST_BYTES).await?
+        };
         if events.is_empty() {
             tokio::time::sleep(GLANCE).await; // on their way to the disk
             return Ok(());
@@ -228,10 +248,14 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Finds out which of these events Kafka has. They go; the others are to be sent.
-    async fn look_for(&self, handed: &[SpooledEvent]) -> Result<(), Stuck> {
+    /// Finds out which events that were handed over Kafka has. They go; the others are to be sent.
+    async fn look_for_handed(&self) -> Result<(), Stuck> {
         self.ensure_topic().await?;
         let (name, spool) = (self.topic.name(), self.spool());
+        let handed = {
+            let _reader = self.replayer.readers.acquire().await;
+            spool.handed(name).await?
+        };
         let since = handed.iter().map(SpooledEvent::handed_at).min().unwrap_or(SystemTime::now());
         let keys = handed.iter().map(|event| event.key.clone()).collect::<HashSet<_>>();
         let found = self.replayer.look_up.find(name, keys, since).await?;
@@ -295,7 +319,7 @@ impl<'a> Replay<'a> {
         let wait = self.producer.shared.wait;
         let (name, spool) = (self.topic.name(), self.spool());
         let is_quick = self.latency.is_some_and(|latency| latency < wait);
-        if !is_quick || spool.waiting_count(name) > self.events {
+        if !is_quick || !spool.fits(name, self.events, MOST_BYTES) {
             return;
         }
         let now = Instant::now();
@@ -398,11 +422,11 @@ impl<'a> Replay<'a> {
             for (seq, result) in batch.drain(..) {
                 match result {
                     Ok(()) => delivered.push(seq),
-                    // the limit is one of a batch: each alone may pass
-                    Err(SendError::TooLarge) if count > 1 => {
+                    // said of a batch: each alone may pass
+                    Err(error) if count > 1 && error.is_of_batch() => {
                         self.most = (count / 2).max(1);
                         spool.set_missing(name, [seq]);
-                        failed = Some(SendError::TooLarge);
+                        failed = Some(error);
                     }
                     Err(error) if !error.is_retriable() => self.put_away(seq, &error),
                     // handed over, and nobody knows: looked for in the next step

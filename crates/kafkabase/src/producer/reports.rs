@@ -69,20 +69,21 @@ impl Reports {
         let mut outstanding = topic.outstanding();
         let copy = outstanding.settle(ticket);
         let is_diverted = outstanding.is_diverted();
-        drop(outstanding);
+        // with the topic's lock: a replay must not see the event settled and its copy still there
         if let (Some(seq), Some(spool)) = (copy, &self.spool) {
             match result {
                 Ok(()) => {
                     spool.remove(topic.name(), [seq]);
                     spool.count("delivered", 1);
                 }
-                Err(error @ SendError::Refused(_)) => {
+                Err(error) if !error.is_retriable() && !error.is_of_batch() => {
                     spool.quarantine(topic.name(), seq, &error.to_string());
                 }
-                // it was perhaps its batch that was too large
+                // what was refused may be its batch: it is sent again, alone
                 Err(_) => {}
             }
         }
+        drop(outstanding);
         if is_diverted {
             topic.settled.notify_one();
         }

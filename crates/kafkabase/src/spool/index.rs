@@ -49,6 +49,7 @@ pub(super) struct TopicIndex {
     /// What is to be sent, oldest first.
     waiting: VecDeque<Entry>,
     gone: usize,
+    handed: usize,
     quarantined: BTreeMap<u64, (Entry, Arc<str>)>,
     /// Of both.
     pub(super) bytes: u64,
@@ -64,6 +65,11 @@ impl TopicIndex {
         self.waiting.len() - self.gone
     }
 
+    /// How many of them may be in Kafka.
+    pub(super) fn handed_count(&self) -> usize {
+        self.handed
+    }
+
     pub(super) fn quarantined(&self) -> impl Iterator<Item = (&Entry, &Arc<str>)> {
         self.quarantined.values().map(|(entry, reason)| (entry, reason))
     }
@@ -73,7 +79,16 @@ impl TopicIndex {
         (self.waiting[at].stage != Stage::Gone).then_some(at)
     }
 
+    fn set_stage(&mut self, at: usize, stage: Stage) {
+        let before = std::mem::replace(&mut self.waiting[at].stage, stage);
+        self.gone =
+            self.gone + usize::from(stage == Stage::Gone) - usize::from(before == Stage::Gone);
+        self.handed = self.handed + usize::from(stage == Stage::Handed)
+            - usize::from(before == Stage::Handed);
+    }
+
     fn add(&mut self, entry: Entry) {
+        self.handed += usize::from(entry.stage == Stage::Handed);
         let behind = |last: &Entry| last.seq < entry.seq;
         if self.waiting.back().is_none_or(behind) {
             return self.waiting.push_back(entry);
@@ -91,8 +106,7 @@ impl TopicIndex {
     fn take(&mut self, seq: u64) -> Option<Entry> {
         let at = self.position(seq)?;
         let entry = self.waiting[at];
-        self.waiting[at].stage = Stage::Gone;
-        self.gone += 1;
+        self.set_stage(at, Stage::Gone);
         while self.waiting.front().is_some_and(|first| first.stage == Stage::Gone) {
             self.waiting.pop_front();
             self.gone -= 1;
@@ -177,8 +191,8 @@ impl Index {
                 let Some(position) = found.position(seq) else {
                     return false;
                 };
+                found.set_stage(position, Stage::Handed);
                 let entry = &mut found.waiting[position];
-                entry.stage = Stage::Handed;
                 if entry.handed_at == 0 {
                     entry.handed_at = *at;
                 }
@@ -219,7 +233,7 @@ impl Index {
     pub(super) fn set_missing(&mut self, topic: &str, seq: u64) {
         let topic = self.topics.get_mut(topic);
         if let Some((topic, at)) = topic.and_then(|t| t.position(seq).map(|at| (t, at))) {
-            topic.waiting[at].stage = Stage::Missing;
+            topic.set_stage(at, Stage::Missing);
         }
     }
 

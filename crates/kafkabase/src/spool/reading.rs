@@ -22,8 +22,17 @@ impl Spool {
         waiting.map(|(name, count)| (name.to_string(), count)).collect()
     }
 
-    pub(crate) fn waiting_count(&self, topic: &str) -> usize {
-        self.shared.books().index.topic(topic).map_or(0, |topic| topic.waiting_count())
+    /// Whether some of the topic's events may be in Kafka.
+    pub(crate) fn has_handed(&self, topic: &str) -> bool {
+        self.shared.books().index.topic(topic).is_some_and(|topic| topic.handed_count() > 0)
+    }
+
+    /// Whether all events of a topic are at most so many, with so many bytes.
+    pub(crate) fn fits(&self, topic: &str, events: usize, bytes: usize) -> bool {
+        let books = self.shared.books();
+        let Some(index) = books.index.topic(topic) else { return true };
+        index.waiting_count() <= events
+            && index.waiting().map(|entry| entry.place.length as usize).sum::<usize>() <= bytes
     }
 
     /// The numbers of a topic's events that are to be sent.
