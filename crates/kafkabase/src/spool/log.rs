@@ -17,12 +17,16 @@ use super::{
     disk::{Disk, DiskFile},
     index::{Entry, Index, Place, Stage},
     record::{self, HEADER, Mark, Record, SpooledEvent},
+    reserve::Reserve,
 };
 
 const SUFFIX: &str = ".spool";
+/// Part of a segment that is kept for marks on a full disk. The two marks of an event take a tenth of the smallest one.
+pub(super) const RESERVE_SHARE: u64 = 4;
 
 pub(super) struct Log {
     disk: Box<dyn Disk>,
+    reserve: Reserve,
     segments: BTreeMap<u32, Segment>,
     /// The segment that is written; `None` before the first record and after a failure.
     active: Option<u32>,
@@ -86,13 +90,28 @@ impl Log {
             segments.insert(*id, Segment { file, length: length as u64 });
         }
         let next_segment = ids.last().map_or(1, |last| last + 1);
-        let log = Log { disk, segments, active: None, next_segment, segment_bytes };
+        let reserve = Reserve::open(disk.as_ref(), segment_bytes / RESERVE_SHARE)?;
+        let log = Log { disk, reserve, segments, active: None, next_segment, segment_bytes };
         Ok((log, found.finish()))
     }
 
-    /// Bytes of all files.
+    /// Bytes of all segments.
     pub(super) fn bytes(&self) -> u64 {
         self.segments.values().map(|segment| segment.length).sum()
+    }
+
+    /// Whether the disk is so full that only marks may be written.
+    pub(super) fn is_low(&self) -> bool {
+        self.reserve.is_given_up()
+    }
+
+    /// After this failure: makes room for marks. True if it did.
+    pub(super) fn make_room(&mut self, error: &io::Error) -> bool {
+        self.reserve.give_up(self.disk.as_ref(), error)
+    }
+
+    pub(super) fn restore_reserve(&mut self) {
+        self.reserve.restore(self.disk.as_ref());
     }
 
     /// Writes records and syncs them.

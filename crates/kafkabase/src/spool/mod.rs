@@ -12,6 +12,7 @@ mod index;
 mod log;
 mod reading;
 mod record;
+mod reserve;
 mod settings;
 mod status;
 mod writer;
@@ -38,7 +39,7 @@ use tokio::{
 use self::{
     disk::{Disk, Folder, LockError},
     index::Index,
-    log::{Log, MIN_SEGMENT_BYTES},
+    log::{Log, MIN_SEGMENT_BYTES, RESERVE_SHARE},
     record::{Facts, Mark, encode_event, set_seq},
 };
 pub(crate) use self::{index::Stage, record::EventParts};
@@ -110,6 +111,8 @@ struct Books {
     file_bytes: u64,
     /// What the disk said, until it takes something again.
     problem: Option<String>,
+    /// The disk is so full that only marks may be written.
+    is_low: bool,
     stopped: bool,
 }
 
@@ -181,6 +184,7 @@ impl Spool {
             index: found.index,
             next_seq: found.next_seq,
             file_bytes: log.bytes(),
+            is_low: log.is_low(),
             ..Books::default()
         };
         let shared = Arc::new(Shared {
@@ -231,8 +235,9 @@ impl Spool {
         if books.file_bytes + books.pending_total + bytes > self.room() {
             return Err(SpoolError::Full);
         }
-        if books.pending_total > MOST_PENDING_BYTES {
-            return Err(SpoolError::Disk); // it hangs: what waits for it is memory
+        // full, or it hangs: what waits for it is memory
+        if books.is_low || books.pending_total > MOST_PENDING_BYTES {
+            return Err(SpoolError::Disk);
         }
         let known = books.index.name(event.topic).cloned();
         let topic = known.unwrap_or_else(|| event.topic.into());
@@ -275,19 +280,24 @@ impl Spool {
     /// Puts events away that Kafka refused for good, with the reason.
     pub(crate) fn quarantine(&self, topic: &str, seq: u64, reason: &str) {
         let mark = Mark::Quarantined(reason.to_owned());
-        {
-            let mut books = self.shared.books();
-            if let Some(pending) = books.pending.get_mut(&seq) {
-                *pending = Some(mark);
-                return;
-            }
-            // in memory at once: the topic moves on. A crash before the mark is written finds the event handed over
-            if !books.index.apply(topic, seq, &mark) {
-                return;
-            }
+        let mut books = self.shared.books();
+        if let Some(pending) = books.pending.get_mut(&seq) {
+            *pending = Some(mark);
+            return;
         }
-        self.shared.metrics.events.with_label_values(&["quarantined"]).inc();
-        self.queue_mark(topic, mark, vec![seq], Box::new(|_| {}));
+        // in memory at once: the topic moves on. A crash before the mark is written finds the event handed over
+        if !books.index.apply(topic, seq, &mark) {
+            return;
+        }
+        books.queue.push(Op::Mark {
+            topic: topic.into(),
+            mark,
+            seqs: vec![seq],
+            done: Box::new(|_| {}),
+        });
+        drop(books);
+        self.shared.wake.notify_one();
+        self.count("quarantined", 1);
     }
 
     /// Takes a topic's events out of the quarantine; all topics' where none is named. Returns their topics.
@@ -328,9 +338,11 @@ impl Spool {
         self.shared.metrics.refused.with_label_values(&[error.reason()]).inc();
     }
 
-    /// Bytes up to which events are taken: a segment's worth is kept for copies of what the oldest segment holds.
+    /// Bytes up to which events are taken: a segment's worth is kept for copies of what the oldest segment holds, and the
+    /// reserve is there, too.
     fn room(&self) -> u64 {
-        self.shared.max_bytes.saturating_sub(self.shared.segment_bytes)
+        let kept = self.shared.segment_bytes + self.shared.segment_bytes / RESERVE_SHARE;
+        self.shared.max_bytes.saturating_sub(kept)
     }
 
     async fn mark(&self, topic: &str, mark: Mark, seqs: Vec<u64>) -> Result<(), SpoolError> {

@@ -33,6 +33,8 @@ struct DiskState {
     /// The failure is the end: nothing works from then on.
     is_power_cut: bool,
     is_off: bool,
+    /// Bytes that all files have at most.
+    capacity: Option<u64>,
 }
 
 /// A disk that forgets what was not synced.
@@ -120,7 +122,11 @@ struct ForgetfulFile {
 
 impl DiskFile for ForgetfulFile {
     fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        let result = self.disk.operate();
+        let mut result = self.disk.operate();
+        let capacity = self.disk.0.lock().unwrap().capacity.unwrap_or(u64::MAX);
+        if self.disk.bytes() + bytes.len() as u64 > capacity {
+            result = Err(io::ErrorKind::StorageFull.into());
+        }
         // a write that fails may have written a part
         let part = if result.is_ok() { bytes.len() } else { bytes.len() / 2 };
         let mut content = self.content.lock().unwrap();
@@ -450,4 +456,40 @@ proptest! {
         }
         checked.act(&Action::PowerCut { luck: 7 });
     }
+}
+
+#[tokio::test]
+async fn a_full_disk_still_takes_the_marks_that_make_room_on_it() {
+    // given a disk that is smaller than the spool may be, full of events
+    let disk = ForgetfulDisk::default();
+    disk.0.lock().unwrap().capacity = Some(10_000);
+    let settings = SpoolSettings { topic_share: 1.0, ..settings() };
+    let spool = Spool::open_on(Box::new(disk.clone()), &settings, metrics()).unwrap();
+    let append = || {
+        let event = EventParts { topic: "t", key: b"k", headers: &[], value: &[b'v'; 100] };
+        let (done, written) = mpsc::channel();
+        let done = Box::new(move |result| done.send(result).unwrap());
+        spool.append(event, None, done).and_then(|_| written.recv().unwrap())
+    };
+    let mut count = 0;
+    while append().is_ok() {
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+    for _ in 0..3 {
+        assert_eq!(append(), Err(SpoolError::Disk));
+    }
+    let status = spool.status();
+    assert_eq!((status.takes, status.problem.as_deref()), (false, Some("the disk is full")));
+    // when they are sent
+    while spool.status().waiting > 0 {
+        let events = spool.first("t", 5, 10_000).await.unwrap();
+        let seqs: Vec<u64> = events.iter().map(SpooledEvent::seq).collect();
+        spool.mark_handed("t", seqs.clone()).await.unwrap();
+        spool.remove("t", seqs);
+    }
+    // then there is room again
+    let takes = || async { spool.status().takes };
+    testkit::wait_until(std::time::Duration::from_secs(30), takes).await.unwrap();
+    assert_eq!(append(), Ok(()));
 }

@@ -7,6 +7,9 @@ use std::{
 
 use super::{Spool, millis};
 
+/// The problem of a disk that takes marks only.
+const FULL: &str = "the disk is full";
+
 /// The spool at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpoolStatus {
@@ -46,8 +49,8 @@ impl Spool {
             oldest_age: Duration::from_millis(oldest.map_or(0, |at| now.saturating_sub(at))),
             quarantined: totals.quarantined,
             bytes,
-            takes: books.problem.is_none() && bytes < self.room(),
-            problem: books.problem.clone(),
+            takes: books.problem.is_none() && !books.is_low && bytes < self.room(),
+            problem: books.problem.clone().or_else(|| books.is_low.then(|| FULL.to_owned())),
         }
     }
 

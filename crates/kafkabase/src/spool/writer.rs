@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Books, Done, Op, Shared, SpoolError,
-    index::{Entry, Stage},
+    index::{Entry, Place, Stage},
     log::{Appended, Log},
     record::{EventParts, Facts, Mark, encode_event, encode_mark, seal, set_seq},
 };
@@ -49,10 +49,11 @@ impl Batch {
             if !books.queue.is_empty() {
                 break;
             }
-            let limit = match (&books.problem, books.removed.is_empty()) {
-                (Some(_), _) => TRY_AGAIN,
-                (None, false) => GATHER_REMOVALS,
-                (None, true) => {
+            let is_hurt = books.problem.is_some() || books.is_low;
+            let limit = match (is_hurt, books.removed.is_empty()) {
+                (true, _) => TRY_AGAIN,
+                (false, false) => GATHER_REMOVALS,
+                (false, true) => {
                     books = shared.wake.wait(books).unwrap_or_else(PoisonError::into_inner);
                     continue;
                 }
@@ -95,16 +96,41 @@ impl Batch {
                 Op::Mark { mark, seqs, .. } => encode_mark(mark, seqs),
             });
         }
-        // also when there are none: a disk that failed is tried again
-        records.push(encode_mark(&Mark::Removed, &self.removed));
+        // also when there is nothing at all: a disk that failed is tried again
+        if !self.removed.is_empty() || records.is_empty() {
+            records.push(encode_mark(&Mark::Removed, &self.removed));
+        }
         let slices: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
         let mut log = shared.log();
-        let appended = log.append(&slices);
-        let answers = self.settle(shared, &mut log, &records, appended);
+        let Appended { places, mut error } = log.append(&slices);
+        let mut places: Vec<Option<Place>> = places.into_iter().map(Some).collect();
+        places.resize(records.len(), None);
+        if error.as_ref().is_some_and(|error| log.make_room(error)) {
+            error = self.write_marks(&mut log, &slices, &mut places);
+        }
+        let answers = self.settle(shared, &mut log, &records, &places, error);
         drop(log);
         for (done, result) in answers {
             done(result);
         }
+    }
+
+    /// Writes the marks among what was not written.
+    fn write_marks(
+        &self,
+        log: &mut Log,
+        records: &[&[u8]],
+        places: &mut [Option<Place>],
+    ) -> Option<io::Error> {
+        let is_mark = |number: usize| !matches!(self.ops.get(number), Some(Op::Event { .. }));
+        let left: Vec<usize> =
+            (0..records.len()).filter(|n| places[*n].is_none() && is_mark(*n)).collect();
+        let marks: Vec<&[u8]> = left.iter().map(|number| records[*number]).collect();
+        let appended = log.append(&marks);
+        for (number, place) in left.into_iter().zip(appended.places) {
+            places[number] = Some(place);
+        }
+        appended.error
     }
 
     /// Takes what was written into the books.
@@ -113,13 +139,13 @@ impl Batch {
         shared: &Shared,
         log: &mut Log,
         records: &[Vec<u8>],
-        appended: Appended,
+        places: &[Option<Place>],
+        error: Option<io::Error>,
     ) -> Vec<(Done, Result<(), SpoolError>)> {
         let mut books = shared.books();
         let mut answers = Vec::with_capacity(self.ops.len());
-        let written = appended.places.len();
         for (number, op) in self.ops.into_iter().enumerate() {
-            let place = appended.places.get(number).copied();
+            let place = places[number];
             match op {
                 Op::Event { entry: event, done, .. } => {
                     let bytes = records[number].len() as u64;
@@ -154,7 +180,7 @@ impl Batch {
                     }
                     answers.push((done, Ok(())));
                 }
-                Op::Mark { topic, mark, seqs, done } if number < written => {
+                Op::Mark { topic, mark, seqs, done } if place.is_some() => {
                     for seq in seqs {
                         books.index.apply(&topic, seq, &mark);
                     }
@@ -165,11 +191,13 @@ impl Batch {
                 Op::Mark { done, .. } => answers.push((done, Err(SpoolError::Disk))),
             }
         }
-        if written < records.len() {
+        // the last record is theirs, if there are any
+        if places.last().is_some_and(Option::is_none) {
             books.removed.extend(self.removed);
         }
         books.file_bytes = log.bytes();
-        match appended.error {
+        books.is_low = log.is_low();
+        match error {
             None => {
                 if books.problem.take().is_some() {
                     info!("the spool's disk works again");
@@ -189,26 +217,30 @@ impl Batch {
 /// Gives room back: deletes what holds no event, and copies the few that keep a file of dead records.
 fn tidy(shared: &Shared) {
     let mut log = shared.log();
-    loop {
-        {
-            let mut books = shared.books();
-            let totals = books.index.totals();
-            let is_idle = books.queue.is_empty() && books.problem.is_none();
-            if totals.waiting + totals.quarantined == 0 && is_idle && log.bytes() > 0 {
-                log.seal(); // nothing is there: nothing has to be kept of what was
-                books.removed.clear();
-            }
+    while tidy_once(shared, &mut log) {}
+    if log.is_low() {
+        log.restore_reserve();
+        shared.books().is_low = log.is_low();
+    }
+}
+
+/// True while there may be more to do.
+fn tidy_once(shared: &Shared, log: &mut Log) -> bool {
+    {
+        let mut books = shared.books();
+        let totals = books.index.totals();
+        let is_idle = books.queue.is_empty() && books.problem.is_none();
+        if totals.waiting + totals.quarantined == 0 && is_idle && log.bytes() > 0 {
+            log.seal(); // nothing is there: nothing has to be kept of what was
+            books.removed.clear();
         }
-        let Some(oldest) = log.oldest() else { return };
-        let live = shared.books().index.live_bytes(oldest);
-        let is_done = match live {
-            0 => delete(shared, &mut log, oldest),
-            _ if is_mostly_dead(shared, &log) => copy(shared, &mut log, oldest),
-            _ => return,
-        };
-        if !is_done {
-            return;
-        }
+    }
+    let Some(oldest) = log.oldest() else { return false };
+    let live = shared.books().index.live_bytes(oldest);
+    match live {
+        0 => delete(shared, log, oldest),
+        _ if is_mostly_dead(shared, log) => copy(shared, log, oldest),
+        _ => false,
     }
 }
 
