@@ -74,8 +74,29 @@ long=$(printf 'x%.0s' $(seq 300))
 check 'POST /post, a table of 300 characters'  400 'exceeds limit (249)' -- "${post[@]}" -d '{}' "$URL/post/$DESTINATION?tableName=$long"
 { printf '{"a":"'; head -c 2000000 /dev/zero | tr '\0' x; printf '"}'; } >"$work/large"
 check 'POST /post, 2 MB'                       413 -- "${post[@]}" --data-binary "@$work/large" "$table"
+bulk="$URL/bulk/$DESTINATION?tableName=api_check_bulk&mode=batch"
+check 'POST /bulk'                             200 '"status":"COMPLETED","mode":"batch","processedRows":2' -- "${post[@]}" \
+  --data-binary $'{"id":1}\n{"id":2}\n' "$bulk"
+check 'POST /bulk, replace_table'              200 '"mode":"replace_table"' -- "${post[@]}" -d '{"id":3}' "$URL/bulk/$DESTINATION?tableName=api_check_bulk"
+check 'POST /bulk, empty'                      200 '{"message":"ok"}' -- "${post[@]}" -d '' "$bulk"
+check 'POST /bulk, ABORT'                      400 'aborted: ABORT' -- "${post[@]}" --data-binary $'{"id":1}\nABORT\n' "$bulk"
+check 'POST /bulk, a bad line'                 400 'unmarhsal error' -- "${post[@]}" --data-binary $'{"id":1}\nnull\n' "$bulk"
+check 'POST /bulk, unknown destination'        404 'destination not found' -- "${post[@]}" -d '{}' "$URL/bulk/nobody?tableName=t"
+check 'POST /test, unknown type'               422 'unknown bulker implementation type: lake' -- "${post[@]}" -d '{"id":"a","destinationType":"lake"}' "$URL/test"
+check 'POST /test, empty'                      422 'input data is empty' -- "${post[@]}" -d '' "$URL/test"
+check 'POST /profiles, no such builder'        404 'topic not found' -- "${post[@]}" -d '' "$URL/profiles/nobody/high?profileId=1"
+check 'GET /failed'                            200 -- -H "Authorization: Bearer $ADMIN_TOKEN" "$URL/failed/$DESTINATION"
+check 'GET /failed, bad status'                400 'unknown status: lost' -- -H "Authorization: Bearer $ADMIN_TOKEN" "$URL/failed/$DESTINATION?status=lost"
+check 'GET /failed with a user token'          403 'Administrator token is required' -- "${auth[@]}" "$URL/failed/$DESTINATION"
+check 'GET /connections-metrics, short id'     400 'invalid workspaceId' -- "${auth[@]}" "$URL/connections-metrics/short"
 check 'GET /metrics, own port'                 200 'bulkerapp_handler_events' -- "$METRICS_URL/metrics"
 check 'GET /metrics, main port'                200 'bulkerapp_handler_events' -- "${auth[@]}" "$URL/metrics"
+
+check 'GET /events'                            200 '"events":[' -- "${auth[@]}" "$URL/events?destinationId=$DESTINATION&limit=10"
+check 'GET /events, unknown status'            400 "must be success or error" -- "${auth[@]}" "$URL/events?status=fine"
+check 'GET /events without token'              401 -- "$URL/events"
+check 'GET /log'                               200 -- "${auth[@]}" "$URL/log/bulker_batch.all/$DESTINATION?limit=10"
+check 'GET /log, no level'                     400 'bulker_batch.error' -- "${auth[@]}" "$URL/log/bulker_batch/$DESTINATION"
 
 # the sample: one request per event over one connection
 expected=$(wc -l <samples/events.ndjson)

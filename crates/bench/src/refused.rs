@@ -9,15 +9,18 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use sqlx::{Connection, Executor};
 use warehouse::{
-    Batch, LoadOptions, Refusals, SchemaChanges, StreamOptions,
+    Batch, LoadOptions, Refusals, RowsOf, SchemaChanges, StreamOptions,
     postgres::{Credentials, Postgres, Settings},
 };
 
 use crate::{events::write_event, parts::Parts, report::Comparison};
 
 const EVENTS: u64 = 100_000;
-const ISOLATE: LoadOptions =
-    LoadOptions { refusals: Refusals::Isolate, schema_changes: SchemaChanges::BeforeLoad };
+const ISOLATE: LoadOptions = LoadOptions {
+    refusals: Refusals::Isolate,
+    schema_changes: SchemaChanges::BeforeLoad,
+    rows: RowsOf::Batch,
+};
 
 /// What refuses the rows, and how much the server says of the place.
 pub(crate) struct Kind {

@@ -8,6 +8,7 @@ use appbase::{
     values::{boolean, float, integer, seconds},
 };
 use clap::{ArgAction, Args, Parser};
+use eventslog::EventsLogConfig;
 use kafkabase::{AckMode, KafkaConfig};
 use tracing::{debug, info};
 
@@ -35,6 +36,10 @@ pub struct Config {
     #[command(flatten)]
     pub loader: LoaderConfig,
     #[command(flatten)]
+    pub retries: RetryConfig,
+    #[command(flatten)]
+    pub events_log: EventsLogConfig,
+    #[command(flatten)]
     pub later: LaterConfig,
 }
 
@@ -56,18 +61,47 @@ pub struct ServerConfig {
     /// Port of the metrics alone, without tokens.
     #[arg(long, default_value = "9091", value_parser = integer::<u16>)]
     pub metrics_port: u16,
-    /// Number of this instance among its siblings.
-    #[arg(long, default_value = "0", value_parser = integer::<u32>)]
-    pub instance_index: u32,
+    /// Number of this instance among its siblings, from 0. Neither this nor `SHARDS` set: instances find each other.
+    #[arg(long, value_parser = integer::<u32>)]
+    pub instance_index: Option<u32>,
     /// How many instances share the topics.
-    #[arg(long, default_value = "1", value_parser = integer::<u32>)]
-    pub shards: u32,
+    #[arg(long, value_parser = integer::<u32>)]
+    pub shards: Option<u32>,
     /// Load topics into warehouses.
     #[arg(long, default_value = "true", value_parser = boolean, action = ArgAction::Set)]
     pub enable_consumers: bool,
     /// Seconds that a stop may take.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub shutdown_timeout_sec: Duration,
+    /// Calls of `/bulk` that load at a time; more wait with their bodies unread.
+    #[arg(long, default_value = "8", value_parser = integer::<u32>)]
+    pub bulk_max_requests: u32,
+    /// MiB of rows that they hold together; rows beyond it are in files without a name in TMPDIR.
+    #[arg(long, default_value = "64", value_parser = integer::<u32>)]
+    pub bulk_memory_limit_mb: u32,
+    /// Prometheus that `/connections-metrics` asks.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub prometheus_url: String,
+}
+
+/// How refused events are tried again.
+#[derive(Debug, Clone, Args)]
+pub struct RetryConfig {
+    /// Seconds between two runs over a retry topic.
+    #[arg(long, default_value = "300", value_parser = integer::<u32>)]
+    pub batch_runner_default_retry_period_sec: u32,
+    /// Messages per batch of a retry topic.
+    #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
+    pub retry_consumer_batch_size: u32,
+    /// Attempts before an event is a dead letter.
+    #[arg(long, default_value = "5", value_parser = integer::<u32>)]
+    pub messages_retry_count: u32,
+    /// Minutes, the base of the pause between attempts.
+    #[arg(long, default_value = "5", value_parser = float)]
+    pub messages_retry_backoff_base: f64,
+    /// Minutes, the longest pause between attempts.
+    #[arg(long, default_value = "1440", value_parser = float)]
+    pub messages_retry_backoff_max_delay: f64,
 }
 
 /// Settings that are accepted and have no effect yet, or none any more.
@@ -85,39 +119,12 @@ pub struct LaterConfig {
     /// Seconds between two looks at the configuration.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub config_refresh_period_sec: Duration,
-    /// The default Redis.
-    #[arg(long)]
-    pub redis_url: Option<String>,
-    /// Certificates to trust for Redis, as PEM.
-    #[arg(long)]
-    pub redis_tls_ca: Option<String>,
-    /// Redis of the events log.
-    #[arg(long)]
-    pub events_log_redis_url: Option<String>,
-    /// Events per stream of the events log.
-    #[arg(long, default_value = "1000", value_parser = integer::<u32>)]
-    pub events_log_max_size: u32,
     /// Seconds without a message that end a batch.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub batch_runner_wait_for_messages_sec: Duration,
-    /// Seconds between two runs over a retry topic.
-    #[arg(long, default_value = "300", value_parser = seconds)]
-    pub batch_runner_default_retry_period_sec: Duration,
     /// Share of a batch that is retried at a time.
     #[arg(long, default_value = "0.1", value_parser = float)]
     pub batch_runner_default_retry_batch_fraction: f64,
-    /// Messages per batch of a retry topic.
-    #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
-    pub retry_consumer_batch_size: u32,
-    /// Attempts before an event is a dead letter.
-    #[arg(long, default_value = "5", value_parser = integer::<u32>)]
-    pub messages_retry_count: u32,
-    /// Minutes, the base of the pause between attempts.
-    #[arg(long, default_value = "5", value_parser = float)]
-    pub messages_retry_backoff_base: f64,
-    /// Minutes, the longest pause between attempts.
-    #[arg(long, default_value = "1440", value_parser = float)]
-    pub messages_retry_backoff_max_delay: f64,
     /// Destination of relayed metrics.
     #[arg(long)]
     pub metrics_relay_destination: Option<String>,
@@ -133,27 +140,9 @@ pub struct LaterConfig {
     /// Seconds of sleep before the end: nothing is left to wait for.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub shutdown_extra_delay_sec: Duration,
-    /// Prometheus that `/connections-metrics` asks.
-    #[arg(long)]
-    pub prometheus_url: Option<String>,
     /// Secrets of hashed keys.
     #[arg(long, default_value = "dea42a58-acf4-45af-85bb-e77e94bd5025", hide_default_value = true)]
     pub global_hash_secret: String,
-    /// ClickHouse of the events log.
-    #[arg(long)]
-    pub clickhouse_host: Option<String>,
-    /// Its database.
-    #[arg(long)]
-    pub clickhouse_database: Option<String>,
-    /// Its user.
-    #[arg(long, default_value = "default")]
-    pub clickhouse_username: String,
-    /// Its password.
-    #[arg(long)]
-    pub clickhouse_password: Option<String>,
-    /// Encrypt connections to it.
-    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
-    pub clickhouse_ssl: bool,
 }
 
 /// Names of this service that are also read without the prefix.
@@ -161,20 +150,17 @@ const UNPREFIXED: &[&str] = &[
     "CONFIG_SOURCE",
     "CONFIG_SOURCE_HTTP_AUTH_TOKEN",
     "CACHE_DIR",
-    "REDIS_URL",
-    "REDIS_TLS_CA",
-    "EVENTS_LOG_REDIS_URL",
     "METRICS_RELAY_DESTINATION",
     "PROMETHEUS_URL",
-    "CLICKHOUSE_HOST",
-    "CLICKHOUSE_DATABASE",
-    "CLICKHOUSE_USERNAME",
-    "CLICKHOUSE_PASSWORD",
-    "CLICKHOUSE_SSL",
 ];
 
 const NAMES: Names = Names {
-    unprefixed: &[AppConfig::UNPREFIXED, KafkaConfig::UNPREFIXED, UNPREFIXED],
+    unprefixed: &[
+        AppConfig::UNPREFIXED,
+        KafkaConfig::UNPREFIXED,
+        EventsLogConfig::UNPREFIXED,
+        UNPREFIXED,
+    ],
     fallbacks: &[
         AppConfig::FALLBACKS[0],
         ("EVENTS_LOG_REDIS_URL", &["BULKER_REDIS_URL", "REDIS_URL"]),
@@ -186,14 +172,9 @@ const WITHOUT_EFFECT: &[&str] = &[
     "INSTANCE_ID",
     "KAFKA_SESSION_TIMEOUT_MS",
     "KAFKA_MAX_POLL_INTERVAL_MS",
-    "KAFKA_RETRY_TOPIC_SEGMENT_BYTES",
-    "KAFKA_RETRY_TOPIC_RETENTION_HOURS",
-    "KAFKA_DEAD_TOPIC_RETENTION_HOURS",
     "KAFKA_CONSUMER_PARTITIONS_ASSIGMENT_STRATEGY",
     "KAFKA_DESTINATIONS_TOPIC_NAME",
     "KAFKA_DESTINATIONS_TOPIC_PARTITIONS",
-    "KAFKA_DESTINATIONS_RETRY_TOPIC_NAME",
-    "KAFKA_DESTINATIONS_DEAD_LETTER_TOPIC_NAME",
     "FAILOVER_LOGGER_ENABLED",
     "FAILOVER_LOGGER_LOG_ALL_MESSAGES",
     "FAILOVER_LOGGER_BASE_PATH",
@@ -229,11 +210,14 @@ impl Config {
 
     /// Cross-field checks, before the first connection.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
-        if self.server.shards == 0 {
+        if self.server.shards == Some(0) {
             return Err(InvalidConfig::NoShards);
         }
         if self.loader.loader_workers == 0 {
             return Err(InvalidConfig::Zero("LOADER_WORKERS"));
+        }
+        if self.server.bulk_max_requests == 0 {
+            return Err(InvalidConfig::Zero("BULK_MAX_REQUESTS"));
         }
         if self.server.topic_manager_refresh_period_sec.is_zero() {
             return Err(InvalidConfig::Zero("TOPIC_MANAGER_REFRESH_PERIOD_SEC"));
@@ -323,12 +307,32 @@ mod tests {
     }
 
     #[test]
+    fn zeros_that_would_stop_the_work_are_named() {
+        for name in ["LOADER_WORKERS", "BULK_MAX_REQUESTS", "TOPIC_MANAGER_REFRESH_PERIOD_SEC"] {
+            let error = parse(&[(&format!("BULKER_{name}"), "0")]).validate().unwrap_err();
+            assert_eq!(error, InvalidConfig::Zero(name));
+        }
+    }
+
+    #[test]
+    fn the_events_log_is_in_the_redis_that_is_named_nearest() {
+        let url = |variables: &[_]| parse(variables).events_log.events_log_redis_url;
+        assert_eq!(url(&[]), None);
+        let redis = ("REDIS_URL", "redis://a");
+        assert_eq!(url(&[redis]).as_deref(), Some("redis://a"));
+        let bulker = ("BULKER_REDIS_URL", "redis://b");
+        assert_eq!(url(&[redis, bulker]).as_deref(), Some("redis://b"));
+        let own = ("EVENTS_LOG_REDIS_URL", "redis://c");
+        assert_eq!(url(&[redis, bulker, own]).as_deref(), Some("redis://c"));
+    }
+
+    #[test]
     fn names_without_effect_exist() {
         let all = all_names();
         for name in ignored_names() {
             assert!(all.contains(&name), "{name}");
         }
-        for name in UNPREFIXED.iter().chain(AppConfig::UNPREFIXED).chain(KafkaConfig::UNPREFIXED) {
+        for name in NAMES.unprefixed.iter().copied().flatten() {
             assert!(all.iter().any(|known| known == name), "{name}");
         }
     }

@@ -3,8 +3,10 @@
 //! `service` puts the parts together: `routes` take events in, `topics` knows where they go, `loading` brings
 //! them to the tables of `destinations`.
 
+pub mod bulk_places;
 pub mod config;
 pub mod destinations;
+pub mod failed_events;
 pub mod loading;
 pub mod metrics;
 pub mod routes;

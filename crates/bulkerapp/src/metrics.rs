@@ -11,9 +11,20 @@ use prometheus::{
 
 const OF_EVENT: [&str; 5] = ["destinationId", "mode", "tableName", "status", "errorType"];
 
-/// Calls of `/post`. Labels: `destinationId`, `mode`, `tableName`, `status` (`success`, `error`), `errorType`.
+/// Calls of `/post` and `/profiles`. Labels: `destinationId`, `mode`, `tableName`, `status` (`success`, `error`),
+/// `errorType`.
 pub static HANDLER_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("bulkerapp_handler_events", "Calls of /post.", &OF_EVENT)
+    register_int_counter_vec!(
+        "bulkerapp_handler_events",
+        "Calls of /post and /profiles.",
+        &OF_EVENT
+    )
+    .expect("registered once")
+});
+
+/// Calls of `/bulk`. Labels as above.
+pub static HANDLER_BULK: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("bulkerapp_handler_bulk", "Calls of /bulk.", &OF_EVENT)
         .expect("registered once")
 });
 
@@ -184,6 +195,27 @@ pub static DESTINATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Failures of the events log. Label: `errorType`.
+pub static EVENTS_LOG_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_event_log_error",
+        "Failures of the events log.",
+        &["errorType"]
+    )
+    .expect("registered once")
+});
+
+/// Entries that are not in the events log. Labels: `type` of the event, `reason` (`full`: the stream has what it
+/// keeps; `memory`: too much waits to be written; `refused`).
+pub static EVENTS_LOG_DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_events_log_dropped_entries_total",
+        "Entries that are not in the events log.",
+        &["type", "reason"]
+    )
+    .expect("registered once")
+});
+
 /// Panics that were caught: the task or the request ended, the process went on.
 pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("bulkerapp_safego_panic", "Panics that were caught.")
@@ -194,12 +226,15 @@ pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
 pub fn register() {
     for counters in [
         &HANDLER_EVENTS,
+        &HANDLER_BULK,
         &HANDLER_BYTES,
         &PRODUCER_MESSAGES,
         &TOPIC_CREATE,
         &TOPIC_ERRORS,
         &DESTINATION_INIT_ERRORS,
         &DESTINATIONS,
+        &EVENTS_LOG_ERRORS,
+        &EVENTS_LOG_DROPPED,
     ] {
         LazyLock::force(counters);
     }

@@ -1,6 +1,6 @@
 //! The service: its parts, in the order in which they start and stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use appbase::{
@@ -9,16 +9,22 @@ use appbase::{
     http::{Server, ServerLimits},
     lifecycle::{Deadline, stop_on_signal},
 };
-use kafkabase::{AckMode, AckProducer, Admin, FetcherSettings, ProducerMetrics};
+use eventslog::LogMetrics;
+use kafkabase::{
+    AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics, TopicSettings,
+};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    bulk_places::BulkPlaces,
     config::Config,
     destinations::Destinations,
+    failed_events::FailedEvents,
     loading::{
-        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics, Shard, open_all,
+        self, LoadTarget, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics,
+        Ownership, ParkingConfig, Shard, SharedRetry, SharesTopic, TargetDefaults, open_all,
     },
     metrics, routes, spool,
     state::{AppState, Limits},
@@ -30,6 +36,10 @@ use crate::{
 const CLIENT_ID: &str = "bulkerapp";
 /// The longest an administrative call may take; the original's second is too short for a coordinator's move.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that another service may take to answer.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long Kafka may take for refused events, while their load waits.
+const PARK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Looks at the cluster that may fail in a row before the service is not ready.
 const MISSED_LOOKS: u32 = 10;
 /// How often the producer's queue is measured.
@@ -51,13 +61,26 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         messages: metrics::PRODUCER_MESSAGES.clone(),
         rebuilt: metrics::PRODUCER_REBUILDS.clone(),
     };
-    let topics = Arc::new(Topics::new(admin, &config.kafka, destinations.clone()));
+    let topics = Arc::new(Topics::new(admin.clone(), &config.kafka, destinations.clone()));
     let spool = spool::open(&config.kafka, topics.clone())?;
     let producer =
         AckProducer::new(&config.kafka, CLIENT_ID, counters, spool).context("Kafka's settings")?;
     if producer.mode() == AckMode::Async {
         warn!("ACK_MODE=async: an event is answered before Kafka has it, and a crash loses it");
     }
+    let failed_events = FailedEvents::new(
+        client.clone(),
+        admin.clone(),
+        config.kafka.kafka_destinations_dead_letter_topic_name.clone(),
+        config.loader.loader_stall_timeout_sec,
+    );
+    let log_metrics = LogMetrics {
+        errors: metrics::EVENTS_LOG_ERRORS.clone(),
+        dropped: metrics::EVENTS_LOG_DROPPED.clone(),
+    };
+    let (events_log, log_flusher) =
+        eventslog::open(&config.events_log, log_metrics).context("settings of the events log")?;
+    let http = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build().context("HTTP client")?;
 
     // bound before anything is loaded: a taken port ends the start
     let listener = bind(config.app.http_port, "HTTP_PORT").await?;
@@ -72,7 +95,9 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let measuring = tokio::spawn(measure(producer.clone(), background.clone()));
     let asked = spool::watch_requests(config.kafka.spool(), producer.clone(), background.clone());
     let listening = tokio::spawn(asked);
-    let loading = start_loading(config, &client, &topics, &destinations, stop.clone())?;
+    let targets = open_targets(config, &destinations);
+    let logging = tokio::spawn(log_flusher.run(background.clone()));
+    let loading = start_loading(config, &client, &topics, targets.clone(), stop.clone())?;
 
     let limits = Limits {
         body: config.kafka.producer_message_max_bytes(),
@@ -84,10 +109,20 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let state = Arc::new(AppState {
         auth,
         destinations,
+        targets,
+        bulk: BulkPlaces::new(
+            config.server.bulk_max_requests as usize,
+            (config.server.bulk_memory_limit_mb as usize) << 20,
+            std::env::temp_dir(),
+        ),
         topics,
         tables: Arc::new(Tables::default()),
         producer: producer.clone(),
         loader: loading.status.clone(),
+        failed_events,
+        http,
+        prometheus_url: config.server.prometheus_url.clone(),
+        events_log,
         limits,
     });
     let server_limits = ServerLimits {
@@ -125,6 +160,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     end(deadline, "measuring", measuring).await;
     end(deadline, "spool", listening).await;
     end(deadline, "metrics", metrics_serving).await;
+    // writes what is left of it, all that posts having ended; last, for its store may hang
+    end(deadline, "events log", logging).await;
     info!("stopped");
     Ok(())
 }
@@ -133,7 +170,7 @@ fn start_loading(
     config: &Config,
     client: &rdkafka::ClientConfig,
     topics: &Arc<Topics>,
-    destinations: &Destinations,
+    targets: HashMap<String, Arc<LoadTarget>>,
     stop: CancellationToken,
 ) -> Result<Loading> {
     if !config.server.enable_consumers {
@@ -141,9 +178,21 @@ fn start_loading(
         let (_, status) = tokio::sync::watch::channel(LoaderStatus::default());
         return Ok(Loading { status, task: tokio::spawn(async {}) });
     }
-    let workers = config.loader.loader_workers as usize;
-    let per_destination = workers.div_ceil(2);
+    let retries = &config.retries;
+    let ownership = Arc::new(ownership(config));
     let loading = LoadingConfig {
+        producer: ConfirmedProducer::new(&config.kafka, CLIENT_ID, PARK_TIMEOUT)
+            .context("Kafka's settings")?,
+        parking: ParkingConfig {
+            topic_prefix: config.kafka.kafka_topic_prefix.clone(),
+            dead_letter_topic: config.kafka.kafka_destinations_dead_letter_topic_name.clone(),
+            retry_settings: TopicSettings::retry(&config.kafka),
+            dead_letter_settings: TopicSettings::dead_letter(&config.kafka),
+            retry_count: retries.messages_retry_count,
+            backoff_base: retries.messages_retry_backoff_base,
+            backoff_max: retries.messages_retry_backoff_max_delay,
+        },
+        ownership: ownership.clone(),
         client: client.clone(),
         fetcher: FetcherSettings {
             fetch_message_max_bytes: config.kafka.kafka_fetch_message_max_bytes as usize,
@@ -153,23 +202,58 @@ fn start_loading(
         memory_limit: (config.loader.loader_memory_limit_mb as usize) << 20,
         claim_every: config.loader.loader_claim_period_sec,
         stall_after: config.loader.loader_stall_timeout_sec,
+        retry_batch_size: retries.retry_consumer_batch_size as usize,
         loader: LoaderSettings {
-            workers,
-            workers_per_destination: per_destination,
+            workers: config.loader.loader_workers as usize,
+            workers_per_destination: workers_per_destination(config) as usize,
             sweep_every: config.server.topic_manager_refresh_period_sec,
             stop_within: config.server.shutdown_timeout_sec,
+            alarm_after: config.loader.loader_alarm_after_sec,
+            heal_after: config.loader.loader_heal_after_sec,
         },
     };
-    // a run needs two connections at most: one loads, one asks
-    let connections = u32::try_from(per_destination * 2).unwrap_or(u32::MAX);
-    let defaults = (
-        i64::from(config.server.batch_runner_default_period_sec),
-        u64::from(config.server.batch_runner_default_batch_size),
-    );
-    let targets = open_all(destinations, connections, defaults);
-    let shard = Shard { index: config.server.instance_index, count: config.server.shards };
-    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, shard));
+    let shared_retry = SharedRetry {
+        topic: config.kafka.kafka_destinations_retry_topic_name.clone(),
+        period: i64::from(retries.batch_runner_default_retry_period_sec),
+    };
+    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, ownership, shared_retry));
     loading::spawn(loading, source, stop).context("Kafka's settings")
+}
+
+fn workers_per_destination(config: &Config) -> u32 {
+    config.loader.loader_workers.div_ceil(2)
+}
+
+fn open_targets(config: &Config, destinations: &Destinations) -> HashMap<String, Arc<LoadTarget>> {
+    let per_destination = workers_per_destination(config);
+    // a run, and a tail, needs two connections at most, one loads, one asks; a call of /bulk needs one
+    let for_loader = per_destination.saturating_mul(4);
+    let connections = for_loader.saturating_add(config.server.bulk_max_requests);
+    let defaults = TargetDefaults {
+        period: i64::from(config.server.batch_runner_default_period_sec),
+        retry_period: i64::from(config.retries.batch_runner_default_retry_period_sec),
+        batch_size: u64::from(config.server.batch_runner_default_batch_size),
+        remember_fates: 2
+            * (config.kafka.kafka_retry_topic_retention_hours
+                + config.kafka.kafka_topic_retention_hours
+                + config.kafka.kafka_dead_topic_retention_hours),
+        tail_loads: per_destination as usize,
+    };
+    open_all(destinations, connections, defaults)
+}
+
+/// The static rule where it is set, else the group of all instances.
+fn ownership(config: &Config) -> Ownership {
+    let (index, count) = (config.server.instance_index, config.server.shards);
+    if let (None, None) = (index, count) {
+        let prefix = &config.kafka.kafka_topic_prefix;
+        return Ownership::by_group(SharesTopic {
+            name: format!("{prefix}bulker-shares"),
+            group: format!("{prefix}bulker-loaders"),
+            settings: TopicSettings::shares(&config.kafka),
+        });
+    }
+    Ownership::by_shard(Shard { index: index.unwrap_or(0), count: count.unwrap_or(1) })
 }
 
 async fn bind(port: u16, variable: &str) -> Result<TcpListener> {

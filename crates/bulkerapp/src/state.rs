@@ -1,22 +1,45 @@
 //! What handlers share.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use appbase::auth::TokenAuth;
+use eventslog::EventsLog;
 use kafkabase::AckProducer;
 use tokio::sync::watch;
 
-use crate::{destinations::Destinations, loading::LoaderStatus, tables::Tables, topics::Topics};
+use crate::{
+    bulk_places::BulkPlaces,
+    destinations::Destinations,
+    failed_events::FailedEvents,
+    loading::{LoadTarget, LoaderStatus},
+    tables::Tables,
+    topics::Topics,
+};
 
 /// Handles of the parts that requests need. Handlers share one, so that a request copies no handle.
 pub struct AppState {
     pub auth: Arc<TokenAuth>,
     pub destinations: Arc<Destinations>,
+    /// The destinations that are open, by id.
+    pub targets: HashMap<String, Arc<LoadTarget>>,
+    pub bulk: BulkPlaces,
     pub topics: Arc<Topics>,
     pub tables: Arc<Tables>,
     pub producer: AckProducer,
     pub loader: watch::Receiver<LoaderStatus>,
+    pub failed_events: FailedEvents,
+    pub http: reqwest::Client,
+    /// Empty: there is none.
+    pub prometheus_url: String,
+    pub events_log: EventsLog,
     pub limits: Limits,
+}
+
+impl AppState {
+    /// The open destination of this id. Whoever holds it keeps its connections open.
+    pub fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {
+        self.targets.get(destination_id).cloned()
+    }
 }
 
 /// What requests are measured against.

@@ -15,7 +15,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use kafkabase::{
-    Admin, AdminError, KafkaConfig, NotMade, TopicId, TopicMaker, TopicMetadata, TopicSettings,
+    Admin, AdminError, KafkaConfig, Mode, NotMade, TopicId, TopicMaker, TopicMetadata,
+    TopicSettings,
 };
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,10 @@ pub struct TopicSnapshot {
     /// When it was; `None` before the first.
     pub at: Option<(Instant, SystemTime)>,
     pub topics: HashMap<String, OurTopic>,
+    /// Topics of profile builders, which make them themselves.
+    pub profiles: HashSet<String>,
+    /// Whether the retry topic is there that all destinations share.
+    pub has_shared_retry: bool,
     /// Our topics with fewer than two replicas.
     pub few_replicas: usize,
     /// Our topics that take an event with fewer than two replicas in sync.
@@ -53,6 +58,7 @@ pub struct TopicSnapshot {
 pub struct Topics {
     admin: Admin,
     prefix: String,
+    shared_retry: String,
     settings: TopicSettings,
     destinations: Arc<Destinations>,
     snapshot: ArcSwap<TopicSnapshot>,
@@ -79,6 +85,7 @@ impl Topics {
         Topics {
             admin,
             prefix: config.kafka_topic_prefix.clone(),
+            shared_retry: config.kafka_destinations_retry_topic_name.clone(),
             settings: TopicSettings::table(config),
             destinations,
             snapshot: ArcSwap::default(),
@@ -120,6 +127,18 @@ impl Topics {
             self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         }
         made
+    }
+
+    /// Whether a profile builder's topic is there. Kafka is asked only while the last look found none.
+    pub async fn has_profiles(&self, name: &str) -> Result<bool, AdminError> {
+        if self.snapshot.load().profiles.contains(name) {
+            return Ok(true);
+        }
+        match self.admin.topic_id(name).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_unknown_topic() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks at the cluster, again and again.
@@ -205,9 +224,14 @@ impl Topics {
         };
         let mut abandoned = 0;
         for topic in all {
+            snapshot.has_shared_retry |= topic.name == self.shared_retry;
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };
+            if id.mode == Mode::Profiles {
+                snapshot.profiles.insert(topic.name.clone());
+                continue;
+            }
             if self.destinations.get(&id.destination_id).is_none() {
                 abandoned += 1;
                 continue;

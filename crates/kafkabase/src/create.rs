@@ -9,7 +9,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use crate::{Admin, KafkaConfig, native::AdminError};
+use crate::{Admin, KafkaConfig, membership::SHARES, native::AdminError};
 
 /// How long the controller may take until all brokers know a new topic.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +39,15 @@ impl TopicSettings {
             partitions: 1,
             replication_factor: config.kafka_topic_replication_factor,
             entries,
+        }
+    }
+
+    /// The topic whose partitions stand for shares of the work. Nothing is ever written to it.
+    pub fn shares(config: &KafkaConfig) -> TopicSettings {
+        TopicSettings {
+            partitions: SHARES.cast_signed(),
+            replication_factor: config.kafka_topic_replication_factor,
+            entries: Vec::new(),
         }
     }
 

@@ -24,6 +24,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
 };
+use tokio::sync::Notify;
 use tracing::{debug, error, warn};
 
 use crate::{
@@ -129,6 +130,16 @@ pub struct PartitionReader {
 }
 
 impl PartitionReader {
+    /// The next record or the partition's end, if it is there already.
+    pub fn try_next(&mut self) -> Result<Fetched, FetchError> {
+        self.next(Duration::ZERO)
+    }
+
+    /// What tells that something arrived after [`PartitionReader::try_next`] had found nothing.
+    pub fn arrived(&mut self) -> Arc<Notify> {
+        self.queue.arrived()
+    }
+
     /// The next record or the partition's end; waits at most `timeout`.
     pub fn next(&mut self, timeout: Duration) -> Result<Fetched, FetchError> {
         loop {

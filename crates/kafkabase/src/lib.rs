@@ -3,8 +3,10 @@
 mod admin;
 mod client_log;
 mod config;
+mod confirmed;
 mod create;
 mod fetcher;
+mod membership;
 mod native;
 mod outstanding;
 mod producer;
@@ -13,8 +15,10 @@ mod topic;
 
 pub use admin::Admin;
 pub use config::{AckMode, KafkaConfig, SaslSettings};
+pub use confirmed::{ConfirmedProducer, Record, Unconfirmed};
 pub use create::{TopicMetadata, TopicSettings};
 pub use fetcher::{Fetcher, FetcherSettings, PartitionReader};
+pub use membership::{Membership, SHARES, Shares};
 pub use native::{
     AdminError, FetchError, Fetched, GroupMembers, GroupOffset, Message, OffsetSpec,
     TopicDescription,

@@ -118,6 +118,34 @@ impl Deref for OwnPostgres {
     }
 }
 
+/// A Redis server. It keeps nothing on disk: killed, it comes back empty.
+#[derive(Debug)]
+pub struct OwnRedis {
+    part: Part,
+    url: String,
+}
+
+impl OwnRedis {
+    pub async fn start() -> Result<OwnRedis> {
+        let part = Part::start("redis", Stack::new("redis"), Signal::SIGTERM).await?;
+        let url = part.stack.address("TESTKIT_REDIS_URL").await?;
+        Ok(OwnRedis { part, url })
+    }
+
+    /// `redis://host:port`
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Deref for OwnRedis {
+    type Target = Part;
+
+    fn deref(&self) -> &Part {
+        &self.part
+    }
+}
+
 /// A Kafka node: broker and controller in one process.
 #[derive(Debug)]
 pub struct OwnKafka {

@@ -44,6 +44,8 @@ pub struct Batch {
     pub(crate) scratch: Scratch,
     /// Objects walked so far.
     pub(crate) objects: u64,
+    /// What the rows have in common, if they were pushed by [`Batch::push_alike`].
+    shape: Option<u64>,
     by_name: HashMap<Box<str>, u32>,
 }
 
@@ -118,6 +120,7 @@ impl Batch {
             paths: Paths::default(),
             scratch: Scratch::default(),
             objects: 0,
+            shape: None,
             options: options.clone(),
         };
         for field in &options.schema {
@@ -147,6 +150,18 @@ impl Batch {
         let event = walk::walk(self, event)?;
         self.commit(event);
         Ok(())
+    }
+
+    /// Adds one event if it has the columns, and kinds of values in them, that all events before it have. `false`: it has
+    /// not, and belongs into another batch. Loading such a batch does what inserting event by event would do.
+    pub fn push_alike(&mut self, event: &[u8]) -> Result<bool, RowError> {
+        let event = walk::walk(self, event)?;
+        let shape = self.scratch.shape().ok_or(RowError::NoColumn)?;
+        if *self.shape.get_or_insert(shape) != shape {
+            return Ok(false);
+        }
+        self.commit(event);
+        Ok(true)
     }
 
     /// Events taken so far. The first event's row has the number 0.
@@ -336,6 +351,31 @@ mod tests {
                 "tiny:Float=0",
             ]]
         );
+    }
+
+    #[test]
+    fn events_are_alike_if_they_have_the_same_columns_and_kinds_in_any_order() {
+        let first = r#"{"a":1,"b":{"c":"x"}}"#;
+        let cases = [
+            (r#"{"b":{"c":"y"},"a":2,"d":null}"#, true),
+            (r#"{"a":1.5,"b":{"c":"x"}}"#, false),
+            (r#"{"a":1}"#, false),
+            (r#"{"a":1,"b":{"c":"x"},"d":1}"#, false),
+            (r#"{"a":1,"b":{"c":"x"},"__sql_type_a":"text"}"#, false),
+        ];
+        for (event, alike) in cases {
+            let mut batch = Batch::new("t", Arc::new(StreamOptions::default())).unwrap();
+            assert_eq!(batch.push_alike(first.as_bytes()), Ok(true));
+            assert_eq!(batch.push_alike(event.as_bytes()), Ok(alike), "{event}");
+            assert_eq!(batch.row_count(), 1 + usize::from(alike), "{event}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_a_column_is_like_none() {
+        let mut batch = Batch::new("t", Arc::new(StreamOptions::default())).unwrap();
+        assert_eq!(batch.push_alike(br#"{"a":null}"#), Err(RowError::NoColumn));
+        assert_eq!(batch.push_alike(br#"{"a":1}"#), Ok(true));
     }
 
     #[test]

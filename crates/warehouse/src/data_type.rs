@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// The type of a column, as far as fitting events to it is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum DataType {
     /// An SQL type that none of the others stands for.

@@ -30,6 +30,7 @@ mod dedup;
 mod hints;
 mod identifier;
 mod json;
+mod micro_batch;
 mod options;
 mod path;
 pub mod postgres;
@@ -46,9 +47,11 @@ pub use batch::{Batch, Replaces};
 pub use data_type::DataType;
 pub use identifier::{NameOf, identifier};
 pub use json::{MAX_DEPTH, check_event};
+pub use micro_batch::{MicroBatch, RowPlace};
 pub use options::{OptionError, SchemaField, StreamOptions};
 pub use postgres::{
-    Checkpoint, LoadCounts, LoadError, LoadOptions, LoadReport, Refusals, RefusedRow, SchemaChanges,
+    Checkpoint, LoadCounts, LoadError, LoadOptions, LoadReport, Refusals, RefusedRow, RowsOf,
+    SchemaChanges,
 };
 pub use row::RowError;
 pub use rows::MemoryLimit;

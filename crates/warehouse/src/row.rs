@@ -95,6 +95,10 @@ impl Flags {
         Flags(kind as u8)
     }
 
+    pub(crate) fn bits(self) -> u8 {
+        self.0
+    }
+
     pub(crate) fn kind(self) -> Kind {
         Kind::from_bits(self.0 & 7)
     }

@@ -1,5 +1,7 @@
 //! The row that is being made: the values of one event, before it is known that all of it can be taken.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::{row::Flags, sql_type::SqlType};
 
 /// Not the slot of any column.
@@ -91,6 +93,25 @@ impl Scratch {
         self.hints.extend(sql_type.map(|sql_type| (index, sql_type)));
     }
 
+    /// Stands for the columns of the row that is being made and for what their values are, in any order. `None`: it has no
+    /// value.
+    pub(crate) fn shape(&self) -> Option<u64> {
+        let mut shape = None::<u64>;
+        for value in &self.values {
+            if value.slot == NO_SLOT {
+                continue;
+            }
+            let seed = (u64::from(value.slot) << 8) | u64::from(value.flags.bits());
+            shape = Some(shape.unwrap_or(0).wrapping_add(mixed(seed)));
+        }
+        for (index, sql_type) in &self.hints {
+            let mut hasher = DefaultHasher::new(); // of one batch with itself: not across processes
+            (self.values[*index].slot, sql_type).hash(&mut hasher);
+            shape = Some(shape.unwrap_or(0).wrapping_add(hasher.finish()));
+        }
+        shape
+    }
+
     /// The event has a partition of its own, which is no value.
     pub(crate) fn forget_partition(&mut self) {
         if std::mem::take(&mut self.has_partition) {
@@ -100,4 +121,12 @@ impl Scratch {
             self.hints.retain(|(index, _)| *index != 0);
         }
     }
+}
+
+/// Spreads a number over all bits (the finalizer of SplitMix64), so that sums of different sets differ.
+fn mixed(seed: u64) -> u64 {
+    let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }

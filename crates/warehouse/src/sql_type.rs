@@ -7,7 +7,7 @@
 use crate::{data_type::DataType, postgres::data_type};
 
 /// The SQL type that an event, or the `columnTypes` option, wants for a column.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct SqlType {
     /// Used in casts.
     pub(crate) cast: String,

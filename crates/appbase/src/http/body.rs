@@ -34,7 +34,9 @@ pub async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, BodyError>
     }
 }
 
-async fn read_and_drop(mut body: Body) {
+/// Reads a part of a body that nobody wants: a client that is still sending sees the answer then, not a broken
+/// connection.
+pub async fn read_and_drop(mut body: Body) {
     let mut dropped = 0;
     while dropped < READ_AND_DROPPED {
         match body.frame().await {

@@ -6,8 +6,8 @@ mod probe;
 mod reply;
 mod serve;
 
-pub use body::{BodyError, read_body};
+pub use body::{BodyError, read_and_drop, read_body};
 pub use path::redirect_to_route;
 pub use probe::probe;
-pub use reply::{error_reply, json_reply, not_found, ok_message};
+pub use reply::{error_reply, json_reply, not_found, ok_message, ordered_json_reply};
 pub use serve::{Server, ServerLimits};

@@ -1,10 +1,11 @@
-//! Replies: compact JSON with sorted keys, safe inside HTML.
+//! Replies: compact JSON, with sorted keys unless said otherwise, safe inside HTML.
 
 use axum::{
     body::Body,
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::Value;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -14,6 +15,16 @@ pub fn json_reply(status: StatusCode, value: &Value) -> Response {
     let mut text = String::new();
     write_value(value, &mut text);
     reply(status, Body::from(text))
+}
+
+/// A reply with this value as JSON, its keys in the order in which the value writes them.
+pub fn ordered_json_reply(
+    status: StatusCode,
+    value: &impl Serialize,
+) -> serde_json::Result<Response> {
+    let mut text = String::new();
+    write_escaped(&serde_json::to_string(value)?, &mut text);
+    Ok(reply(status, Body::from(text)))
 }
 
 /// A reply of the shape `{"error":"<text>"}`.
@@ -85,9 +96,19 @@ fn write_escaped(json: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn an_ordered_reply_keeps_the_order_and_is_as_safe() {
+        let value = json!({"b": "<&>", "a": {"z": 1, "y": 2}});
+        let response = ordered_json_reply(StatusCode::OK, &value).unwrap();
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json; charset=utf-8");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, r#"{"b":"\u003c\u0026\u003e","a":{"z":1,"y":2}}"#.as_bytes());
+    }
 
     #[test]
     fn keys_are_sorted_and_html_is_escaped() {

@@ -5,15 +5,15 @@
 //! are workers. An idle topic is a map entry.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use appbase::telemetry::chain;
-use kafkabase::{Fetcher, OffsetSpec};
+use kafkabase::{Fetcher, Mode, OffsetSpec};
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::{Id, JoinSet},
     time::MissedTickBehavior,
 };
@@ -21,19 +21,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
-    backlog::Backlog,
     metrics,
     reader::ReadError,
+    retries::RetryRun,
     run::{RunContext, RunEnd, RunError, TopicRun},
-    schedule,
     start::HoldReason,
+    tail::{Tail, TailEnd},
     target::{LoadTarget, OwnedTopic},
+    topic_state::{Task, TopicState, Work, unix_seconds},
 };
 
 /// How often the loop looks for topics that are due.
 const TICK: Duration = Duration::from_millis(100);
-/// Pauses after a failed run: doubled from the first to the last, or to the topic's period.
-const RETRY_PAUSES: (i64, i64) = (1, 30);
+/// Topics that Kafka is brought up to date on at a time when they are given up.
+const HAND_OVERS_AT_ONCE: usize = 16;
 
 /// How the loader works; fields, so that a test can make them small.
 #[derive(Debug, Clone)]
@@ -46,14 +47,51 @@ pub struct LoaderSettings {
     pub sweep_every: Duration,
     /// How long the batches in hand may take after a stop.
     pub stop_within: Duration,
+    /// How long a topic that is due may not move before that is an alarm.
+    pub alarm_after: Duration,
+    /// After how long without a move its task is ended where it stands, and begun anew. Longer than any statement of a
+    /// load that goes well.
+    pub heal_after: Duration,
+}
+
+impl LoaderSettings {
+    /// Ends the task of a topic that has been still for too long. `true`: it was a tail, which may not get what is there.
+    fn heal(&self, state: &TopicState, stalled_for: Duration) -> bool {
+        let Some(task) = state.task() else {
+            return false;
+        };
+        // a tail that is not given anything is healed as soon as that is an alarm: nothing is half done
+        let is_tail = matches!(state.work, Work::Tail(..));
+        let patience = if is_tail { self.alarm_after } else { self.heal_after };
+        if stalled_for < patience || task.since.elapsed() < patience {
+            return false;
+        }
+        error!(topic = state.topic.name, "stalled topic: its work is ended and begun anew");
+        metrics::count_healed(&state.topic);
+        task.handle.abort();
+        is_tail
+    }
 }
 
 /// What the loader works on: topics that exist, and destinations by id.
 pub trait LoadSource: Send + Sync + 'static {
-    /// The topics that this instance owns. Called often; cheap.
-    fn owned_topics(&self) -> Vec<Arc<OwnedTopic>>;
+    /// The topics that this instance owns. Called often; cheap. The same list until they, or the destinations, change.
+    fn owned_topics(&self) -> Arc<Vec<Arc<OwnedTopic>>>;
+    /// When the topic runs, as it is configured now.
+    fn schedule(&self, topic: &OwnedTopic) -> Option<TopicSchedule>;
     /// The destination as it is configured now.
     fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>>;
+}
+
+/// When a topic runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSchedule {
+    /// What the start within the period depends on: the destination's id.
+    pub id: String,
+    /// Seconds.
+    pub period: i64,
+    /// Spreads the runs over the whole period.
+    pub spread_tables: bool,
 }
 
 /// What the loader says of itself.
@@ -63,6 +101,8 @@ pub struct LoaderStatus {
     pub held: BTreeMap<String, &'static str>,
     /// Topics whose last run failed, with the error. Never holds a row value.
     pub failing: BTreeMap<String, String>,
+    /// Topics that are due and do not move, with the seconds since they last did.
+    pub stalled: BTreeMap<String, u64>,
     /// Seconds that the oldest unloaded event of all topics waits.
     pub oldest_unloaded_age_seconds: f64,
 }
@@ -72,25 +112,62 @@ pub(super) struct Loader<S> {
     context: RunContext,
     source: Arc<S>,
     settings: LoaderSettings,
-    rebuild_fetcher: Box<dyn Fn() -> Option<Fetcher> + Send>,
+    rebuild_fetcher: Box<dyn Fn(Fetches) -> Option<Fetcher> + Send>,
     topics: HashMap<String, TopicState>,
-    runs: JoinSet<Result<RunEnd, RunError>>,
+    /// Runs and tails.
+    tasks: JoinSet<Ended>,
     running: HashMap<Id, String>,
+    run_count: usize,
+    outages: Outages,
+    /// As the source named them last.
+    owned: Arc<Vec<Arc<OwnedTopic>>>,
+    hand_overs: JoinSet<()>,
+    hand_over_places: Arc<Semaphore>,
+    /// Whether a topic began or ceased to fail or to be held since the status was published.
+    status_changed: bool,
     status: watch::Sender<LoaderStatus>,
 }
 
-struct TopicState {
-    topic: Arc<OwnedTopic>,
-    period: i64,
-    /// Unix seconds of the next start by the schedule.
-    start: i64,
-    /// Unix seconds before which the topic is left alone; earlier than `start` after a failure.
-    due: i64,
-    is_running: bool,
-    failures: u32,
-    backlog: Backlog,
-    held: Option<HoldReason>,
-    error: Option<String>,
+/// What a fetcher is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fetches {
+    Runs,
+    Tails,
+}
+
+/// How a task over a topic ended.
+enum Ended {
+    Run(Result<RunEnd, RunError>),
+    Tail(Result<TailEnd, RunError>),
+}
+
+impl Ended {
+    /// Whether the warehouse could not be reached.
+    fn is_outage(&self) -> bool {
+        let (Ended::Run(Err(error)) | Ended::Tail(Err(error))) = self else {
+            return false;
+        };
+        matches!(error, RunError::Aborted)
+            || matches!(error, RunError::Load(error) if error.is_retriable())
+    }
+}
+
+/// Destinations that cannot be reached: one worker probes each, the others go on elsewhere.
+#[derive(Default)]
+struct Outages(HashSet<String>);
+
+impl Outages {
+    fn note(&mut self, destination_id: &str, ended: &Ended) {
+        if ended.is_outage() {
+            self.0.insert(destination_id.to_owned());
+        } else {
+            self.0.remove(destination_id);
+        }
+    }
+
+    fn workers(&self, destination_id: &str, usual: usize) -> usize {
+        if self.0.contains(destination_id) { 1 } else { usual }
+    }
 }
 
 impl<S: LoadSource> Loader<S> {
@@ -100,7 +177,7 @@ impl<S: LoadSource> Loader<S> {
         source: Arc<S>,
         settings: LoaderSettings,
         status: watch::Sender<LoaderStatus>,
-        rebuild_fetcher: impl Fn() -> Option<Fetcher> + Send + 'static,
+        rebuild_fetcher: impl Fn(Fetches) -> Option<Fetcher> + Send + 'static,
     ) -> Loader<S> {
         Loader {
             context,
@@ -108,8 +185,14 @@ impl<S: LoadSource> Loader<S> {
             settings,
             rebuild_fetcher: Box::new(rebuild_fetcher),
             topics: HashMap::new(),
-            runs: JoinSet::new(),
+            tasks: JoinSet::new(),
             running: HashMap::new(),
+            run_count: 0,
+            outages: Outages::default(),
+            owned: Arc::default(),
+            hand_overs: JoinSet::new(),
+            hand_over_places: Arc::new(Semaphore::new(HAND_OVERS_AT_ONCE)),
+            status_changed: false,
             status,
         }
     }
@@ -125,10 +208,18 @@ impl<S: LoadSource> Loader<S> {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = self.runs.join_next_with_id() => self.run_ended(ended),
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    if self.task_ended(ended, &stop) {
+                        self.start_due_runs(&stop);
+                    }
+                }
                 _ = tick.tick() => {
-                    self.find_topics();
+                    self.find_topics(&stop);
+                    while self.hand_overs.try_join_next().is_some() {}
                     self.start_due_runs(&stop);
+                    if self.status_changed {
+                        self.publish();
+                    }
                 }
                 _ = sweep.tick() => {
                     if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
@@ -142,59 +233,85 @@ impl<S: LoadSource> Loader<S> {
         self.finish(stop).await;
     }
 
-    /// Takes up topics that are new here and drops those that are gone.
-    fn find_topics(&mut self) {
+    /// Takes up topics that are new here and gives up those that are gone or somebody else's.
+    fn find_topics(&mut self, stop: &CancellationToken) {
         let owned = self.source.owned_topics();
-        let now = unix_seconds();
-        if owned.len() < self.topics.len() {
-            let names: std::collections::HashSet<_> = owned.iter().map(|t| &t.name).collect();
-            self.topics.retain(|name, state| state.is_running || names.contains(name));
+        if Arc::ptr_eq(&owned, &self.owned) {
+            return;
         }
-        for topic in owned {
-            let Some(target) = self.source.target(&topic.destination_id) else {
+        self.owned = owned;
+        let now = unix_seconds();
+        let names: HashSet<_> = self.owned.iter().map(|topic| topic.name.as_str()).collect();
+        let lost: Vec<_> =
+            self.topics.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        for name in lost {
+            self.give_up(&name, stop);
+        }
+        for topic in self.owned.iter() {
+            let Some(schedule) = self.source.schedule(topic) else {
                 continue;
             };
-            let period = target.period;
-            let state = self.topics.entry(topic.name.clone()).or_insert_with(|| TopicState {
-                topic,
-                period: 0,
-                start: 0,
-                due: now, // a topic with a backlog does not wait for its period after a start
-                is_running: false,
-                failures: 0,
-                backlog: Backlog::default(),
-                held: None,
-                error: None,
-            });
-            if state.period != period {
-                let delay = schedule::delay(
-                    &state.topic.name,
-                    &state.topic.destination_id,
-                    period,
-                    target.spread_tables,
-                );
-                state.period = period;
-                state.start = schedule::first_start(now, period, delay);
-                state.due = state.due.min(state.start);
+            let state = self.topics.entry(topic.name.clone());
+            let state = state.or_insert_with(|| TopicState::new(topic.clone()));
+            state.is_ours = true;
+            if let Work::Tail(task, target) = &state.work
+                && self
+                    .source
+                    .target(&topic.destination_id)
+                    .is_none_or(|current| !Arc::ptr_eq(&current, target))
+            {
+                task.stop.cancel(); // the destination changed; the next run uses it as it is now
             }
+            state.follow(&schedule, now);
         }
+    }
+
+    /// Ends the work on a topic, which another instance may go on with, and brings Kafka to where it stands.
+    fn give_up(&mut self, name: &str, stop: &CancellationToken) {
+        let Some(state) = self.topics.get_mut(name) else {
+            return;
+        };
+        state.is_ours = false;
+        if let Some(task) = state.task() {
+            return task.stop.cancel(); // comes back when it ended
+        }
+        if let Some(state) = self.topics.remove(name) {
+            metrics::forget(&state.topic, state.held.map(HoldReason::kind));
+            self.start_hand_over(state.topic, stop);
+        }
+    }
+
+    fn start_hand_over(&mut self, topic: Arc<OwnedTopic>, stop: &CancellationToken) {
+        let target = self.source.target(&topic.destination_id);
+        let (context, stop) = (self.context.clone(), stop.clone());
+        let places = self.hand_over_places.clone();
+        self.hand_overs.spawn(async move {
+            let _place = places.acquire().await;
+            if let Err(error) = hand_over(&context, &topic, target.as_deref(), &stop).await {
+                warn!(
+                    topic = topic.name,
+                    error = %chain(&error),
+                    "Kafka may not know yet how far the topic is loaded"
+                );
+            }
+        });
     }
 
     /// Starts what is due, longest waiting first, as far as there are workers.
     fn start_due_runs(&mut self, stop: &CancellationToken) {
-        let mut free = self.settings.workers.saturating_sub(self.runs.len());
+        let mut free = self.settings.workers.saturating_sub(self.run_count);
         if free == 0 {
             return;
         }
         let now = unix_seconds();
         let mut busy: HashMap<String, usize> = HashMap::new();
-        for state in self.topics.values().filter(|state| state.is_running) {
+        for state in self.topics.values().filter(|state| state.is_running()) {
             *busy.entry(state.topic.destination_id.clone()).or_default() += 1;
         }
         let mut due: Vec<_> = self
             .topics
             .values()
-            .filter(|state| !state.is_running && state.due <= now)
+            .filter(|state| state.is_idle() && state.due <= now)
             .map(|state| (state.due, state.topic.clone()))
             .collect();
         due.sort_unstable_by_key(|(due, _)| *due);
@@ -203,60 +320,144 @@ impl<S: LoadSource> Loader<S> {
                 return;
             }
             let of_destination = busy.entry(topic.destination_id.clone()).or_default();
-            if *of_destination >= self.settings.workers_per_destination {
+            let usual = self.settings.workers_per_destination;
+            if *of_destination >= self.outages.workers(&topic.destination_id, usual) {
                 continue;
             }
-            let Some(target) = self.source.target(&topic.destination_id) else {
+            let target = self.source.target(&topic.destination_id);
+            if target.is_none() && topic.mode != Mode::Retry {
                 continue;
-            };
+            }
             *of_destination += 1;
             free -= 1;
-            self.start_run(topic, target, stop.clone());
+            self.start_run(topic, target, stop.child_token());
         }
     }
 
     fn start_run(
         &mut self,
         topic: Arc<OwnedTopic>,
-        target: Arc<LoadTarget>,
+        target: Option<Arc<LoadTarget>>,
         stop: CancellationToken,
     ) {
-        let name = topic.name.clone();
-        if let Some(state) = self.topics.get_mut(&name) {
-            state.is_running = true;
-        }
+        let (name, token) = (topic.name.clone(), stop.clone());
+        self.run_count += 1;
         let context = self.context.clone();
         let span = info_span!("run", topic = name, destination_id = topic.destination_id);
         let run = async move {
-            TopicRun { context: &context, topic: &topic, target: &target, stop: &stop }.run().await
+            let (context, stop) = (&context, &stop);
+            Ended::Run(match target {
+                Some(target) if topic.mode != Mode::Retry => {
+                    TopicRun { context, topic: &topic, target: &target, stop }.run().await
+                }
+                _ => RetryRun { context, topic: &topic, stop }.run().await,
+            })
         };
-        let task = self.runs.spawn(run.instrument(span));
-        self.running.insert(task.id(), name);
+        let task = self.spawn(&name, run.instrument(span), token);
+        if let Some(state) = self.topics.get_mut(&name) {
+            state.work = Work::Run(task);
+        }
     }
 
-    fn run_ended(&mut self, ended: Result<(Id, Result<RunEnd, RunError>), tokio::task::JoinError>) {
-        let (id, result) = match ended {
-            Ok((id, result)) => (id, Some(result)),
-            Err(error) => (error.id(), None),
-        };
-        let name = self.running.remove(&id).unwrap_or_default();
-        if let Some(Err(RunError::Read(ReadError::Stalled { .. }))) = &result {
-            self.replace_fetcher();
-        }
-        let Some(state) = self.topics.get_mut(&name) else {
+    fn spawn(
+        &mut self,
+        name: &str,
+        work: impl Future<Output = Ended> + Send + 'static,
+        stop: CancellationToken,
+    ) -> Task {
+        let handle = self.tasks.spawn(work);
+        self.running.insert(handle.id(), name.to_owned());
+        Task { stop, handle, since: Instant::now() }
+    }
+
+    /// Follows a stream topic from where its run ended.
+    fn start_tail(&mut self, name: &str, from: i64, stop: &CancellationToken) {
+        let Some(topic) = self.topics.get(name).map(|state| state.topic.clone()) else {
             return;
         };
-        state.ended(result);
-        self.publish();
+        let Some(target) = self.source.target(&topic.destination_id) else {
+            return;
+        };
+        let (stop, of_tail) = (stop.child_token(), target.clone());
+        let token = stop.clone();
+        let context = self.context.clone();
+        let span = info_span!("tail", topic = name, destination_id = topic.destination_id);
+        let tail = async move {
+            let run = TopicRun { context: &context, topic: &topic, target: &target, stop: &stop };
+            Ended::Tail(Tail { run }.follow(from).await)
+        };
+        let task = self.spawn(name, tail.instrument(span), token);
+        if let Some(state) = self.topics.get_mut(name) {
+            state.work = Work::Tail(task, of_tail);
+        }
+    }
+
+    /// Takes note of the end of a run or a tail. `true`: its topic is due at once.
+    fn task_ended(
+        &mut self,
+        ended: Result<(Id, Ended), tokio::task::JoinError>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let (id, ended) = match ended {
+            Ok((id, ended)) => (id, ended),
+            Err(error) if error.is_cancelled() => (error.id(), Ended::Run(Err(RunError::Aborted))),
+            Err(error) => (error.id(), Ended::Run(Err(RunError::Panicked))),
+        };
+        let name = self.running.remove(&id).unwrap_or_default();
+        let Some(state) = self.topics.get_mut(&name) else {
+            return false;
+        };
+        let was_healthy = state.is_healthy();
+        let was_run = state.is_running();
+        state.work = Work::Nothing;
+        self.run_count -= usize::from(was_run);
+        self.outages.note(&state.topic.destination_id, &ended);
+        let mut is_stuck = false;
+        let mut follows_from = None;
+        let is_due = match ended {
+            Ended::Tail(Ok(TailEnd::Behind | TailEnd::Stopped)) => {
+                state.due = unix_seconds();
+                true
+            }
+            Ended::Tail(Ok(TailEnd::NoRows)) => false,
+            Ended::Run(result) => {
+                is_stuck = matches!(result, Err(RunError::Read(ReadError::Stalled { .. })));
+                if let (Ok(RunEnd::At { next_offset }), Mode::Stream) = (&result, state.topic.mode)
+                {
+                    follows_from = Some(*next_offset);
+                }
+                state.ended(result);
+                false
+            }
+            Ended::Tail(Err(error)) => {
+                is_stuck = matches!(error, RunError::Read(ReadError::Stalled { .. }));
+                state.ended(Err(error));
+                false
+            }
+        };
+        self.status_changed |= !was_healthy || !state.is_healthy();
+        let is_ours = state.is_ours;
+        if is_stuck {
+            self.replace_fetcher(if was_run { Fetches::Runs } else { Fetches::Tails });
+        }
+        if !is_ours {
+            self.give_up(&name, stop);
+        } else if let Some(from) = follows_from.filter(|_| !stop.is_cancelled()) {
+            self.start_tail(&name, from, stop);
+        }
+        is_due && is_ours
     }
 
     /// A reader that got nothing although there was something: the client may be stuck, a new one is made.
     /// Runs that still read with the old one keep it until they end.
-    fn replace_fetcher(&mut self) {
-        match (self.rebuild_fetcher)() {
+    fn replace_fetcher(&mut self, fetches: Fetches) {
+        match (self.rebuild_fetcher)(fetches).map(Arc::new) {
             Some(fetcher) => {
-                warn!("fetcher rebuilt after a stalled read");
-                self.context.fetcher = Arc::new(fetcher);
+                warn!(?fetches, "fetcher rebuilt after a stalled read");
+                match fetches {
+                    Fetches::Runs => self.context.fetcher = fetcher,
+                    Fetches::Tails => self.context.tail_fetcher = fetcher,
+                }
             }
             None => error!("fetcher could not be rebuilt"),
         }
@@ -293,11 +494,17 @@ impl<S: LoadSource> Loader<S> {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let now = Instant::now();
         let mut status = LoaderStatus::default();
-        for (name, state) in &self.topics {
-            let age = state.backlog.age(now).as_secs_f64();
+        let mut stuck_tails = false;
+        for (name, state) in &mut self.topics {
+            let stalled_for = state.watch(now, self.settings.alarm_after);
+            if let Some(stalled_for) = stalled_for {
+                status.stalled.insert(name.clone(), stalled_for.as_secs());
+                stuck_tails |= self.settings.heal(state, stalled_for);
+            }
+            let age = state.age(now).as_secs_f64();
             metrics::set_backlog(&state.topic, state.backlog.size(), age);
             status.oldest_unloaded_age_seconds = status.oldest_unloaded_age_seconds.max(age);
             if let Some(reason) = state.held {
@@ -307,36 +514,24 @@ impl<S: LoadSource> Loader<S> {
                 status.failing.insert(name.clone(), error.clone());
             }
         }
+        if stuck_tails {
+            self.replace_fetcher(Fetches::Tails);
+        }
         self.status.send_replace(status);
+        self.status_changed = false;
     }
 
     /// Lets the batches in hand end, then brings Kafka to the rows, all within the deadline.
     async fn finish(mut self, stop: CancellationToken) {
         let deadline = tokio::time::Instant::now() + self.settings.stop_within;
         let work = async {
-            while let Some(ended) = self.runs.join_next_with_id().await {
-                self.run_ended(ended);
+            while let Some(ended) = self.tasks.join_next_with_id().await {
+                self.task_ended(ended, &stop);
             }
-            let mut handovers = JoinSet::new();
-            for state in self.topics.values().filter(|state| state.topic.is_claimed()) {
-                let Some(target) = self.source.target(&state.topic.destination_id) else {
-                    continue;
-                };
-                let (context, topic, stop) =
-                    (self.context.clone(), state.topic.clone(), stop.clone());
-                handovers.spawn(async move {
-                    let run =
-                        TopicRun { context: &context, topic: &topic, target: &target, stop: &stop };
-                    if let Err(error) = run.hand_over().await {
-                        warn!(
-                            topic = topic.name,
-                            error = %chain(&error),
-                            "Kafka may not know yet how far the topic is loaded"
-                        );
-                    }
-                });
+            for state in std::mem::take(&mut self.topics).into_values() {
+                self.start_hand_over(state.topic, &stop);
             }
-            while handovers.join_next().await.is_some() {}
+            while self.hand_overs.join_next().await.is_some() {}
         };
         if tokio::time::timeout_at(deadline, work).await.is_err() {
             warn!("loader stopped by its deadline; the batches in hand are rolled back");
@@ -346,61 +541,18 @@ impl<S: LoadSource> Loader<S> {
     }
 }
 
-impl TopicState {
-    fn ended(&mut self, result: Option<Result<RunEnd, RunError>>) {
-        let now = unix_seconds();
-        self.is_running = false;
-        let (held, failed) = match result {
-            Some(Ok(RunEnd::At { next_offset })) => {
-                self.backlog.loaded(next_offset, Instant::now());
-                (None, None)
-            }
-            Some(Ok(RunEnd::Held(reason))) => (Some(reason), None),
-            Some(Err(error)) => (None, Some((error.kind(), chain(&error).to_string()))),
-            None => (None, Some(("panic", "the run panicked".to_owned()))),
-        };
-        self.note_hold(held);
-        metrics::count_run(&self.topic, held.is_none() && failed.is_none());
-        if let Some((kind, error)) = &failed {
-            metrics::count_error(&self.topic, kind);
-            error!(topic = self.topic.name, error, "run failed; the topic is tried again");
+/// Brings Kafka to where the topic stands.
+async fn hand_over(
+    context: &RunContext,
+    topic: &Arc<OwnedTopic>,
+    target: Option<&LoadTarget>,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    match target {
+        _ if topic.mode == Mode::Retry => RetryRun { context, topic, stop }.hand_over().await,
+        Some(target) if topic.is_claimed() => {
+            TopicRun { context, topic, target, stop }.hand_over().await
         }
-        self.error = failed.map(|(_, error)| error);
-        self.start = schedule::next_start(self.start, now, self.period);
-        if self.error.is_none() && self.held.is_none() {
-            self.failures = 0;
-            self.due = self.start;
-        } else {
-            let (first, last) = RETRY_PAUSES;
-            let pause = (first << self.failures.min(5)).min(last);
-            self.failures += 1;
-            self.due = (now + pause).min(self.start.max(now + first));
-        }
+        _ => Ok(()),
     }
-
-    fn note_hold(&mut self, held: Option<HoldReason>) {
-        if self.held == held {
-            return;
-        }
-        if let Some(reason) = self.held {
-            metrics::set_held(&self.topic, reason.kind(), false);
-        }
-        match held {
-            Some(reason) => {
-                metrics::set_held(&self.topic, reason.kind(), true);
-                error!(
-                    topic = self.topic.name,
-                    reason = reason.kind(),
-                    "topic held: nothing is loaded"
-                );
-            }
-            None => info!(topic = self.topic.name, "topic no longer held"),
-        }
-        self.held = held;
-    }
-}
-
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

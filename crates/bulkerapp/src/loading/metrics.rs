@@ -2,24 +2,22 @@
 
 use std::sync::LazyLock;
 
+use super::{batch_load::Loaded, start::Notice, target::OwnedTopic};
 use prometheus::{
-    GaugeVec, IntCounterVec, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
-    register_int_gauge_vec,
+    GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
 };
-use warehouse::LoadReport;
-
-use super::{start::Notice, target::OwnedTopic};
 
 const TOPIC: [&str; 4] = ["topicId", "mode", "destinationId", "tableName"];
 
 macro_rules! topic_labels {
     ($topic:expr $(, $more:expr)*) => {
-        &[$topic.name.as_str(), $topic.mode, $topic.destination_id.as_str(), $topic.table.as_str() $(, $more)*]
+        &[$topic.name.as_str(), $topic.mode.as_str(), $topic.destination_id.as_str(), $topic.table.as_str() $(, $more)*]
     };
 }
 
-/// Events by what became of them. Labels: those of a topic, `status` (`consumed`, `processed`,
-/// `processedBytes`, `failed`).
+/// Events by what became of them. Labels: those of a topic, `status` (`consumed`, `processed`, `processedBytes`,
+/// `retried`, `skipped`, `failed`, `retryScheduled`, `deadLettered`, `expired`).
 static CONSUMER_MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_consumer_messages",
@@ -129,6 +127,38 @@ static START_NOTICE_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// 1 while a topic is due and does not move. Labels: those of a topic.
+static STALLED_TOPICS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "bulkerapp_stalled_topics",
+        "1 while a topic is due and does not move.",
+        &TOPIC
+    )
+    .expect("registered once")
+});
+
+/// Stalled topics whose work was ended and begun anew. Labels: those of a topic.
+static HEALED_TOPICS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_healed_topics_total",
+        "Times that the work on a stalled topic was ended and begun anew.",
+        &TOPIC
+    )
+    .expect("registered once")
+});
+
+/// Topics that this instance loads.
+pub(super) static OWNED_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_owned_topics", "Topics that this instance loads.")
+        .expect("registered once")
+});
+
+/// Of 64 shares of all topics, those that are this instance's. Stays 0 under the static rule.
+pub(super) static OWNED_SHARES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_owned_shares", "Shares, of 64, that this instance loads.")
+        .expect("registered once")
+});
+
 /// 1 when a destination keeps its offsets rows, 0 when it falls back to at-least-once. Label: `destinationId`.
 static EXACTLY_ONCE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
@@ -150,23 +180,61 @@ pub fn register() {
         &MERGED_EVENTS,
         &START_NOTICES,
         &START_NOTICE_EVENTS,
+        &HEALED_TOPICS,
     ] {
         LazyLock::force(counter);
     }
-    for gauge in [&QUEUE_SIZE, &HELD_TOPICS, &EXACTLY_ONCE] {
+    for gauge in [&OWNED_TOPICS, &OWNED_SHARES] {
+        LazyLock::force(gauge);
+    }
+    for gauge in [&QUEUE_SIZE, &HELD_TOPICS, &STALLED_TOPICS, &EXACTLY_ONCE] {
         LazyLock::force(gauge);
     }
     LazyLock::force(&UNLOADED_AGE);
 }
 
-pub(super) fn count_batch(topic: &OwnedTopic, received: u64, bytes: u64, report: &LoadReport) {
+pub(super) fn count_batch(topic: &OwnedTopic, loaded: &Loaded) {
+    let Loaded { report, counts } = loaded;
     let of_table = &[topic.destination_id.as_str(), topic.table.as_str()];
-    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "consumed")).inc_by(received);
-    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "processed")).inc_by(received);
-    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "processedBytes")).inc_by(bytes);
-    MESSAGE_STATUSES.with_label_values(&[of_table[0], of_table[1], "success"]).inc_by(received);
+    let refused = counts.sent_to_retry + counts.dead;
+    let processed = counts.consumed.saturating_sub(refused);
+    let by_status = [
+        ("consumed", counts.consumed),
+        ("processed", processed),
+        ("processedBytes", counts.bytes),
+        ("retried", counts.retried),
+        ("skipped", counts.dropped),
+        ("failed", refused),
+        ("retryScheduled", counts.sent_to_retry),
+        ("deadLettered", counts.dead),
+    ];
+    for (status, count) in by_status.into_iter().filter(|(_, count)| *count > 0) {
+        CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, status)).inc_by(count);
+    }
+    let of_connection = [
+        ("success", processed),
+        ("error", refused),
+        ("retried", counts.retried),
+        ("deadLettered", counts.dead),
+    ];
+    for (status, count) in of_connection.into_iter().filter(|(_, count)| *count > 0) {
+        MESSAGE_STATUSES.with_label_values(&[of_table[0], of_table[1], status]).inc_by(count);
+    }
     LOADED_ROWS.with_label_values(of_table).inc_by(report.counts.loaded);
     MERGED_EVENTS.with_label_values(of_table).inc_by(report.counts.merged);
+}
+
+/// Events that left a retry topic.
+pub(super) fn count_moves(topic: &OwnedTopic, moved: u64, dead: u64) {
+    let by_status = [("consumed", moved + dead), ("retryScheduled", moved), ("deadLettered", dead)];
+    for (status, count) in by_status.into_iter().filter(|(_, count)| *count > 0) {
+        CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, status)).inc_by(count);
+    }
+}
+
+/// Events that retention cut from a retry topic: they are lost.
+pub(super) fn count_expired_retries(topic: &OwnedTopic, count: u64) {
+    CONSUMER_MESSAGES.with_label_values(topic_labels!(topic, "expired")).inc_by(count);
 }
 
 pub(super) fn count_failed_batch(topic: &OwnedTopic, received: u64) {
@@ -198,6 +266,24 @@ pub(super) fn set_backlog(topic: &OwnedTopic, queue_size: i64, oldest_age_second
 
 pub(super) fn set_held(topic: &OwnedTopic, reason: &str, held: bool) {
     HELD_TOPICS.with_label_values(topic_labels!(topic, reason)).set(i64::from(held));
+}
+
+/// The topic is no longer this instance's: its gauges are another one's.
+pub(super) fn forget(topic: &OwnedTopic, held: Option<&str>) {
+    let _ = QUEUE_SIZE.remove_label_values(topic_labels!(topic)); // there may be none yet
+    let _ = UNLOADED_AGE.remove_label_values(topic_labels!(topic));
+    let _ = STALLED_TOPICS.remove_label_values(topic_labels!(topic));
+    if let Some(reason) = held {
+        let _ = HELD_TOPICS.remove_label_values(topic_labels!(topic, reason));
+    }
+}
+
+pub(super) fn set_stalled(topic: &OwnedTopic, stalled: bool) {
+    STALLED_TOPICS.with_label_values(topic_labels!(topic)).set(i64::from(stalled));
+}
+
+pub(super) fn count_healed(topic: &OwnedTopic) {
+    HEALED_TOPICS.with_label_values(topic_labels!(topic)).inc();
 }
 
 pub(super) fn set_exactly_once(destination_id: &str, exactly_once: bool) {

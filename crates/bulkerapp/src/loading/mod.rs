@@ -5,24 +5,36 @@
 //! the load (`offsets`).
 
 mod backlog;
+mod batch_load;
+mod envelope;
+mod groups;
 mod loader;
 mod mark;
 mod memory;
 mod metrics;
 mod offsets;
+mod origins;
+mod ownership;
+mod parking;
 mod reader;
+mod retries;
 mod run;
 mod schedule;
 mod settings;
 mod source;
 mod spawn;
 mod start;
+mod tail;
 mod target;
 mod targets;
+mod topic_state;
 
 pub use loader::{LoaderSettings, LoaderStatus};
 pub use metrics::register as register_metrics;
+pub use ownership::{Ownership, Shard, SharesTopic};
+pub use parking::ParkingConfig;
 pub use settings::LoaderConfig;
-pub use source::{OwnedTopics, Shard};
+pub use source::{OwnedTopics, SharedRetry};
 pub use spawn::{Loading, LoadingConfig, spawn};
+pub use target::{LoadTarget, TargetDefaults};
 pub use targets::open_all;

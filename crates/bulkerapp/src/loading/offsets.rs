@@ -7,17 +7,21 @@
 //! Statements go by the simple protocol with quoted literals, so they work through a pooler that gives
 //! every transaction another connection.
 
+use futures_util::future::BoxFuture;
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 use warehouse::{
-    Checkpoint, LoadCounts, LoadError,
+    Checkpoint, LoadError, LoadReport,
     postgres::{Postgres, quote_ident, quote_literal},
+};
+
+use super::{
+    envelope::Origin,
+    origins::{self, ORIGINS_TABLE, OriginChange, OriginState},
 };
 
 /// The offsets table, in the destination's default schema.
 pub(super) const OFFSETS_TABLE: &str = "bulker_offsets";
-/// The states of refused events, in the destination's default schema.
-pub(super) const ORIGINS_TABLE: &str = "bulker_origins";
 
 /// Where one partition of a topic stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,15 +44,31 @@ pub(super) struct RowKey {
     pub(super) partition: i32,
 }
 
-/// What a batch adds to the row's counters besides what the load itself counts.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BatchEnd {
+/// How a load moves the row.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Advance {
     /// The first offset after the batch.
     pub(super) next_offset: i64,
-    /// Records read.
-    pub(super) received: u64,
     /// Kafka's timestamp of the last record, milliseconds since the epoch.
     pub(super) last_timestamp_ms: Option<i64>,
+    pub(super) tally: Tally,
+    pub(super) table: String,
+    pub(super) origins: Vec<OriginChange>,
+}
+
+/// What became of events. After every load: received = loaded + merged + waiting + dead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Read for the first time.
+    pub(super) received: i64,
+    /// Rows inserted or updated.
+    pub(super) loaded: i64,
+    /// Replaced by a later event of the same key in their batch.
+    pub(super) merged: i64,
+    /// Refused, and to be tried again. Falls when they are loaded or dead.
+    pub(super) waiting: i64,
+    /// Dead letters.
+    pub(super) dead: i64,
 }
 
 /// The offsets table of one destination.
@@ -119,17 +139,52 @@ impl Offsets {
         Ok(!run(&self.postgres, &sql).await?.is_empty())
     }
 
-    /// The statements that move the row inside a load's transaction.
-    pub(super) fn checkpoint(&self, key: &RowKey, from: &OffsetsRow, end: BatchEnd) -> Checkpoint {
+    /// The statements that move the row inside a load's transaction. `settle` is asked for the move when all rows are sent.
+    pub(super) fn checkpoint<F>(&self, key: &RowKey, from: &OffsetsRow, settle: F) -> Checkpoint
+    where
+        F: for<'a> Fn(&'a LoadReport) -> BoxFuture<'a, Result<Advance, LoadError>>
+            + Send
+            + Sync
+            + 'static,
+    {
         let lock = lock_sql(self.schema(), key, from);
-        let (schema, key, from) = (self.schema().to_owned(), key.clone(), from.clone());
+        let rendered = std::sync::Arc::new((self.schema().to_owned(), key.clone(), from.clone()));
         Checkpoint {
             lock,
             advance: Box::new(move |report| {
-                let advance = advance_sql(&schema, &key, &from, &end, &report.counts);
-                Box::pin(std::future::ready(Ok(advance)))
+                let (settled, rendered) = (settle(report), rendered.clone());
+                Box::pin(async move {
+                    let (schema, key, from) = &*rendered;
+                    Ok(advance_sql(schema, key, from, &settled.await?))
+                })
             }),
         }
+    }
+
+    /// The states of these origins, in their order. Stay true until a load of the topic they return to.
+    pub(super) async fn origin_states(
+        &self,
+        origins: &[Origin],
+    ) -> Result<Vec<Option<OriginState>>, LoadError> {
+        let mut states = vec![None; origins.len()];
+        if origins.is_empty() {
+            return Ok(states);
+        }
+        for row in run(&self.postgres, &origins::states_sql(self.schema(), origins)).await? {
+            let number = row.try_get::<i32, _>(0).ok().and_then(|n| usize::try_from(n).ok());
+            let state = row.try_get::<String, _>(1).ok().and_then(|s| OriginState::parse(&s));
+            let found = number.and_then(|number| states.get_mut(number)).zip(state);
+            let Some((slot, state)) = found else {
+                return Err(unexpected_columns(ORIGINS_TABLE));
+            };
+            *slot = Some(state);
+        }
+        Ok(states)
+    }
+
+    /// Forgets states that are older than every copy of their events.
+    pub(super) async fn forget_origins(&self, older_than_seconds: u64) -> Result<(), LoadError> {
+        run(&self.postgres, &origins::forget_sql(self.schema(), older_than_seconds)).await.map(drop)
     }
 
     fn schema(&self) -> &str {
@@ -151,11 +206,11 @@ fn parse_row(row: &PgRow) -> Result<OffsetsRow, LoadError> {
             topic_id: row.try_get::<Option<String>, _>(3)?.and_then(|id| id.parse().ok()),
         })
     };
-    read().map_err(|_| {
-        LoadError::config(format!(
-            "table {OFFSETS_TABLE} does not have the columns it was made with"
-        ))
-    })
+    read().map_err(|_| unexpected_columns(OFFSETS_TABLE))
+}
+
+fn unexpected_columns(table: &str) -> LoadError {
+    LoadError::config(format!("table {table} does not have the columns it was made with"))
 }
 
 fn table(schema: &str, table: &str) -> String {
@@ -199,7 +254,7 @@ fn create_sql(schema: &str, has_schema: bool, ledger: Uuid) -> String {
         true => String::new(),
         false => format!("create schema if not exists {}; ", quote_ident(schema)),
     };
-    let (offsets, origins) = (table(schema, OFFSETS_TABLE), table(schema, ORIGINS_TABLE));
+    let (offsets, origins) = (table(schema, OFFSETS_TABLE), origins::table(schema));
     // two creators of one table collide in the catalog in spite of `if not exists`, hence the lock
     format!(
         "begin; \
@@ -210,19 +265,16 @@ fn create_sql(schema: &str, has_schema: bool, ledger: Uuid) -> String {
          next_offset bigint not null, epoch bigint not null, began bigint not null, \
          last_timestamp timestamp with time zone, \
          received bigint not null default 0, loaded bigint not null default 0, \
-         merged bigint not null default 0, refused bigint not null default 0, \
+         merged bigint not null default 0, waiting bigint not null default 0, \
+         dead bigint not null default 0, \
          updated_at timestamp with time zone not null default now(), \
          primary key (cluster_id, topic, partition)); \
-         create table if not exists {origins} (\
-         cluster_id text not null, topic text not null, partition integer not null, \
-         \"offset\" bigint not null, \
-         state text not null check (state in ('refused', 'loaded', 'dead')), \
-         updated_at timestamp with time zone not null default now(), \
-         primary key (cluster_id, topic, partition, \"offset\")); \
+         create table if not exists {origins} ({origin_columns}); \
          insert into {offsets} (cluster_id, topic, partition, ledger_id, next_offset, epoch, began) \
          values ('', '', 0, '{ledger}', 0, 0, 0) on conflict do nothing; \
          commit",
         lock = quote_literal(&offsets),
+        origin_columns = origins::COLUMNS,
     )
 }
 
@@ -264,27 +316,43 @@ fn move_sql(
     to: &OffsetsRow,
     forget_origins: bool,
 ) -> String {
-    let forgotten = if forget_origins {
-        format!(
-            ", forgotten as (delete from {} where {} and \"offset\" >= {} \
-             and exists (select 1 from moved))",
-            table(schema, ORIGINS_TABLE),
-            key_sql(key),
+    let unmoved = unmoved_sql(key, from);
+    let offsets = table(schema, OFFSETS_TABLE);
+    // one statement, hence one transaction. Events whose refusal is forgotten will be received again
+    let (forgotten, counters) = if forget_origins {
+        let of_topic: Vec<_> = [Some(key.topic.clone()), from.topic_id.map(|id| id.to_string())]
+            .iter()
+            .flatten()
+            .map(|topic| quote_literal(topic))
+            .collect();
+        let forgotten = format!(
+            "target as (select 1 from {offsets} where {unmoved} for update), \
+             forgotten as (delete from {} where cluster_id = {} and topic in ({}) \
+             and partition = {} and \"offset\" >= {} and exists (select 1 from target) \
+             returning state), \
+             gone as (select count(*) filter (where state = 'refused') as refused, \
+             count(*) filter (where state = 'dead') as dead from forgotten), ",
+            origins::table(schema),
+            quote_literal(&key.cluster_id),
+            of_topic.join(", "),
+            key.partition,
             to.next_offset
-        )
+        );
+        let counters = ", waiting = waiting - (select refused from gone), \
+             dead = dead - (select gone.dead from gone), \
+             received = received - (select refused + gone.dead from gone)";
+        (forgotten, counters)
     } else {
-        String::new()
+        (String::new(), "")
     };
-    // one statement, hence one transaction
     format!(
-        "with moved as (update {} set next_offset = {}, epoch = {}, began = {}, topic_id = {}, \
-         updated_at = now() where {} returning 1){forgotten} select 1 from moved",
-        table(schema, OFFSETS_TABLE),
+        "with {forgotten}moved as (update {offsets} set next_offset = {}, epoch = {}, began = {}, \
+         topic_id = {}, updated_at = now(){counters} where {unmoved} returning 1) \
+         select 1 from moved",
         to.next_offset,
         to.epoch,
         to.began,
         topic_id_sql(to.topic_id),
-        unmoved_sql(key, from),
     )
 }
 
@@ -296,26 +364,20 @@ fn lock_sql(schema: &str, key: &RowKey, from: &OffsetsRow) -> String {
     )
 }
 
-fn advance_sql(
-    schema: &str,
-    key: &RowKey,
-    from: &OffsetsRow,
-    end: &BatchEnd,
-    counts: &LoadCounts,
-) -> String {
-    let last_timestamp = end.last_timestamp_ms.map_or_else(String::new, |millis| {
+fn advance_sql(schema: &str, key: &RowKey, from: &OffsetsRow, advance: &Advance) -> String {
+    let last_timestamp = advance.last_timestamp_ms.map_or_else(String::new, |millis| {
         format!("last_timestamp = to_timestamp({millis}::double precision / 1000), ")
     });
+    let Tally { received, loaded, merged, waiting, dead } = advance.tally;
     format!(
-        "update {} set next_offset = {}, topic_id = coalesce({}, topic_id), {last_timestamp}\
-         received = received + {}, loaded = loaded + {}, merged = merged + {}, updated_at = now() \
+        "{}update {} set next_offset = {}, topic_id = coalesce({}, topic_id), {last_timestamp}\
+         received = received + {received}, loaded = loaded + {loaded}, merged = merged + {merged}, \
+         waiting = waiting + ({waiting}), dead = dead + {dead}, updated_at = now() \
          where {}",
+        origins::change_sql(schema, &advance.table, &advance.origins),
         table(schema, OFFSETS_TABLE),
-        end.next_offset,
+        advance.next_offset,
         topic_id_sql(from.topic_id),
-        end.received,
-        counts.loaded,
-        counts.merged,
         unmoved_sql(key, from),
     )
 }
@@ -331,18 +393,19 @@ mod tests {
     #[test]
     fn a_load_touches_the_row_only_as_it_was_read() {
         let from = OffsetsRow { next_offset: 10, epoch: 3, ..OffsetsRow::default() };
-        let end = BatchEnd { next_offset: 25, received: 15, last_timestamp_ms: None };
-        let counts = LoadCounts { loaded: 14, merged: 1, refused: 0 };
+        let tally = Tally { received: 15, loaded: 14, merged: 1, waiting: -2, dead: 0 };
+        let advance = Advance { next_offset: 25, tally, ..Advance::default() };
         let unmoved = "cluster_id = 'c' and topic = 'it''s' and partition = 0 \
                        and next_offset = 10 and epoch = 3";
         assert_eq!(
             lock_sql("s", &key(), &from),
             format!("select 1 from \"s\".\"bulker_offsets\" where {unmoved} for update")
         );
-        let advance = advance_sql("s", &key(), &from, &end, &counts);
+        let advance = advance_sql("s", &key(), &from, &advance);
         assert!(advance.ends_with(&format!("where {unmoved}")), "{advance}");
         assert!(advance.contains("next_offset = 25"), "{advance}");
         assert!(advance.contains("loaded = loaded + 14, merged = merged + 1"), "{advance}");
+        assert!(advance.contains("waiting = waiting + (-2)"), "{advance}");
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! From a partition's records to batches of parsed events, on a thread of its own.
 //!
 //! Invariant: the batches of one run follow each other without a gap, `first` to `next_offset`, and the
-//! last one ends at the run's end. A record that cannot be parsed ends the batch before it, so that what
-//! came before it is loaded; the run then stops at it.
+//! last one ends at the run's end. Every record of that range is in its batch: as a row, as a returning copy
+//! whose fate is not known yet, or as an event that nobody can parse.
 
 use std::{
-    collections::HashMap,
     ffi::CStr,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,12 +13,15 @@ use std::{
 use kafkabase::{FetchError, Fetched, Message, PartitionReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
-use warehouse::{Batch, OptionError, RowError, StreamOptions};
+use warehouse::OptionError;
 
-use super::memory::{HeldMemory, MemoryBudget};
+use super::{
+    groups::{Group, GroupPlan, Groups, PushError, Unparsable},
+    memory::{HeldMemory, MemoryBudget},
+};
 
-const STREAM_OPTIONS: &CStr = c"stream_options";
+/// As [`super::envelope::ORIGIN`].
+const ORIGIN: &CStr = c"bulker_origin";
 /// How long one wait for a record lasts, and so how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
 /// A batch's bytes are looked at once per so many records.
@@ -28,8 +30,7 @@ const ACCOUNT_EVERY: u64 = 64;
 /// What one run reads.
 #[derive(Debug, Clone)]
 pub(super) struct ReadPlan {
-    pub(super) topic: String,
-    pub(super) table: String,
+    pub(super) events: GroupPlan,
     /// First offset to read.
     pub(super) start: i64,
     /// First offset not to read: the end that the topic had when the run began.
@@ -38,15 +39,17 @@ pub(super) struct ReadPlan {
     pub(super) batch_size: u64,
     /// Bytes of Kafka values per batch; 0 is no limit.
     pub(super) batch_size_bytes: u64,
-    /// The destination's options; a record's `stream_options` header goes on top.
-    pub(super) options: Arc<StreamOptions>,
     /// How long nothing may arrive before the end before the read counts as stuck.
     pub(super) stall_after: Duration,
 }
 
-/// Events that are loaded in one transaction, grouped by their options.
+/// Events that are loaded in one transaction.
 pub(super) struct ParsedBatch {
-    pub(super) batches: Vec<Batch>,
+    /// First readings, grouped by their options.
+    pub(super) groups: Vec<Group<()>>,
+    /// Events that were refused before and come back.
+    pub(super) copies: Vec<Message>,
+    pub(super) unparsable: Vec<Unparsable>,
     /// The first offset after the batch.
     pub(super) next_offset: i64,
     /// Records read, tombstones included.
@@ -56,7 +59,7 @@ pub(super) struct ParsedBatch {
     pub(super) last_timestamp_ms: Option<i64>,
     /// Held until the batch is loaded: its memory, and its place among the two of its run.
     pub(super) held: HeldMemory,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a run's reading ended before its end.
@@ -66,12 +69,6 @@ pub(super) enum ReadError {
     Fetch(#[from] FetchError),
     #[error("no record arrived for {} s although there are some", after.as_secs())]
     Stalled { after: Duration },
-    #[error("the record at offset {offset} cannot be loaded")]
-    Row {
-        offset: i64,
-        #[source]
-        source: RowError,
-    },
     #[error("the options of the table's events do not fit")]
     Options(#[from] OptionError),
 }
@@ -99,7 +96,7 @@ pub(super) fn read_batches(
             return;
         }
         next = open.next_offset;
-        if next > open.first_offset && sender.blocking_send(Ok(open.close(place))).is_err() {
+        if next > open.first_offset && sender.blocking_send(Ok(open.close(Some(place)))).is_err() {
             return;
         }
         if let Err(error) = end {
@@ -108,6 +105,24 @@ pub(super) fn read_batches(
             return;
         }
     }
+}
+
+/// What is there to be read at this moment, up to the plan's size of a batch. `None`: nothing. Does not wait.
+pub(super) fn read_what_is_there(
+    reader: &mut PartitionReader,
+    plan: &ReadPlan,
+    budget: &MemoryBudget,
+    from: i64,
+) -> Result<Option<ParsedBatch>, ReadError> {
+    let mut open = OpenBatch::new(plan, from, budget.batch());
+    while !open.is_full() {
+        match reader.try_next()? {
+            Fetched::Message(message) => open.take(message)?,
+            Fetched::End { .. } => {}
+            Fetched::Nothing => break,
+        }
+    }
+    Ok((open.received > 0).then(|| open.close(None)))
 }
 
 /// A batch that is being filled.
@@ -119,9 +134,10 @@ struct OpenBatch<'a> {
     bytes: u64,
     largest: u64,
     last_timestamp_ms: Option<i64>,
-    batches: Vec<Batch>,
-    /// Index into `batches` by the text of the `stream_options` header; empty text for none.
-    by_options: HashMap<Box<[u8]>, usize>,
+    groups: Groups<'a, ()>,
+    copies: Vec<Message>,
+    copied_bytes: usize,
+    unparsable: Vec<Unparsable>,
     held: HeldMemory,
 }
 
@@ -135,8 +151,10 @@ impl<'a> OpenBatch<'a> {
             bytes: 0,
             largest: 0,
             last_timestamp_ms: None,
-            batches: Vec::new(),
-            by_options: HashMap::new(),
+            groups: Groups::new(&plan.events),
+            copies: Vec::new(),
+            copied_bytes: 0,
+            unparsable: Vec::new(),
             held,
         }
     }
@@ -163,7 +181,7 @@ impl<'a> OpenBatch<'a> {
                         *left_over = Some(message);
                         return Ok(());
                     }
-                    self.take(&message)?;
+                    self.take(message)?;
                     heard = Instant::now();
                 }
                 // a lagging leader reports an end too early; it counts only at or beyond ours. What lies
@@ -184,47 +202,41 @@ impl<'a> OpenBatch<'a> {
         Ok(())
     }
 
-    fn take(&mut self, message: &Message) -> Result<(), ReadError> {
-        let payload = message.payload();
-        let batch = self.batch_for(message.header(STREAM_OPTIONS).unwrap_or_default())?;
-        batch
-            .push(payload)
-            .map_err(|source| ReadError::Row { offset: message.offset(), source })?;
-        let size = payload.len() as u64;
+    fn take(&mut self, message: Message) -> Result<(), ReadError> {
+        let size = message.payload().len() as u64;
         self.bytes += size;
         self.largest = self.largest.max(size);
         self.received += 1;
         self.next_offset = message.offset() + 1;
         self.last_timestamp_ms = message.timestamp_ms();
-        Ok(())
+        if message.header(ORIGIN).is_some() {
+            self.copied_bytes += message.payload().len();
+            self.copies.push(message);
+            return Ok(());
+        }
+        match self.groups.push(message, ()) {
+            Ok(()) => Ok(()),
+            Err(PushError::Event(unparsable, ())) => {
+                self.copied_bytes += unparsable.message.payload().len();
+                self.unparsable.push(unparsable);
+                Ok(())
+            }
+            Err(PushError::Destination(error)) => Err(error.into()),
+        }
     }
 
-    /// The group of rows that have these options.
-    fn batch_for(&mut self, header: &[u8]) -> Result<&mut Batch, OptionError> {
-        let index = match self.by_options.get(header) {
-            Some(index) => *index,
-            None => {
-                let options = if header.is_empty() {
-                    self.plan.options.clone()
-                } else {
-                    Arc::new(with_header(&self.plan.options, header, &self.plan.topic))
-                };
-                self.batches.push(Batch::new(&self.plan.table, options)?);
-                self.by_options.insert(header.into(), self.batches.len() - 1);
-                self.batches.len() - 1
-            }
-        };
-        Ok(&mut self.batches[index])
+    fn byte_size(&self) -> usize {
+        self.groups.byte_size() + self.copied_bytes
     }
 
     fn is_full(&mut self) -> bool {
-        if self.received >= self.plan.batch_size {
+        if self.received >= self.plan.batch_size || self.groups.is_full() {
             return true;
         }
         if self.received == 0 || !self.received.is_multiple_of(ACCOUNT_EVERY) {
             return false;
         }
-        let bytes = self.batches.iter().map(Batch::byte_size).sum();
+        let bytes = self.byte_size();
         self.held.set(bytes)
     }
 
@@ -235,10 +247,13 @@ impl<'a> OpenBatch<'a> {
         limit > 0 && self.received > 0 && self.bytes + self.largest >= limit
     }
 
-    fn close(mut self, place: OwnedSemaphorePermit) -> ParsedBatch {
-        self.held.set(self.batches.iter().map(Batch::byte_size).sum());
+    fn close(mut self, place: Option<OwnedSemaphorePermit>) -> ParsedBatch {
+        let bytes = self.byte_size();
+        self.held.set(bytes);
         ParsedBatch {
-            batches: self.batches,
+            groups: self.groups.into_groups(),
+            copies: self.copies,
+            unparsable: self.unparsable,
             next_offset: self.next_offset,
             received: self.received,
             bytes: self.bytes,
@@ -247,23 +262,4 @@ impl<'a> OpenBatch<'a> {
             _place: place,
         }
     }
-}
-
-/// The destination's options with those of a record's header on top. What cannot be read is reported and
-/// left out, as the original does.
-fn with_header(options: &StreamOptions, header: &[u8], topic: &str) -> StreamOptions {
-    let mut options = options.clone();
-    let parsed: serde_json::Map<String, serde_json::Value> = match serde_json::from_slice(header) {
-        Ok(parsed) => parsed,
-        Err(_) => {
-            warn!(topic, "stream_options header is not a JSON object; ignored");
-            return options;
-        }
-    };
-    for (key, value) in &parsed {
-        if let Err(error) = options.set(key, value) {
-            warn!(topic, option = key, error = %error, "option of the stream_options header ignored");
-        }
-    }
-    options
 }

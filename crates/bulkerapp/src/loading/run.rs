@@ -10,17 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kafkabase::{Admin, AdminError, Fetcher, OffsetSpec};
+use kafkabase::{Admin, AdminError, Fetcher, OffsetSpec, Unconfirmed};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use warehouse::{LoadError, LoadOptions, Refusals, SchemaChanges};
+use warehouse::LoadError;
 
 use super::{
+    batch_load::{BatchLoad, group_plan},
     mark::{Group, Mark},
     memory::MemoryBudget,
     metrics,
-    offsets::{BatchEnd, Offsets, OffsetsRow, RowKey},
+    offsets::{Offsets, OffsetsRow, RowKey},
+    parking::{ParkError, Parking},
     reader::{ParsedBatch, ReadError, ReadPlan, read_batches},
     start::{Decision, Facts, HoldReason, Notice, decide, is_another_topic},
     target::{LoadTarget, OwnedTopic},
@@ -29,21 +31,25 @@ use super::{
 /// How often a run starts over in a row before it gives the topic back to the schedule.
 const MAX_STARTS: usize = 5;
 
-/// Refused rows have nowhere to go yet: they hold their topic.
-const LOAD: LoadOptions =
-    LoadOptions { refusals: Refusals::Fail, schema_changes: SchemaChanges::BeforeLoad };
-
 /// What all runs share.
 #[derive(Clone)]
 pub(super) struct RunContext {
     pub(super) admin: Admin,
+    /// Reads topics up to the end that they had.
     pub(super) fetcher: Arc<Fetcher>,
+    /// Reads what is appended to stream topics.
+    pub(super) tail_fetcher: Arc<Fetcher>,
     pub(super) cluster_id: String,
     pub(super) memory: MemoryBudget,
+    /// The way out for refused events.
+    pub(super) parking: Arc<Parking>,
     /// How often a long run repeats its claim.
     pub(super) claim_every: Duration,
     /// How long nothing may arrive before a read counts as stuck.
     pub(super) stall_after: Duration,
+    /// Records of a retry topic that are moved at a time.
+    pub(super) retry_batch_size: usize,
+    pub(super) topic_prefix: String,
 }
 
 /// Where a run left its topic.
@@ -66,6 +72,14 @@ pub(super) enum RunError {
     Read(#[from] ReadError),
     #[error("the warehouse did not take the batch")]
     Load(#[from] LoadError),
+    #[error("refused events cannot be moved")]
+    Move(#[from] Unconfirmed),
+    #[error("refused events cannot be parked")]
+    Park(#[from] ParkError),
+    #[error("the run did not move for too long and was ended where it stood")]
+    Aborted,
+    #[error("the run panicked")]
+    Panicked,
     #[error("the reading thread ended before its end")]
     ReaderDied,
     #[error("the offsets row kept moving: another loader is at work")]
@@ -79,11 +93,13 @@ impl RunError {
             RunError::Kafka(_) => "kafka error",
             RunError::Assign(_) => "assignment_error",
             RunError::Read(ReadError::Stalled { .. }) => "stalled",
-            RunError::Read(ReadError::Row { .. }) => "row_error",
             RunError::Read(_) | RunError::ReaderDied => "consumer_error",
+            RunError::Move(_) | RunError::Park(_) => "retry_topic_error",
             RunError::Load(error) if error.is_retriable() => "warehouse_unavailable",
             RunError::Load(_) => "bulker_stream_error",
             RunError::Contended => "contended",
+            RunError::Aborted => "aborted",
+            RunError::Panicked => "panic",
         }
     }
 }
@@ -98,7 +114,7 @@ enum Attempt {
 /// One run over one topic.
 pub(super) struct TopicRun<'a> {
     pub(super) context: &'a RunContext,
-    pub(super) topic: &'a OwnedTopic,
+    pub(super) topic: &'a Arc<OwnedTopic>,
     pub(super) target: &'a LoadTarget,
     pub(super) stop: &'a CancellationToken,
 }
@@ -261,7 +277,10 @@ impl TopicRun<'_> {
                 claimed_at = Instant::now();
             }
             match self.load(offsets, &row, batch).await? {
-                Some(next_offset) => row.next_offset = next_offset,
+                Some(next_offset) => {
+                    row.next_offset = next_offset;
+                    self.topic.set_loaded_to(next_offset);
+                }
                 None => return Ok(Attempt::StartOver),
             }
         }
@@ -273,22 +292,16 @@ impl TopicRun<'_> {
     }
 
     /// Loads one batch under its checkpoint. `None`: the row is not what it was, or may not be.
-    async fn load(
+    pub(super) async fn load(
         &self,
         offsets: &Offsets,
         row: &OffsetsRow,
         batch: ParsedBatch,
     ) -> Result<Option<i64>, LoadError> {
-        let ParsedBatch { batches, next_offset, received, bytes, last_timestamp_ms, held, .. } =
-            batch;
+        let (next_offset, received) = (batch.next_offset, batch.received);
         let key = self.key();
-        let end = BatchEnd { next_offset, received, last_timestamp_ms };
-        let checkpoint = offsets.checkpoint(&key, row, end);
-        let loaded = self.target.postgres.load(batches, Some(&checkpoint), LOAD).await;
-        drop(held);
-        match loaded {
-            Ok(report) => {
-                metrics::count_batch(self.topic, received, bytes, &report);
+        match self.batch_load(&key).load(offsets, row, batch).await {
+            Ok(_) => {
                 debug!(
                     topic = self.topic.name,
                     next_offset, received, "batch loaded, row moved with it"
@@ -328,13 +341,11 @@ impl TopicRun<'_> {
     ) -> Result<mpsc::Receiver<Result<ParsedBatch, ReadError>>, RunError> {
         let reader = self.context.fetcher.read(&self.topic.name, self.topic.partition, start)?;
         let plan = ReadPlan {
-            topic: self.topic.name.clone(),
-            table: self.topic.table.clone(),
+            events: group_plan(self.topic, self.target),
             start,
             end,
             batch_size: self.target.batch_size,
             batch_size_bytes: self.target.batch_size_bytes,
-            options: self.target.options.clone(),
             stall_after: self.context.stall_after,
         };
         let (sender, receiver) = mpsc::channel(1);
@@ -363,12 +374,12 @@ impl TopicRun<'_> {
         }
         let mut batches = self.read(next, end)?;
         while let Some(batch) = batches.recv().await {
-            let ParsedBatch { batches, next_offset, received, bytes, .. } = batch?;
+            let batch = batch?;
             if self.stop.is_cancelled() {
                 break;
             }
-            let report = self.target.postgres.load(batches, None, LOAD).await?;
-            metrics::count_batch(self.topic, received, bytes, &report);
+            let next_offset = batch.next_offset;
+            self.batch_load(&self.key()).load_at_least_once(batch).await?;
             let loaded = kafkabase::GroupOffset { offset: next_offset, metadata: String::new() };
             admin.set_group_offset(topic, topic, partition, loaded).await?;
             next = next_offset;
@@ -377,7 +388,7 @@ impl TopicRun<'_> {
     }
 
     /// Copies the row to Kafka unless somebody decided otherwise there. May fail: the row rules.
-    async fn tell_kafka(&self, offsets: &Offsets, row: &OffsetsRow) {
+    pub(super) async fn tell_kafka(&self, offsets: &Offsets, row: &OffsetsRow) {
         let told = match self.is_unmarked().await {
             Ok(true) => return, // a decision for the next run
             Ok(false) => self.commit_mark(offsets, row).await,
@@ -411,7 +422,7 @@ impl TopicRun<'_> {
         Err(RunError::Contended)
     }
 
-    async fn is_unmarked(&self) -> Result<bool, AdminError> {
+    pub(super) async fn is_unmarked(&self) -> Result<bool, AdminError> {
         let topic = self.topic.name.as_str();
         let committed = self.context.admin.group_offset(topic, topic, self.topic.partition).await?;
         Ok(matches!(Group::from(committed), Group::Unmarked(_)))
@@ -432,7 +443,12 @@ impl TopicRun<'_> {
         }
     }
 
-    fn key(&self) -> RowKey {
+    fn batch_load<'b>(&'b self, key: &'b RowKey) -> BatchLoad<'b> {
+        let (topic, target, parking) = (self.topic, self.target, &self.context.parking);
+        BatchLoad { topic, target, parking, key }
+    }
+
+    pub(super) fn key(&self) -> RowKey {
         RowKey {
             cluster_id: self.context.cluster_id.clone(),
             topic: self.topic.name.clone(),

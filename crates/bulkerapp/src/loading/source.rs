@@ -1,68 +1,69 @@
-//! What this instance loads: batch topics of configured destinations, by the static shard rule.
+//! What this instance loads: topics of configured destinations that it owns.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use kafkabase::{Mode, fnv1a};
+use kafkabase::Mode;
 use tracing::error;
 
 use super::{
-    loader::LoadSource,
+    loader::{LoadSource, TopicSchedule},
     metrics,
+    ownership::{Owned, Ownership},
     target::{LoadTarget, OwnedTopic},
 };
 use crate::topics::{TopicSnapshot, Topics};
 
-/// The topics of the last look at the cluster that belong to this shard.
+/// Seconds between two runs over a stream topic whose tail cannot be followed.
+const STREAM_PERIOD: i64 = 1;
+
+/// The topics of the last look at the cluster that belong to this instance.
 pub struct OwnedTopics {
     topics: Arc<Topics>,
     targets: HashMap<String, Arc<LoadTarget>>,
-    shard: Shard,
+    ownership: Arc<Ownership>,
+    shared_retry: SharedRetry,
     owned: Mutex<OwnedOfSnapshot>,
 }
 
-/// The owned topics of one snapshot; found anew only when the snapshot is another one.
+/// The owned topics of one snapshot; found anew only when the snapshot or the ownership is another one.
 #[derive(Default)]
 struct OwnedOfSnapshot {
     snapshot: Option<Arc<TopicSnapshot>>,
-    topics: Vec<Arc<OwnedTopic>>,
+    owned: Option<Owned>,
+    topics: Arc<Vec<Arc<OwnedTopic>>>,
 }
 
-/// Which topics are ours among several instances: `fnv1a(topic) % count == index`.
-#[derive(Debug, Clone, Copy)]
-pub struct Shard {
-    pub index: u32,
-    /// At least 1.
-    pub count: u32,
-}
-
-impl Shard {
-    fn owns(self, topic: &str) -> bool {
-        fnv1a(topic) % self.count == self.index % self.count
-    }
+/// The retry topic that all destinations share.
+#[derive(Debug, Clone)]
+pub struct SharedRetry {
+    pub topic: String,
+    /// Seconds between two runs over it.
+    pub period: i64,
 }
 
 impl OwnedTopics {
     pub fn new(
         topics: Arc<Topics>,
         targets: HashMap<String, Arc<LoadTarget>>,
-        shard: Shard,
+        ownership: Arc<Ownership>,
+        shared_retry: SharedRetry,
     ) -> OwnedTopics {
-        OwnedTopics { topics, targets, shard, owned: Mutex::default() }
+        OwnedTopics { topics, targets, ownership, shared_retry, owned: Mutex::default() }
     }
 
-    fn find(&self, snapshot: &TopicSnapshot) -> Vec<Arc<OwnedTopic>> {
+    fn find(&self, snapshot: &TopicSnapshot, mine: Owned) -> Vec<Arc<OwnedTopic>> {
         let mut owned = Vec::new();
         for topic in snapshot.topics.values() {
-            let is_ours = topic.id.mode == Mode::Batch
+            let is_ours = matches!(topic.id.mode, Mode::Batch | Mode::Stream | Mode::Retry)
                 && self.targets.contains_key(&topic.id.destination_id)
-                && self.shard.owns(&topic.name);
+                && mine.contains(&topic.name);
             if !is_ours {
                 continue;
             }
-            let (mode, table) = (Mode::Batch.as_str(), topic.id.table.as_str());
+            let (mode, table) = (topic.id.mode, topic.id.table.as_str());
             let found = OwnedTopic::new(&topic.name, &topic.id.destination_id, mode, table);
             if topic.partitions == 1 {
                 owned.push(Arc::new(found));
@@ -75,19 +76,46 @@ impl OwnedTopics {
                 );
             }
         }
+        let shared = &self.shared_retry.topic;
+        if snapshot.has_shared_retry && mine.contains(shared) {
+            owned.push(Arc::new(OwnedTopic::new(shared, "", Mode::Retry, "")));
+        }
         owned
     }
 }
 
 impl LoadSource for OwnedTopics {
-    fn owned_topics(&self) -> Vec<Arc<OwnedTopic>> {
+    fn owned_topics(&self) -> Arc<Vec<Arc<OwnedTopic>>> {
         let snapshot = self.topics.snapshot();
         let mut cached = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !cached.snapshot.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &snapshot)) {
-            cached.topics = self.find(&snapshot);
-            cached.snapshot = Some(snapshot);
+        let mine = self.ownership.poll();
+        let is_same = cached.snapshot.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &snapshot));
+        if !is_same || cached.owned != Some(mine) {
+            cached.topics = Arc::new(self.find(&snapshot, mine));
+            metrics::OWNED_TOPICS.set(i64::try_from(cached.topics.len()).unwrap_or(i64::MAX));
+            (cached.snapshot, cached.owned) = (Some(snapshot), Some(mine));
         }
         cached.topics.clone()
+    }
+
+    fn schedule(&self, topic: &OwnedTopic) -> Option<TopicSchedule> {
+        if topic.destination_id.is_empty() {
+            // one instance owns it, whichever: the original's name of it has the number of its shard
+            let id = format!("{}_0", topic.name);
+            return Some(TopicSchedule {
+                id,
+                period: self.shared_retry.period,
+                spread_tables: false,
+            });
+        }
+        let target = self.targets.get(&topic.destination_id)?;
+        let period = match topic.mode {
+            Mode::Retry => target.retry_period,
+            Mode::Stream => STREAM_PERIOD,
+            _ => target.period,
+        };
+        let (id, spread_tables) = (topic.destination_id.clone(), target.spread_tables);
+        Some(TopicSchedule { id, period, spread_tables })
     }
 
     fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {

@@ -2,23 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kafkabase::{Admin, Fetcher, FetcherSettings};
+use kafkabase::{Admin, ConfirmedProducer, Fetcher, FetcherSettings};
 use rdkafka::{ClientConfig, error::KafkaError};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    loader::{LoadSource, Loader, LoaderSettings, LoaderStatus},
+    loader::{Fetches, LoadSource, Loader, LoaderSettings, LoaderStatus},
     memory::MemoryBudget,
+    ownership::Ownership,
+    parking::{Parking, ParkingConfig},
     run::RunContext,
 };
 
+/// How long a broker may hold a request for what is appended to topics that are quiet.
+const TAIL_WAIT: Duration = Duration::from_millis(500);
 /// Pause between two questions for the cluster's id.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What the loader needs of Kafka and of memory.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LoadingConfig {
     /// Brokers and security.
     pub client: ClientConfig,
@@ -31,7 +35,13 @@ pub struct LoadingConfig {
     pub claim_every: Duration,
     /// How long nothing may arrive before a read counts as stuck.
     pub stall_after: Duration,
+    /// Records of a retry topic that are moved at a time.
+    pub retry_batch_size: usize,
     pub loader: LoaderSettings,
+    /// Sends refused events away.
+    pub producer: ConfirmedProducer,
+    pub parking: ParkingConfig,
+    pub ownership: Arc<Ownership>,
 }
 
 /// A loader at work.
@@ -50,23 +60,37 @@ pub fn spawn<S: LoadSource>(
     let (sender, status) = watch::channel(LoaderStatus::default());
     let admin = Admin::new(&config.client, config.admin_timeout)?;
     let fetcher = Arc::new(Fetcher::new(&config.client, &config.fetcher)?);
+    // brokers answer as soon as something is there; until then they may hold the request
+    let tail_settings = FetcherSettings { fetch_wait_max: TAIL_WAIT, ..config.fetcher.clone() };
+    let tail_fetcher = Arc::new(Fetcher::new(&config.client, &tail_settings)?);
+    let parking = Parking::new(config.producer.clone(), admin.clone(), config.parking.clone());
     let task = tokio::spawn(async move {
         let Some(cluster_id) = cluster_id(&admin, &stop).await else {
             return;
         };
+        config.ownership.join(&admin, &config.client).await;
         let context = RunContext {
             admin,
             fetcher,
+            tail_fetcher,
             cluster_id,
             memory: MemoryBudget::new(config.memory_limit),
+            parking: Arc::new(parking),
             claim_every: config.claim_every,
             stall_after: config.stall_after,
+            retry_batch_size: config.retry_batch_size.max(1),
+            topic_prefix: config.parking.topic_prefix.clone(),
         };
         let rebuild = {
-            let (client, settings) = (config.client.clone(), config.fetcher.clone());
-            move || Fetcher::new(&client, &settings).ok()
+            let (client, runs, tails) =
+                (config.client.clone(), config.fetcher.clone(), tail_settings);
+            move |fetches| {
+                let settings = if fetches == Fetches::Runs { &runs } else { &tails };
+                Fetcher::new(&client, settings).ok()
+            }
         };
         Loader::new(context, source, config.loader, sender, rebuild).run(stop).await;
+        config.ownership.leave().await;
     });
     Ok(Loading { status, task })
 }

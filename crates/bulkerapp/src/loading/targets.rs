@@ -6,18 +6,18 @@ use appbase::telemetry::chain;
 use tracing::error;
 use warehouse::postgres::{Credentials, Postgres, Settings};
 
-use super::target::LoadTarget;
+use super::target::{LoadTarget, TargetDefaults};
 use crate::{
     destinations::{Destination, Destinations, POSTGRES},
     metrics,
 };
 
-/// Opens all destinations that can be loaded; `defaults` are period in seconds and events per batch. One that
+/// Opens all destinations that can be loaded. One that
 /// cannot be opened is reported by name and left out; its events wait in Kafka.
 pub fn open_all(
     destinations: &Destinations,
     connections: u32,
-    defaults: (i64, u64),
+    defaults: TargetDefaults,
 ) -> HashMap<String, Arc<LoadTarget>> {
     let mut targets = HashMap::new();
     for destination in destinations.iter().filter(|d| d.config.kind == POSTGRES) {

@@ -1,12 +1,26 @@
 //! The HTTP API: who may ask, and what answers.
 
+mod bulk;
+mod connections_metrics;
+mod events;
+mod failed;
+mod log;
+mod masked;
 mod metrics;
 mod post;
 mod probes;
+mod profiles;
+mod profiling;
+mod range;
+mod test;
+mod write_keys;
 
 use std::sync::Arc;
 
-use appbase::http::{error_reply, not_found, redirect_to_route};
+use appbase::{
+    auth::{Access, AuthError},
+    http::{error_reply, not_found, redirect_to_route},
+};
 use axum::{
     Router,
     extract::FromRequestParts,
@@ -18,8 +32,17 @@ use axum::{
 use crate::state::AppState;
 
 /// Methods and paths, for redirects of those that differ by a slash at the end.
-const ROUTES: [(Method, &str); 4] = [
+const ROUTES: [(Method, &str); 13] = [
     (Method::POST, "/post/{destinationId}"),
+    (Method::POST, "/bulk/{destinationId}"),
+    (Method::POST, "/profiles/{profileBuilderId}/{priority}"),
+    (Method::POST, "/test"),
+    (Method::GET, "/failed/{destinationId}"),
+    (Method::GET, "/connections-metrics/{workspaceId}"),
+    (Method::GET, "/debug/pprof"),
+    (Method::GET, "/debug/pprof/{profile}"),
+    (Method::GET, "/log/{eventType}/{actorId}"),
+    (Method::GET, "/events"),
     (Method::GET, "/metrics"),
     (Method::GET, "/ready"),
     (Method::GET, "/health"),
@@ -32,6 +55,21 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/health", on(MethodFilter::GET, probes::health).fallback(no_method));
     let guarded = Router::new()
         .route("/post/{destinationId}", on(MethodFilter::POST, post::post).fallback(no_route))
+        .route("/bulk/{destinationId}", on(MethodFilter::POST, bulk::bulk).fallback(no_route))
+        .route(
+            "/profiles/{profileBuilderId}/{priority}",
+            on(MethodFilter::POST, profiles::profiles).fallback(no_route),
+        )
+        .route("/test", on(MethodFilter::POST, test::test).fallback(no_route))
+        .route("/failed/{destinationId}", on(MethodFilter::GET, failed::failed).fallback(no_route))
+        .route(
+            "/connections-metrics/{workspaceId}",
+            on(MethodFilter::GET, connections_metrics::connections_metrics).fallback(no_route),
+        )
+        .route("/debug/pprof", on(MethodFilter::GET, profiling::none).fallback(no_route))
+        .route("/debug/pprof/{profile}", on(MethodFilter::GET, profiling::none).fallback(no_route))
+        .route("/log/{eventType}/{actorId}", on(MethodFilter::GET, log::log).fallback(no_route))
+        .route("/events", on(MethodFilter::GET, events::events).fallback(no_route))
         .route("/metrics", on(MethodFilter::GET, metrics::guarded_metrics).fallback(no_route))
         .fallback(no_route);
     open.merge(guarded).with_state(state)
@@ -60,6 +98,10 @@ async fn no_route(method: Method, uri: Uri, access: Result<Authorized, Response>
 /// A sender with a known token. 401 for everybody else.
 struct Authorized;
 
+/// A sender with an administrator's token where there are such tokens, else with any known one. 403 for a token that is
+/// known and not enough, 401 for everybody else.
+struct Admin;
+
 impl FromRequestParts<Arc<AppState>> for Authorized {
     type Rejection = Response;
 
@@ -67,10 +109,32 @@ impl FromRequestParts<Arc<AppState>> for Authorized {
         parts: &mut Parts,
         state: &Arc<AppState>,
     ) -> Result<Authorized, Response> {
-        let header = parts.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-        match state.auth.check(header) {
-            Ok(_) => Ok(Authorized),
-            Err(error) => Err(error_reply(StatusCode::UNAUTHORIZED, &error.to_string())),
+        check(parts, state).map(|_| Authorized).map_err(refusal)
+    }
+}
+
+impl FromRequestParts<Arc<AppState>> for Admin {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<AppState>,
+    ) -> Result<Admin, Response> {
+        match check(parts, state).map_err(refusal)? {
+            Access::Admin => Ok(Admin),
+            Access::User => Err(refusal(AuthError::NotAdmin)),
         }
     }
+}
+
+fn check(parts: &Parts, state: &AppState) -> Result<Access, AuthError> {
+    state.auth.check(parts.headers.get(AUTHORIZATION).map(|value| value.as_bytes()))
+}
+
+fn refusal(error: AuthError) -> Response {
+    let status = match error {
+        AuthError::NotAdmin => StatusCode::FORBIDDEN,
+        AuthError::Missing | AuthError::Invalid => StatusCode::UNAUTHORIZED,
+    };
+    error_reply(status, &error.to_string())
 }

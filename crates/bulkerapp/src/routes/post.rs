@@ -45,6 +45,9 @@ pub(super) enum PostError {
         #[source]
         source: AdminError,
     },
+    /// Of a topic that somebody else makes.
+    #[error("topic not found: {0}")]
+    NoTopic(String),
     #[error("producer error: {0}")]
     Send(#[from] SendError),
 }
@@ -52,7 +55,7 @@ pub(super) enum PostError {
 impl PostError {
     fn status(&self) -> StatusCode {
         match self {
-            PostError::UnknownDestination(_) => StatusCode::NOT_FOUND,
+            PostError::UnknownDestination(_) | PostError::NoTopic(_) => StatusCode::NOT_FOUND,
             PostError::Mode(_)
             | PostError::NoTable
             | PostError::TopicName(_)
@@ -71,7 +74,7 @@ impl PostError {
     }
 
     /// The `errorType` label: the part of the text that does not change.
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             PostError::UnknownDestination(_) => "destination not found",
             PostError::Mode(_) => "invalid bulker mode",
@@ -80,6 +83,7 @@ impl PostError {
             PostError::Body(_) => "error reading HTTP body",
             PostError::Event(_) => "invalid event",
             PostError::Topic { .. } => "couldn't create topic",
+            PostError::NoTopic(_) => "topic not found",
             PostError::Send(_) => "producer error",
         }
     }

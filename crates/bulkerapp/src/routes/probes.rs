@@ -40,6 +40,10 @@ fn facts(state: &AppState) -> Map<String, Value> {
     facts.insert("producerQueueSize".to_owned(), json!(state.producer.queue_length()));
     let at = state.topics.snapshot().at.and_then(|(_, at)| Timestamp::try_from(at).ok());
     facts.insert("topicsUpdatedAt".to_owned(), json!(at.map(|at| at.to_string())));
+    let loader = state.loader.borrow();
+    if !loader.stalled.is_empty() {
+        facts.insert("stalledTopics".to_owned(), json!(loader.stalled));
+    }
     facts
 }
 

@@ -43,13 +43,20 @@ impl Setup {
             password: database.password().to_owned(),
             prefix: format!("it{}.", uuid::Uuid::new_v4().simple()),
             options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
-            environment: Vec::new(),
+            // several instances of one test each load all topics; tests of ownership take this away
+            environment: vec![("BULKER_SHARDS".to_owned(), "1".to_owned())],
             largest_file: None,
         }
     }
 
     pub(crate) fn with_options(mut self, options: &str) -> Setup {
         self.options = options.to_owned();
+        self
+    }
+
+    /// Lets instances share the topics among them.
+    pub(crate) fn sharing_topics(mut self) -> Setup {
+        self.environment.retain(|(name, _)| name != "BULKER_SHARDS");
         self
     }
 
@@ -68,6 +75,24 @@ impl Setup {
     /// The topic of a table.
     pub(crate) fn topic(&self, table: &str) -> String {
         format!("{}in.id.{DESTINATION}.m.batch.t.{table}", self.prefix)
+    }
+
+    /// The topic of a table whose events are loaded as they come.
+    pub(crate) fn stream_topic(&self, table: &str) -> String {
+        format!("{}in.id.{DESTINATION}.m.stream.t.{table}", self.prefix)
+    }
+
+    pub(crate) fn retry_topic(&self) -> String {
+        format!("{}in.id.{DESTINATION}.m.retry.t._all_", self.prefix)
+    }
+
+    /// Each test has its own, as its own installation would.
+    pub(crate) fn dead_letter_topic(&self) -> String {
+        format!("{}dead-letter", self.prefix)
+    }
+
+    pub(crate) fn shared_retry_topic(&self) -> String {
+        format!("{}shared-retry", self.prefix)
     }
 
     /// Starts the process and waits until it takes traffic.
@@ -122,6 +147,8 @@ impl Setup {
             .env("BULKER_KAFKA_TOPIC_PREFIX", &self.prefix)
             .env("BULKER_KAFKA_TOPIC_REPLICATION_FACTOR", "1")
             .env("BULKER_TOPIC_MANAGER_REFRESH_PERIOD_SEC", "1")
+            .env("BULKER_KAFKA_DESTINATIONS_RETRY_TOPIC_NAME", self.shared_retry_topic())
+            .env("BULKER_KAFKA_DESTINATIONS_DEAD_LETTER_TOPIC_NAME", self.dead_letter_topic())
             .env("BULKER_SHUTDOWN_EXTRA_DELAY_SEC", "0")
             .env("BULKER_DESTINATION_IT", destination);
         for (name, value) in &self.environment {
@@ -169,6 +196,12 @@ impl App {
         exchange(self.port, request.as_bytes()).await
     }
 
+    /// `GET` with the token.
+    pub(crate) async fn ask(&self, path: &str) -> Result<Answer> {
+        let bearer = format!("Bearer {TOKEN}");
+        self.request("GET", path, &[("authorization", &bearer)], b"").await
+    }
+
     /// Stops it as an orchestrator does.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let status = self.service.terminate(PATIENCE).await?;
@@ -189,6 +222,20 @@ impl Answer {
         let (head, body) = text.split_once("\r\n\r\n").context("no head")?;
         let status = head.split(' ').nth(1).context("no status")?.parse()?;
         Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+    }
+
+    /// The body of an answer whose end was not known when it began. An error when it was cut.
+    pub(crate) fn unchunked(&self) -> Result<String> {
+        let (mut whole, mut rest) = (String::new(), self.body.as_str());
+        loop {
+            let (size, after) = rest.split_once("\r\n").context("no size of a chunk")?;
+            let size = usize::from_str_radix(size, 16)?;
+            if size == 0 {
+                return Ok(whole);
+            }
+            whole.push_str(after.get(..size).context("cut in a chunk")?);
+            rest = after.get(size + 2..).context("cut after a chunk")?;
+        }
     }
 
     /// The value of a header, by its name in small letters.

@@ -1,9 +1,18 @@
 //! bulkerapp against real Kafka and PostgreSQL: what is promised holds while parts are killed, frozen and moved.
 
+mod admin_routes;
 mod app;
+mod bulk;
 mod crash;
 mod documented;
+mod events;
+mod failed;
 mod intake;
+mod log;
 mod outage;
+mod ownership;
+mod refused;
 mod spool;
 mod starts;
+mod stream;
+mod watchdog;

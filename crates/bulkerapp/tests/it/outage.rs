@@ -115,11 +115,29 @@ async fn loaded_to_the_end(kafka: &testkit::Kafka, database: &Database, topic: &
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_twenty_times_while_posting_and_loading_nothing_is_lost_or_doubled() -> Result<()> {
-    const KILLS: u64 = 20;
-    const EVENTS: usize = 100_000;
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
     let setup = Setup::new(&kafka, &database);
-    let topic = kafka.adopt(setup.topic("t"));
+    let topic = setup.topic("t");
+    killed_twenty_times(&kafka, &database, setup, topic).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_twenty_times_while_streaming_nothing_is_lost_or_doubled() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let setup = Setup::new(&kafka, &database).with_options(r#"mode: "stream""#);
+    let topic = setup.stream_topic("t");
+    killed_twenty_times(&kafka, &database, setup, topic).await
+}
+
+async fn killed_twenty_times(
+    kafka: &testkit::Kafka,
+    database: &Database,
+    setup: Setup,
+    topic: String,
+) -> Result<()> {
+    const KILLS: u64 = 20;
+    const EVENTS: usize = 100_000;
+    let topic = kafka.adopt(topic);
     let port = testkit::free_port()?;
     let posting = Posting::start(port, "t", 16);
     let mut kills = 0;
@@ -128,9 +146,9 @@ async fn killed_twenty_times_while_posting_and_loading_nothing_is_lost_or_double
         app.service.wait_for_ok(port, "/ready", PATIENCE).await?;
         if kills >= KILLS && posting.answered() >= EVENTS {
             let answered = posting.finish().await;
-            loaded_to_the_end(&kafka, &database, topic.name()).await?;
+            loaded_to_the_end(kafka, database, topic.name()).await?;
             app.stop().await?;
-            return assert_answered_once(&database, "t", &answered).await;
+            return assert_answered_once(database, "t", &answered).await;
         }
         // the moment of the kill is random within the time that a few batches take
         let moment = Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 6);

@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    ffi::{CStr, CString},
+    ffi::{CStr, CString, c_void},
     ptr, slice,
     sync::Arc,
     time::Duration,
@@ -17,6 +17,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 use rdkafka_sys::{self as sys, rd_kafka_resp_err_t as RespErr};
+use tokio::sync::Notify;
 
 /// Messages that one call takes out of the queue at most.
 const BULK: usize = 512;
@@ -65,6 +66,23 @@ impl Message {
         }
     }
 
+    /// The key, if it has one.
+    pub fn key(&self) -> Option<&[u8]> {
+        // SAFETY: key and key_len describe memory that lives as long as the message.
+        unsafe {
+            if (*self.0).key.is_null() {
+                return None;
+            }
+            Some(slice::from_raw_parts((*self.0).key.cast(), (*self.0).key_len))
+        }
+    }
+
+    /// Whether there is a value at all.
+    pub fn is_tombstone(&self) -> bool {
+        // SAFETY: the pointer is valid until drop.
+        unsafe { (*self.0).payload.is_null() }
+    }
+
     /// Milliseconds since the epoch: when it was made or appended, as the topic is set up.
     pub fn timestamp_ms(&self) -> Option<i64> {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
@@ -93,6 +111,36 @@ impl Message {
         }
     }
 
+    /// All headers, in their order.
+    pub fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
+        let mut headers = ptr::null_mut();
+        let mut all = Vec::new();
+        // SAFETY: headers, names and values belong to the message and live as long as it.
+        unsafe {
+            let found = sys::rd_kafka_message_headers(self.0, &mut headers);
+            if found != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return all;
+            }
+            loop {
+                let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+                let got = sys::rd_kafka_header_get_all(
+                    headers,
+                    all.len(),
+                    &mut name,
+                    &mut value,
+                    &mut size,
+                );
+                if got != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    return all;
+                }
+                // Kafka's names are UTF-8; one that is not cannot be one that we know
+                let name = CStr::from_ptr(name).to_str().unwrap_or_default();
+                let value = (!value.is_null()).then(|| slice::from_raw_parts(value.cast(), size));
+                all.push((name, value));
+            }
+        }
+    }
+
     fn error(&self) -> RespErr {
         // SAFETY: the pointer is valid until drop.
         unsafe { (*self.0).err }
@@ -109,6 +157,8 @@ impl Drop for Message {
 pub(crate) struct PartitionQueue<C: ConsumerContext> {
     queue: *mut sys::rd_kafka_queue_t,
     taken: VecDeque<Message>,
+    /// Told when something arrives in the empty queue. librdkafka holds a pointer to it until `drop`.
+    arrived: Option<Arc<Notify>>,
     /// Keeps the client alive for as long as its queue is.
     _consumer: Arc<BaseConsumer<C>>,
 }
@@ -134,7 +184,27 @@ impl<C: ConsumerContext> PartitionQueue<C> {
         }
         // forwarding to nowhere is what tells librdkafka that the application reads this queue
         unsafe { sys::rd_kafka_queue_forward(queue, ptr::null_mut()) };
-        Some(PartitionQueue { queue, taken: VecDeque::new(), _consumer: consumer.clone() })
+        Some(PartitionQueue {
+            queue,
+            taken: VecDeque::new(),
+            arrived: None,
+            _consumer: consumer.clone(),
+        })
+    }
+
+    /// What tells that something arrived. It is told when the queue was empty before: so take all that is there, then wait.
+    pub(crate) fn arrived(&mut self) -> Arc<Notify> {
+        let queue = self.queue;
+        let arrived = self.arrived.get_or_insert_with(|| {
+            let arrived = Arc::new(Notify::new());
+            // SAFETY: the `Notify` lives in `self`, which takes the callback away before it lets go of it.
+            unsafe {
+                let opaque = Arc::as_ptr(&arrived).cast_mut().cast();
+                sys::rd_kafka_queue_cb_event_enable(queue, Some(tell), opaque);
+            }
+            arrived
+        });
+        arrived.clone()
     }
 
     /// The next thing in the queue; waits at most `timeout` for it.
@@ -181,9 +251,19 @@ impl<C: ConsumerContext> PartitionQueue<C> {
     }
 }
 
+/// Called on librdkafka's threads.
+unsafe extern "C" fn tell(_client: *mut sys::rd_kafka_t, opaque: *mut c_void) {
+    // SAFETY: points to the `Notify` of a queue that is not dropped yet.
+    unsafe { (*opaque.cast::<Notify>()).notify_one() }
+}
+
 impl<C: ConsumerContext> Drop for PartitionQueue<C> {
     fn drop(&mut self) {
         self.taken.clear();
+        if self.arrived.is_some() {
+            // SAFETY: takes the queue's lock, under which the callback is called: none is on its way afterwards.
+            unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue, None, ptr::null_mut()) }
+        }
         // SAFETY: obtained once in `take`, destroyed once; the client is still alive.
         unsafe { sys::rd_kafka_queue_destroy(self.queue) }
     }

@@ -157,6 +157,30 @@ impl AckProducer {
         result
     }
 
+    /// Sends a record without a value and headers, perhaps without a key. `Ok` means that Kafka acknowledged it (in durable
+    /// mode). It never goes to the spool: its key is not its own, so it could not be looked for.
+    pub async fn send_key(
+        &self,
+        topic: &Arc<ProducerTopic>,
+        key: Option<&[u8]>,
+    ) -> Result<(), SendError> {
+        let result = match self.enqueue(topic, key, None, None) {
+            Ok(Enqueued::Handed(_)) if self.shared.mode == AckMode::Async => Ok(()),
+            Ok(Enqueued::Handed(handed)) => {
+                match tokio::time::timeout(self.shared.wait, handed.answer).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(_)) | Err(_) => Err(SendError::NotAcknowledged),
+                }
+            }
+            Ok(Enqueued::Diverted | Enqueued::Held(_)) => Err(SendError::Blocked),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &result {
+            topic.count(error);
+        }
+        result
+    }
+
     /// How many topics send no events to Kafka because it does not acknowledge, or because older ones are in the spool.
     pub fn blocked_topics(&self) -> usize {
         let now = Instant::now();
@@ -198,10 +222,11 @@ impl AckProducer {
         topic: &Arc<ProducerTopic>,
         event: EventParts<'_>,
     ) -> Result<(), SendError> {
-        let mut enqueued = self.enqueue(topic, event);
+        let (key, value) = (Some(event.key), Some(event.value));
+        let mut enqueued = self.enqueue(topic, key, value, Some(owned(event.headers)));
         if let Ok(Enqueued::Held(until)) = enqueued {
             Box::pin(self.wait_for_release(topic, until)).await;
-            enqueued = self.enqueue(topic, event);
+            enqueued = self.enqueue(topic, key, value, Some(owned(event.headers)));
         }
         match enqueued {
             // the report is only counted
@@ -221,7 +246,9 @@ impl AckProducer {
     fn enqueue(
         &self,
         topic: &Arc<ProducerTopic>,
-        event: EventParts<'_>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: Option<OwnedHeaders>,
     ) -> Result<Enqueued, SendError> {
         let since = Instant::now();
         let ticket = match topic.outstanding().admit(since, self.shared.wait) {
@@ -231,10 +258,8 @@ impl AckProducer {
         };
         let (sender, answer) = oneshot::channel();
         let report = Box::new(Report::Sent { topic: topic.clone(), ticket, answer: sender });
-        let record = BaseRecord::with_opaque_to(topic.name(), report)
-            .key(event.key)
-            .payload(event.value)
-            .headers(owned(event.headers));
+        let mut record = BaseRecord::with_opaque_to(topic.name(), report);
+        (record.key, record.payload, record.headers) = (key, value, headers);
         if let Err(error) = self.shared.client.send(record) {
             topic.outstanding().settle(ticket);
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);

@@ -49,6 +49,8 @@ pub enum Then {
     Forward,
     /// Both sides of the connection are closed; what was held back is lost.
     Cut,
+    /// Nothing passes any more, until whoever waits gives up and closes the connection.
+    Hold,
 }
 
 type Action = Arc<dyn Fn(Moment) -> Then + Send + Sync>;
@@ -124,7 +126,7 @@ impl Drop for PostgresProxy {
 }
 
 impl Shared {
-    /// Runs the hooks of an event; one that cuts is enough.
+    /// Runs the hooks of an event; one that cuts or holds is enough.
     fn fire(&self, moment: Moment) -> Then {
         let actions: Vec<Action> = self
             .hooks()
@@ -133,8 +135,9 @@ impl Shared {
             .map(|(_, action)| action.clone())
             .collect(); // called without the lock: an action may set hooks
         // all of them run, also those after one that cuts
-        let cuts = actions.iter().filter(|action| action(moment) == Then::Cut).count();
-        if cuts > 0 { Then::Cut } else { Then::Forward }
+        let wanted: Vec<_> = actions.iter().map(|action| action(moment)).collect();
+        let first = |then: Then| wanted.contains(&then).then_some(then);
+        first(Then::Cut).or(first(Then::Hold)).unwrap_or(Then::Forward)
     }
 
     fn hooks(&self) -> std::sync::MutexGuard<'_, Vec<(Event, Action)>> {

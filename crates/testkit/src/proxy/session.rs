@@ -84,7 +84,7 @@ impl Session {
             let (header, length) = read_header(&mut from).await?;
             let kind = header[0];
             if kind == b'd' && self.copied.fetch_add(length as u64, SeqCst) == 0 {
-                self.fire(Event::CopyStarted)?;
+                self.fire(Event::CopyStarted, &mut from).await?;
             }
             if !matches!(kind, b'Q' | b'P' | b'B' | b'E') || length > READ_WHOLE {
                 self.pass(&mut from, &mut to, header, length).await?;
@@ -94,7 +94,7 @@ impl Session {
             from.read_exact(&mut body).await?;
             if commits.is_commit(kind, &body) {
                 self.commit_pending.store(true, SeqCst);
-                self.fire(Event::BeforeCommitForwarded)?;
+                self.fire(Event::BeforeCommitForwarded, &mut from).await?;
             }
             self.flowing().await;
             to.write_all(&header).await?;
@@ -118,7 +118,7 @@ impl Session {
             let end = reported_end(header[0], &body);
             let committed = end == Some(End::Commit) && self.commit_pending.swap(false, SeqCst);
             if committed {
-                self.fire(Event::BeforeCommitAnswer)?;
+                self.fire(Event::BeforeCommitAnswer, &mut from).await?;
             }
             self.flowing().await;
             to.write_all(&header).await?;
@@ -127,7 +127,7 @@ impl Session {
                 // the client takes the answer for complete when the server is ready again
                 let (ready, length) = read_header(&mut from).await?;
                 self.pass(&mut from, &mut to, ready, length).await?;
-                self.fire(Event::AfterCommitAnswer)?;
+                self.fire(Event::AfterCommitAnswer, &mut from).await?;
             }
             if end.is_some() {
                 self.copied.store(0, SeqCst);
@@ -162,13 +162,18 @@ impl Session {
         let _ = self.shared.flows.subscribe().wait_for(|flows| *flows).await;
     }
 
-    /// An error when a hook wants the connection cut: it ends both directions.
-    fn fire(&self, event: Event) -> io::Result<()> {
+    /// An error when a hook wants the connection cut, or once the side that is held has closed it: it ends both
+    /// directions.
+    async fn fire(&self, event: Event, from: &mut OwnedReadHalf) -> io::Result<()> {
         let moment =
             Moment { event, connection: self.number, copied_bytes: self.copied.load(SeqCst) };
         match self.shared.fire(moment) {
             Then::Forward => Ok(()),
             Then::Cut => Err(io::ErrorKind::ConnectionAborted.into()),
+            Then::Hold => {
+                while from.read(&mut [0; 1024]).await? > 0 {} // goes nowhere
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
         }
     }
 }

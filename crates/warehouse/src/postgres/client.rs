@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use sqlx::{
-    Executor, PgPool,
+    ConnectOptions, Connection as _, Executor, PgPool,
     pool::PoolConnection,
     postgres::{PgPoolOptions, PgRow},
 };
@@ -154,6 +155,16 @@ impl Postgres {
     }
 }
 
+/// Connects, asks one question, and hangs up: whether the credentials open anything. A pool would try again and again
+/// instead of telling why it cannot connect. Takes as long as the network does.
+pub async fn probe(credentials: &Credentials) -> Result<(), LoadError> {
+    credentials.schema()?;
+    let failed = |error| sort(error, Purpose::Other);
+    let mut connection = credentials.connect_options()?.connect().await.map_err(failed)?;
+    connection.execute(sqlx::raw_sql("select 1")).await.map_err(failed)?;
+    connection.close().await.map_err(failed)
+}
+
 /// A connection of a destination. Closed instead of pooled after anything went wrong.
 pub struct Connection {
     inner: PoolConnection<sqlx::Postgres>,
@@ -198,17 +209,25 @@ impl Connection {
         ran.map(drop)
     }
 
-    /// Runs a statement and returns how many rows it hit.
+    /// Runs statements and returns how many rows the last one hit.
     pub(crate) async fn execute(
         &mut self,
         sql: &str,
         purpose: Purpose<'_>,
     ) -> Result<u64, LoadError> {
         self.is_sound = false;
-        let done = self.inner.execute(sqlx::raw_sql(sql));
-        let done = in_time(self.patience, purpose, done).await?;
+        let mut results = self.inner.execute_many(sqlx::raw_sql(sql));
+        let last = async {
+            let mut hit = 0;
+            while let Some(done) = results.try_next().await? {
+                hit = done.rows_affected();
+            }
+            Ok(hit)
+        };
+        let hit = in_time(self.patience, purpose, last).await?;
+        drop(results);
         self.is_sound = true;
-        Ok(done.rows_affected())
+        Ok(hit)
     }
 
     /// Sends COPY text as it comes; returns the number of rows stored.

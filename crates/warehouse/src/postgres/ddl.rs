@@ -187,25 +187,33 @@ pub(crate) fn delete_partition_sql(name: &TableName, column: &str, partition: &s
     )
 }
 
-/// Moves the staging table's rows into the target; `selected` are the expressions for `columns`.
+/// Moves the staging table's rows into the target; `selected` are the expressions for `columns`. `keeps_absent`: a NULL leaves
+/// the stored value alone.
 pub(crate) fn merge_sql(
     staging: &str,
     target: &TableName,
     columns: &[String],
     selected: &[String],
     key_constraint: Option<&str>,
+    keeps_absent: bool,
 ) -> String {
     let (names, selected) = (columns.join(", "), selected.join(", "));
     let conflict = key_constraint.map_or_else(String::new, |constraint| {
-        let updates: Vec<_> =
-            columns.iter().map(|column| format!("{column} = excluded.{column}")).collect();
+        let update = |column: &String| match keeps_absent {
+            true => format!("{column} = coalesce(excluded.{column}, stored.{column})"),
+            false => format!("{column} = excluded.{column}"),
+        };
+        let updates: Vec<_> = columns.iter().map(update).collect();
         format!(
             " on conflict on constraint {} do update set {}",
             quote_ident(constraint),
             updates.join(", ")
         )
     });
-    format!("insert into {} ({names}) select {selected} from {staging}{conflict}", target.quoted())
+    format!(
+        "insert into {} as stored ({names}) select {selected} from {staging}{conflict}",
+        target.quoted()
+    )
 }
 
 #[cfg(test)]

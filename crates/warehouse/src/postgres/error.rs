@@ -88,6 +88,9 @@ pub enum LoadError {
     /// The caller's checkpoint is not what it was: somebody else loaded, nothing was loaded here.
     #[error("the checkpoint was moved by somebody else; start over from where it is")]
     CheckpointMoved,
+    /// The caller could not say where the checkpoint moves to: nothing was loaded.
+    #[error("the checkpoint cannot be moved: {0}; the same load can be tried again")]
+    CheckpointFailed(String),
     /// The database is there and asks to be tried again: locks, time-outs, shutdown, too many connections.
     #[error("the database is busy: {0}; try again later")]
     Busy(Box<ServerError>),
@@ -120,7 +123,10 @@ impl LoadError {
     pub fn is_retriable(&self) -> bool {
         matches!(
             self,
-            LoadError::Connection { .. } | LoadError::CommitUnknown { .. } | LoadError::Busy(_)
+            LoadError::Connection { .. }
+                | LoadError::CommitUnknown { .. }
+                | LoadError::CheckpointFailed(_)
+                | LoadError::Busy(_)
         )
     }
 

@@ -44,6 +44,18 @@ pub type Advance =
 pub struct LoadOptions {
     pub refusals: Refusals,
     pub schema_changes: SchemaChanges,
+    pub rows: RowsOf,
+}
+
+/// What the rows of a batch stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RowsOf {
+    /// A batch: all rows have all its columns, those that an event lacks are NULL.
+    #[default]
+    Batch,
+    /// Single events that are alike ([`Batch::push_alike`]): the result is that of inserting one after the other. What an event
+    /// lacks stays as it is, or gets its default.
+    Events,
 }
 
 /// What a row that the database refuses does to the others.
@@ -232,10 +244,11 @@ impl Load<'_> {
             Replaces::Nothing => self.options.schema_changes,
             Replaces::Table | Replaces::Partition => SchemaChanges::InLoad,
         };
+        let is_event = self.options.rows == RowsOf::Events;
         Rules {
             changes,
-            style: TextStyle::Short,
-            first_row_is_free: false,
+            style: if is_event { TextStyle::Milliseconds } else { TextStyle::Short },
+            first_row_is_free: is_event,
             is_literal: changes == SchemaChanges::InLoad,
         }
     }

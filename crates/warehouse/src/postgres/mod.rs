@@ -19,12 +19,12 @@ mod table;
 mod transfer;
 mod types;
 
-pub use client::{Connection, Postgres, Settings};
+pub use client::{Connection, Postgres, Settings, probe};
 pub use credentials::Credentials;
 pub use error::{LoadError, ServerError};
 pub use load::{
     Advance, Checkpoint, LoadCounts, LoadOptions, LoadReport, LoadedTable, Refusals, RefusedRow,
-    SchemaChanges,
+    RowsOf, SchemaChanges,
 };
 pub(crate) use table::Table;
 pub use transfer::copy_text;

@@ -43,6 +43,8 @@ pub(super) struct Prepared {
     pub(super) is_new: bool,
     /// A column of the key that no event of the batch has. Without it no row can be stored.
     pub(super) absent_key: Option<String>,
+    /// What a row lacks stays as it is in the row that it is merged into.
+    pub(super) keeps_absent: bool,
     is_literal: bool,
 }
 
@@ -115,8 +117,17 @@ impl Postgres {
             if is_complete {
                 self.report_limit(&name, &fit);
                 let fit = Arc::new(fit);
-                let is_literal = rules.is_literal;
-                return Ok(Prepared { batch, name, fit, table, is_new, absent_key, is_literal });
+                let (is_literal, keeps_absent) = (rules.is_literal, rules.first_row_is_free);
+                return Ok(Prepared {
+                    batch,
+                    name,
+                    fit,
+                    table,
+                    is_new,
+                    absent_key,
+                    keeps_absent,
+                    is_literal,
+                });
             }
             let added = self.change(connection, &batch, &name, &made, rules).await?;
             is_new |= table.is_none();

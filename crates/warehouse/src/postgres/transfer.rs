@@ -85,8 +85,9 @@ pub(super) async fn send(
     copy(connection, &staging.quoted(), prepared, rows).await?;
     let key = table.as_ref().and_then(|table| table.key.as_ref()).filter(|_| is_merged);
     let constraint = key.map(|key| key.constraint.as_str());
+    let (staged, selected) = (staging.quoted(), selected(fit, &columns));
     let merge =
-        ddl::merge_sql(&staging.quoted(), name, &columns, &selected(fit, &columns), constraint);
+        ddl::merge_sql(&staged, name, &columns, &selected, constraint, prepared.keeps_absent);
     let loaded = connection.execute(&merge, purpose).await?;
     connection.run_for(&format!("drop table {}", staging.quoted()), purpose).await?;
     Ok(loaded)
@@ -141,7 +142,8 @@ pub(super) async fn replace_all(
         connection.run_for(statement, as_schema).await?;
     }
     let columns = fit.quoted_columns();
-    let insert = ddl::merge_sql(&staging.quoted(), name, &columns, &selected(fit, &columns), None);
+    let insert =
+        ddl::merge_sql(&staging.quoted(), name, &columns, &selected(fit, &columns), None, false);
     let loaded = connection.execute(&insert, as_rows).await?;
     connection.run_for(&format!("drop table {}", staging.quoted()), as_rows).await?;
     Ok(loaded)

@@ -14,12 +14,15 @@ use super::{
 };
 use crate::{
     Batch, MemoryLimit, OptionError, Replaces, RowError, StreamOptions,
-    postgres::{LoadOptions, LoadReport, Postgres, Refusals, SchemaChanges},
+    postgres::{LoadOptions, LoadReport, Postgres, Refusals, RowsOf, SchemaChanges},
 };
 
 /// A stream is all or nothing, its changes to the table included.
-const LOAD: LoadOptions =
-    LoadOptions { refusals: Refusals::Fail, schema_changes: SchemaChanges::InLoad };
+const LOAD: LoadOptions = LoadOptions {
+    refusals: Refusals::Fail,
+    schema_changes: SchemaChanges::InLoad,
+    rows: RowsOf::Batch,
+};
 
 /// One batch on its way into one table.
 pub struct BatchStream {
@@ -60,6 +63,11 @@ impl BatchStream {
 
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Bytes of heap that the events take, roughly. Well beyond the memory limit, the disk takes no rows.
+    pub fn byte_size(&self) -> usize {
+        self.batch.as_ref().map_or(0, Batch::byte_size)
     }
 
     /// Takes one event (JSON). A text that is no JSON object is not even counted.

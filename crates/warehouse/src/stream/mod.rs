@@ -19,6 +19,7 @@ use crate::{
     options::{OptionError, StreamOptions},
     postgres::{LoadError, Postgres},
     row::RowError,
+    rows::MemoryLimit,
 };
 
 /// What a stream does with its events, and with the rows that are there.
@@ -67,6 +68,23 @@ impl Stream {
             Mode::Stream => Stream::Event(EventStream::new(postgres, table, options)?.into()),
             _ => Stream::Batch(BatchStream::new(postgres, table, mode, options)?.into()),
         })
+    }
+
+    /// Keeps rows beyond the limit on disk, where rows are kept at all. To be called before the first event.
+    #[must_use]
+    pub fn with_memory_limit(self, limit: MemoryLimit) -> Stream {
+        match self {
+            Stream::Batch(stream) => Stream::Batch(stream.with_memory_limit(limit).into()),
+            Stream::Event(stream) => Stream::Event(stream),
+        }
+    }
+
+    /// Bytes of heap that waiting events take, roughly.
+    pub fn byte_size(&self) -> usize {
+        match self {
+            Stream::Batch(stream) => stream.byte_size(),
+            Stream::Event(_) => 0,
+        }
     }
 
     /// Takes one event (JSON).

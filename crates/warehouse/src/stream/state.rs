@@ -1,8 +1,8 @@
-//! What a stream tells about itself. The field names are an interface: services hand them on as JSON.
+//! What a stream tells about itself. Names and order of the fields are an interface: services hand them on as JSON.
 
 use std::{fmt, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::Mode;
@@ -48,9 +48,10 @@ pub struct State {
     /// `processed_rows` as it was when the last failing event failed.
     #[serde(skip_serializing_if = "is_zero")]
     pub error_row_index: u64,
+    #[serde(serialize_with = "shortest")]
     pub processing_time_sec: f64,
-    /// What took how long; `None` until something was stored, and for single events.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What took how long; `None` until something was stored, and for single events: written as a phase without a name.
+    #[serde(serialize_with = "phase_or_empty")]
     pub statistics: Option<Phase>,
     pub queue_size: u64,
 }
@@ -89,9 +90,11 @@ impl Representation {
 #[serde(rename_all = "camelCase")]
 pub struct Phase {
     pub name: &'static str,
+    #[serde(skip_serializing_if = "is_zero")]
     pub bytes_processed: u64,
     pub time_processed_ms: u64,
     /// Of warehouses that charge for bytes; 0 for PostgreSQL.
+    #[serde(serialize_with = "shortest")]
     pub estimated_cost: f64,
     /// The phases of a total, by name.
     #[serde(skip_serializing_if = "Map::is_empty")]
@@ -156,28 +159,55 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
+/// A number without a fraction has no `.0`.
+#[allow(clippy::trivially_copy_pass_by_ref)] // the shape that serde asks for
+fn shortest<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        #[allow(clippy::cast_possible_truncation)] // integers below 2^53 are exact
+        return serializer.serialize_i64(*value as i64);
+    }
+    serializer.serialize_f64(*value)
+}
+
+fn phase_or_empty<S: Serializer>(phase: &Option<Phase>, serializer: S) -> Result<S::Ok, S::Error> {
+    match phase {
+        Some(phase) => phase.serialize(serializer),
+        None => Phase::new("", 0, Duration::ZERO).serialize(serializer),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_is_left_out() {
-        let state = serde_json::to_value(State::new("t", Mode::Batch)).unwrap();
-        let keys: Vec<_> = state.as_object().unwrap().keys().cloned().collect();
+    fn what_is_not_there_is_left_out_and_nothing_measured_is_a_phase_without_a_name() {
+        let state = serde_json::to_string(&State::new("t", Mode::Batch)).unwrap();
         assert_eq!(
-            keys,
-            [
-                "representation",
-                "status",
-                "mode",
-                "processedRows",
-                "processedBytes",
-                "successfulRows",
-                "processingTimeSec",
-                "queueSize"
-            ]
+            state,
+            r#"{"representation":{"name":"t","schema":null},"status":"ACTIVE","mode":"batch","processedRows":0,"processedBytes":0,"successfulRows":0,"processingTimeSec":0,"statistics":{"name":"","timeProcessedMs":0,"estimatedCost":0},"queueSize":0}"#
         );
-        assert_eq!(state["status"], "ACTIVE");
-        assert_eq!(state["representation"], serde_json::json!({"name": "t", "schema": null}));
+    }
+
+    #[test]
+    fn all_fields_stand_in_their_order() {
+        let mut state = State::new("t", Mode::ReplaceTable);
+        state.representation = Representation {
+            name: "t".to_owned(),
+            target_name: Some("t".to_owned()),
+            schema: Some(Map::from_iter([("id".to_owned(), "bigint".into())])),
+            primary_key_fields: vec!["id".to_owned()],
+            primary_key_name: Some("k".to_owned()),
+        };
+        state.status = Status::Failed;
+        state.processed_rows = 3;
+        state.failed_event("no".to_owned());
+        state.processing_time_sec = 1.5;
+        let phase = |name, bytes| Phase::new(name, bytes, Duration::from_millis(2));
+        state.statistics = Some(Phase::total([phase("consume", 7), phase("merge", 0)]));
+        assert_eq!(
+            serde_json::to_string(&state).unwrap(),
+            r#"{"representation":{"name":"t","targetName":"t","schema":{"id":"bigint"},"primaryKeyFields":["id"],"primaryKeyName":"k"},"status":"FAILED","mode":"replace_table","error":"no","processedRows":3,"processedBytes":0,"successfulRows":0,"errorRowIndex":3,"processingTimeSec":1.5,"statistics":{"name":"total","bytesProcessed":7,"timeProcessedMs":4,"estimatedCost":0,"states":{"consume":{"name":"consume","bytesProcessed":7,"timeProcessedMs":2,"estimatedCost":0},"merge":{"name":"merge","timeProcessedMs":2,"estimatedCost":0}}},"queueSize":0}"#
+        );
     }
 }

@@ -6,16 +6,22 @@ use anyhow::Result;
 use serde_json::Value;
 use testkit::Database;
 use warehouse::{
-    Batch, LoadError, LoadOptions, LoadReport, Refusals, SchemaChanges, StreamOptions,
+    Batch, LoadError, LoadOptions, LoadReport, Refusals, RowsOf, SchemaChanges, StreamOptions,
     postgres::{Credentials, Postgres, Settings},
 };
 
 /// As bulkerapp loads.
-pub(crate) const ISOLATE: LoadOptions =
-    LoadOptions { refusals: Refusals::Isolate, schema_changes: SchemaChanges::BeforeLoad };
+pub(crate) const ISOLATE: LoadOptions = LoadOptions {
+    refusals: Refusals::Isolate,
+    schema_changes: SchemaChanges::BeforeLoad,
+    rows: RowsOf::Batch,
+};
 /// As the specification has it.
-pub(crate) const FAIL: LoadOptions =
-    LoadOptions { refusals: Refusals::Fail, schema_changes: SchemaChanges::InLoad };
+pub(crate) const FAIL: LoadOptions = LoadOptions {
+    refusals: Refusals::Fail,
+    schema_changes: SchemaChanges::InLoad,
+    rows: RowsOf::Batch,
+};
 
 pub(crate) struct Loader {
     pub(crate) database: Database,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use testkit::wait_until;
 use tokio_util::sync::CancellationToken;
-use warehouse::{LoadError, LoadOptions, Refusals, SchemaChanges, postgres::Settings};
+use warehouse::{LoadError, LoadOptions, Refusals, RowsOf, SchemaChanges, postgres::Settings};
 
 use crate::loader::{FAIL, ISOLATE, Loader};
 
@@ -237,8 +237,11 @@ async fn columns_beyond_what_postgresql_has_room_for_are_unmapped() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_another_loader_made_meanwhile_decides_the_type() -> Result<()> {
     let loader = Loader::new().await?;
-    let how =
-        LoadOptions { refusals: Refusals::Isolate, schema_changes: SchemaChanges::BeforeLoad };
+    let how = LoadOptions {
+        refusals: Refusals::Isolate,
+        schema_changes: SchemaChanges::BeforeLoad,
+        rows: RowsOf::Batch,
+    };
     loader.load(&json!({}), &[event(&json!({"id": 1, "v": 1}))], how).await?;
     let report = loader.load(&json!({}), &[event(&json!({"id": 2, "v": "text"}))], how).await?;
     assert_eq!(report.counts.loaded, 1);

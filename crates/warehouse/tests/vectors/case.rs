@@ -62,6 +62,11 @@ impl Case {
     pub(crate) fn parse(text: &str) -> Result<Case, String> {
         serde_json::from_str(text).map_err(|error| format!("not a case: {error}"))
     }
+
+    /// Whether one of its streams has this mode.
+    pub(crate) fn has_mode(&self, mode: &str) -> bool {
+        self.steps.iter().any(|step| step.mode.as_ref().unwrap_or(&self.mode) == mode)
+    }
 }
 
 impl Step {

@@ -16,6 +16,8 @@ use std::{
     process::ExitCode,
 };
 
+use run::Way;
+
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Cases of the original's behaviour, and cases that we derived from the rules.
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
     for folder in FOLDERS {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(folder);
         match files(&path) {
-            Ok(files) => trials.extend(files.into_iter().map(trial)),
+            Ok(files) => trials.extend(files.into_iter().flat_map(trials_of)),
             Err(reason) => trials.push(Trial::test(folder, || Err(reason.into()))),
         }
     }
@@ -59,13 +61,28 @@ fn name_of(file: &Path) -> String {
 }
 
 /// Runs the case of a file; the error is the first difference. A file that cannot be read is one too.
-fn run_file(file: &Path) -> Result<(), String> {
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    let case = case::Case::parse(&text)?;
+fn run_file(file: &Path, way: Way) -> Result<(), String> {
+    let case = read(file)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| error.to_string())?.block_on(run::run(&case))
+    runtime.map_err(|error| error.to_string())?.block_on(run::run(&case, way))
 }
 
-fn trial(file: PathBuf) -> Trial {
-    Trial::test(name_of(&file), move || run_file(&file).map_err(Failed::from))
+fn read(file: &Path) -> Result<case::Case, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    case::Case::parse(&text)
+}
+
+/// A case of single events is run in both ways.
+fn trials_of(file: PathBuf) -> Vec<Trial> {
+    let has_single_events = read(&file).is_ok_and(|case| case.has_mode("stream"));
+    let ways = [Way::OneByOne, Way::Together];
+    let ways = if has_single_events { &ways[..] } else { &ways[..1] };
+    let trial = |way: &Way| {
+        let (file, way) = (file.clone(), *way);
+        let suffix = if way == Way::Together { " (together)" } else { "" };
+        Trial::test(format!("{}{suffix}", name_of(&file)), move || {
+            run_file(&file, way).map_err(Failed::from)
+        })
+    };
+    ways.iter().map(trial).collect()
 }

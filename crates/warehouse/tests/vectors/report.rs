@@ -6,7 +6,7 @@ use std::{
     sync::Mutex,
 };
 
-use crate::{files, name_of, run_file};
+use crate::{files, name_of, run::Way, run_file};
 
 /// Runs all cases of a folder, a few at a time, and prints `FAIL <name>: <first difference>` for each that fails, in
 /// the order of the names, then the sum.
@@ -25,7 +25,7 @@ pub(crate) fn report(folder: &Path) -> ExitCode {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some((index, file)) = left.lock().ok().and_then(|mut left| left.pop()) {
-                    let result = std::panic::catch_unwind(|| run_file(file));
+                    let result = std::panic::catch_unwind(|| run_file(file, Way::OneByOne));
                     let result = result.unwrap_or_else(|_| Err("panicked".to_owned()));
                     if let Ok(mut results) = results.lock() {
                         results.push((index, result));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map, Value};
 use warehouse::{
-    StreamOptions,
+    LoadOptions, MicroBatch, Refusals, RowsOf, SchemaChanges, StreamOptions,
     postgres::{Postgres, quote_ident},
     stream::{Mode, Stream, StreamError},
 };
@@ -16,8 +16,17 @@ use crate::{
     inspect::Inspector,
 };
 
+/// How the events of a stream of mode `stream` are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// As a stream.
+    OneByOne,
+    /// In one load, which has to come to the same.
+    Together,
+}
+
 /// Runs all steps in a fresh database; the answer is the first difference.
-pub(crate) async fn run(case: &Case) -> Result<(), String> {
+pub(crate) async fn run(case: &Case, way: Way) -> Result<(), String> {
     let database = testkit::postgres().await.map_err(|error| format!("{error:#}"))?;
     let in_database = |error: sqlx::Error| error.to_string();
     let mut inspector = Inspector::connect(&database.url()).await.map_err(in_database)?;
@@ -28,7 +37,7 @@ pub(crate) async fn run(case: &Case) -> Result<(), String> {
     }
     let destination = destination(&database)?;
     for (number, step) in case.steps.iter().enumerate() {
-        let result = run_step(case, step, &destination, &mut inspector).await;
+        let result = run_step(case, step, way, &destination, &mut inspector).await;
         result.map_err(|difference| format!("step {}: {difference}", number + 1))?;
     }
     destination.close().await;
@@ -48,14 +57,20 @@ struct Outcome {
 async fn run_step(
     case: &Case,
     step: &Step,
+    way: Way,
     destination: &Postgres,
     inspector: &mut Inspector,
 ) -> Result<(), String> {
     let options = step.options.as_ref().unwrap_or(&case.options);
     let mode = step.mode.as_deref().unwrap_or(&case.mode);
-    let outcome = play(case, step, mode, options, destination).await?;
+    let together = way == Way::Together && mode == "stream";
+    let outcome = match together {
+        true => play_together(case, step, options, destination).await?,
+        false => play(case, step, mode, options, destination).await?,
+    };
     expect_errors(step, &outcome)?;
-    if let Some(expected) = &step.expect_state {
+    // a load keeps no account of a stream
+    if let Some(expected) = step.expect_state.as_ref().filter(|_| !together) {
         let state = outcome.state.ok_or("state: there is no stream")?;
         compare::state(expected, &state)?;
     }
@@ -110,6 +125,49 @@ async fn play(
         outcome.failed = Some(full_text(&error));
     }
     outcome.state = Some(serde_json::to_value(stream.state()).map_err(|error| error.to_string())?);
+    Ok(outcome)
+}
+
+/// Loads the events of a stream in one transaction.
+async fn play_together(
+    case: &Case,
+    step: &Step,
+    options: &Map<String, Value>,
+    destination: &Postgres,
+) -> Result<Outcome, String> {
+    let mut outcome = Outcome::default();
+    let mut parsed = StreamOptions::default();
+    let set = options.iter().try_for_each(|(key, value)| parsed.set(key, value));
+    let micro_batch = set.and_then(|()| MicroBatch::new(&case.table, &parsed));
+    let mut micro_batch = match micro_batch {
+        Ok(micro_batch) => micro_batch,
+        Err(error) => {
+            outcome.failed = Some(error.to_string());
+            return Ok(outcome);
+        }
+    };
+    let mut event_of = BTreeMap::new();
+    for (index, line) in step.lines()?.iter().enumerate() {
+        match micro_batch.push(line) {
+            Ok(place) => drop(event_of.insert((place.batch, place.row), index)),
+            Err(error) => drop(outcome.refused.insert(index, error.to_string())),
+        }
+        if !step.continue_on_error && !outcome.refused.is_empty() {
+            break;
+        }
+    }
+    let load = LoadOptions {
+        refusals: Refusals::Isolate,
+        schema_changes: SchemaChanges::BeforeLoad,
+        rows: RowsOf::Events,
+    };
+    match destination.load(micro_batch.into_batches(), None, load).await {
+        Ok(report) => outcome.refused.extend(report.refused.into_iter().map(|refused| {
+            let text = format!("{}: {}", refused.error, refused.error.full_text);
+            (event_of[&(refused.batch, refused.row)], text)
+        })),
+        Err(error) => outcome.failed = Some(full_text(&StreamError::from(error))),
+    }
     Ok(outcome)
 }
 
