@@ -361,3 +361,37 @@ async fn kafka_and_the_process_fail_in_turns_and_together_and_every_answer_holds
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_destination_that_is_gone_wait_in_quarantine_for_its_return() -> Result<()> {
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path());
+    let mut app = setup.start().await?;
+    app.post_all("old", 0..1).await?;
+    app.until_replayed().await?;
+    // given events of a table whose topic was never made, and of one whose topic is there
+    own.kill9().await?;
+    app.post_all("old", 1..10).await?;
+    app.post_all("new", 0..10).await?;
+    app.service.kill9().await?;
+
+    // when their destination is not configured any more
+    own.restart().await?;
+    let gone = setup.clone().with("BULKER_DESTINATION_IT", r#"{id: "other", type: "postgres"}"#);
+    let app = gone.start().await?;
+    app.until_replayed().await?;
+    let health = app.get("/health").await?;
+    ensure!(health.contains(r#""quarantinedEvents":10"#), "{health}");
+    ensure!(health.contains("its destination is not configured"), "{health}");
+    assert_eq!(values(&kafka, &setup.topic("old")).await?, events(0..10));
+    app.stop().await?;
+
+    // then they follow once it is, by the command
+    let orphan = folder.path().join("spool").display().to_string();
+    let mut command = setup.run(&["spool", "quarantine", &orphan])?;
+    ensure!(command.service.wait(PATIENCE).await?.success(), "{:#?}", command.service.lines());
+    assert_eq!(values(&kafka, &setup.topic("new")).await?, events(0..10));
+    Ok(())
+}
