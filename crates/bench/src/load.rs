@@ -23,8 +23,30 @@ const REPEAT_EVERY: u64 = 10;
 
 /// Batch mode without a key, beside `\copy` of the same rows into a fresh table.
 pub(crate) async fn plain(parts: &Parts, events: u64, batch_size: u64) -> Result<Comparison> {
-    let options = format!("batchSize: {batch_size}, frequency: 0.0167");
-    let loaded = load(parts, "plain", events, &options, |number| number).await?;
+    let options = format!(r#"mode: "batch", batchSize: {batch_size}, frequency: 0.0167"#);
+    beside_copy(
+        parts,
+        "batch",
+        &format!("load without key, batches of {batch_size}"),
+        events,
+        &options,
+    )
+    .await
+}
+
+/// A backlog of a stream topic, beside the same.
+pub(crate) async fn streamed(parts: &Parts, events: u64) -> Result<Comparison> {
+    beside_copy(parts, "stream", "stream, draining a backlog", events, r#"mode: "stream""#).await
+}
+
+async fn beside_copy(
+    parts: &Parts,
+    mode: &str,
+    name: &str,
+    events: u64,
+    options: &str,
+) -> Result<Comparison> {
+    let loaded = load(parts, (mode, "plain"), events, options, |number| number).await?;
     let mut database = parts.database().await?;
     let rows = number(&mut database, "select count(*) from bench_plain").await;
     ensure!(rows == i64::try_from(events).ok(), "{rows:?} rows of {events} events");
@@ -36,7 +58,7 @@ pub(crate) async fn plain(parts: &Parts, events: u64, batch_size: u64) -> Result
     database.execute("drop table bench_reference, bench_plain").await?;
     database.close().await?;
     Ok(Comparison {
-        name: format!("load without key, batches of {batch_size}"),
+        name: name.to_owned(),
         unit: "rows/s",
         ours: per_second(events, loaded.took),
         reference: per_second(events, reference),
@@ -49,12 +71,12 @@ pub(crate) async fn plain(parts: &Parts, events: u64, batch_size: u64) -> Result
 /// `insert … on conflict`, batch by batch.
 pub(crate) async fn merged(parts: &Parts, events: u64, batch_size: u64) -> Result<Comparison> {
     let options = format!(
-        "batchSize: {batch_size}, frequency: 0.0167, deduplicate: true, primaryKey: \"id\""
+        r#"mode: "batch", batchSize: {batch_size}, frequency: 0.0167, deduplicate: true, primaryKey: "id""#
     );
     let repeated = |number: u64| {
         if number % REPEAT_EVERY == REPEAT_EVERY - 1 { number - REPEAT_EVERY / 2 } else { number }
     };
-    let loaded = load(parts, "merged", events, &options, repeated).await?;
+    let loaded = load(parts, ("batch", "merged"), events, &options, repeated).await?;
     let mut database = parts.database().await?;
     let expected = i64::try_from(events - events / REPEAT_EVERY)?;
     let rows = number(&mut database, "select count(*) from bench_merged").await;
@@ -114,13 +136,13 @@ impl Loaded {
 /// counts from the start of the process.
 async fn load(
     parts: &Parts,
-    name: &str,
+    (mode, name): (&str, &str),
     events: u64,
     options: &str,
     key_of: impl Fn(u64) -> u64,
 ) -> Result<Loaded> {
     let destination = format!("bench{}", uuid::Uuid::new_v4().simple());
-    let topic = format!("in.id.{destination}.m.batch.t.bench_{name}");
+    let topic = format!("in.id.{destination}.m.{mode}.t.bench_{name}");
     parts.create_topic(&topic).await?;
     eprintln!("filling {topic} with {events} events");
     parts.fill_topic(&topic, events, key_of)?;

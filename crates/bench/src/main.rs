@@ -9,6 +9,8 @@ mod parts;
 mod process;
 mod refused;
 mod report;
+mod stream;
+mod topics;
 
 use std::path::PathBuf;
 
@@ -43,7 +45,7 @@ enum Command {
         /// How often everything is measured; the median counts.
         #[arg(long, default_value_t = 3)]
         rounds: u32,
-        /// Only these: `load`, `merge`, `refused`, `intake`.
+        /// Only these: `load`, `merge`, `refused`, `stream`, `topics`, `intake`.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
@@ -78,6 +80,15 @@ async fn main() -> Result<()> {
                             report.add(refused::compare(&parts, kind, bad).await?);
                         }
                     }
+                }
+                if wanted("stream") {
+                    report.add(stream::latency(&parts, 500).await?);
+                    report.add(load::streamed(&parts, events).await?);
+                }
+                // what thousands of topics cost hardly varies, and takes minutes
+                if wanted("topics") && round == 1 {
+                    report.add(topics::many(&parts, 1_000, 150.0).await?);
+                    report.add(topics::many(&parts, 5_000, 300.0).await?);
                 }
                 if wanted("intake") {
                     for connections in [64, 256] {

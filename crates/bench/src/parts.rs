@@ -19,6 +19,8 @@ use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 use crate::{events::write_event, process::Process};
 
 pub(crate) const TOKEN: &str = "bench-token";
+/// Topics that the brokers are asked to make at a time.
+const TOPICS_AT_ONCE: usize = 200;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Addresses of the parts and the program under test.
@@ -100,7 +102,7 @@ impl Parts {
             .env(
                 format!("BULKER_DESTINATION_{}", destination.to_uppercase()),
                 format!(
-                    r#"{{id: "{destination}", type: "postgres", credentials: {credentials}, options: {{mode: "batch", {options}}}}}"#
+                    r#"{{id: "{destination}", type: "postgres", credentials: {credentials}, options: {{{options}}}}}"#
                 ),
             )
             .stderr(Stdio::inherit());
@@ -109,12 +111,34 @@ impl Parts {
 
     /// Makes a topic of one partition.
     pub(crate) async fn create_topic(&self, topic: &str) -> Result<()> {
+        self.create_topics(&[topic.to_owned()]).await
+    }
+
+    /// Makes topics of one partition each.
+    pub(crate) async fn create_topics(&self, topics: &[String]) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create()?;
-        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
-        let created = admin.create_topics([&new], &AdminOptions::new()).await?;
-        for topic in created {
-            topic.map_err(|(topic, code)| anyhow::anyhow!("create {topic}: {code}"))?;
+        for group in topics.chunks(TOPICS_AT_ONCE) {
+            let new: Vec<_> = group
+                .iter()
+                .map(|topic| NewTopic::new(topic, 1, TopicReplication::Fixed(1)))
+                .collect();
+            for topic in admin.create_topics(&new, &AdminOptions::new()).await? {
+                topic.map_err(|(topic, code)| anyhow::anyhow!("create {topic}: {code}"))?;
+            }
         }
+        Ok(())
+    }
+
+    /// Puts one event into each of the topics.
+    pub(crate) fn one_event_each(&self, topics: &[String]) -> Result<()> {
+        let producer: ThreadedProducer<_> = self.client().set("acks", "all").create()?;
+        let mut event = String::new();
+        for (number, topic) in (0..).zip(topics) {
+            write_event(&mut event, number);
+            let record = BaseRecord::<str, str>::to(topic).key("k").payload(&event).partition(0);
+            producer.send(record).map_err(|(error, _)| error).context("produce")?;
+        }
+        producer.flush(Duration::from_secs(120))?;
         Ok(())
     }
 

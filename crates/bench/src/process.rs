@@ -37,13 +37,27 @@ impl Process {
 
     /// Peak resident memory, MiB.
     pub(crate) fn peak_memory_mib(&self) -> Result<f64> {
+        Ok(self.status("VmHWM:")? / 1024.0)
+    }
+
+    /// Resident memory, MiB.
+    pub(crate) fn memory_mib(&self) -> Result<f64> {
+        Ok(self.status("VmRSS:")? / 1024.0)
+    }
+
+    pub(crate) fn threads(&self) -> Result<f64> {
+        self.status("Threads:")
+    }
+
+    /// A number of `/proc/<pid>/status`; sizes are in KiB.
+    fn status(&self, name: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let kibibytes = status
+        let number = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .find_map(|line| line.strip_prefix(name))
             .and_then(|value| value.split_whitespace().next())
-            .and_then(|number| number.parse::<f64>().ok());
-        kibibytes.map(|kibibytes| kibibytes / 1024.0).context("no VmHWM")
+            .and_then(|number| number.parse().ok());
+        number.with_context(|| format!("no {name}"))
     }
 
     /// Asks it to stop and waits; kills it after half a minute.

@@ -9,9 +9,10 @@ use appbase::{
     http::{Server, ServerLimits},
     lifecycle::{Deadline, stop_on_signal},
 };
-use eventslog::LogMetrics;
+use eventslog::{EventsLog, LogMetrics};
 use kafkabase::{
-    AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics, TopicSettings,
+    AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics,
+    TopicSettings, topic_name,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -23,8 +24,9 @@ use crate::{
     destinations::Destinations,
     failed_events::FailedEvents,
     loading::{
-        self, LoadTarget, LoaderSettings, LoaderStatus, Loading, LoadingConfig, OwnedTopics,
-        Ownership, ParkingConfig, Shard, SharedRetry, SharesTopic, TargetDefaults, open_all,
+        self, LoadTarget, LoaderSettings, LoaderStatus, Loading, LoadingConfig, MetricsTopic,
+        OwnedTopics, Ownership, ParkingConfig, Reporter, Shard, SharedRetry, SharesTopic,
+        TargetDefaults, open_all,
     },
     metrics, routes, spool,
     state::{AppState, Limits},
@@ -32,6 +34,8 @@ use crate::{
     topics::Topics,
 };
 
+/// The destination, and its table, that counts of events go to.
+const METRICS: &str = "metrics";
 /// How Kafka's brokers see this service.
 const CLIENT_ID: &str = "bulkerapp";
 /// The longest an administrative call may take; the original's second is too short for a coordinator's move.
@@ -97,7 +101,13 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let listening = tokio::spawn(asked);
     let targets = open_targets(config, &destinations);
     let logging = tokio::spawn(log_flusher.run(background.clone()));
-    let loading = start_loading(config, &client, &topics, targets.clone(), stop.clone())?;
+    let loading = start_loading(
+        config,
+        &client,
+        &topics,
+        (targets.clone(), destinations.clone(), events_log.clone()),
+        stop.clone(),
+    )?;
 
     let limits = Limits {
         body: config.kafka.producer_message_max_bytes(),
@@ -170,7 +180,11 @@ fn start_loading(
     config: &Config,
     client: &rdkafka::ClientConfig,
     topics: &Arc<Topics>,
-    targets: HashMap<String, Arc<LoadTarget>>,
+    (targets, destinations, events_log): (
+        HashMap<String, Arc<LoadTarget>>,
+        Arc<Destinations>,
+        EventsLog,
+    ),
     stop: CancellationToken,
 ) -> Result<Loading> {
     if !config.server.enable_consumers {
@@ -180,9 +194,16 @@ fn start_loading(
     }
     let retries = &config.retries;
     let ownership = Arc::new(ownership(config));
+    let producer = ConfirmedProducer::new(&config.kafka, CLIENT_ID, PARK_TIMEOUT)
+        .context("Kafka's settings")?;
+    let prefix = config.kafka.kafka_topic_prefix.clone();
+    let metrics_topic: MetricsTopic = Arc::new(move || {
+        let mode = destinations.get(METRICS)?.mode;
+        Some(topic_name(&prefix, METRICS, mode, METRICS, 0))
+    });
     let loading = LoadingConfig {
-        producer: ConfirmedProducer::new(&config.kafka, CLIENT_ID, PARK_TIMEOUT)
-            .context("Kafka's settings")?,
+        reporter: Arc::new(Reporter::new(events_log, metrics_topic, producer.clone())),
+        producer,
         parking: ParkingConfig {
             topic_prefix: config.kafka.kafka_topic_prefix.clone(),
             dead_letter_topic: config.kafka.kafka_destinations_dead_letter_topic_name.clone(),

@@ -5,8 +5,9 @@
 //! fate was decided before. Refused events are in Kafka before the transaction commits.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use appbase::telemetry::chain;
@@ -24,6 +25,7 @@ use super::{
     origins::{OriginChange, OriginState, Verdict, judge},
     parking::{Fate, Parking, RefusedEvent},
     reader::ParsedBatch,
+    reporter::{Fortune, Reporter},
     target::{LoadTarget, OwnedTopic},
 };
 
@@ -35,6 +37,7 @@ pub(super) struct BatchLoad<'a> {
     pub(super) topic: &'a Arc<OwnedTopic>,
     pub(super) target: &'a LoadTarget,
     pub(super) parking: &'a Arc<Parking>,
+    pub(super) reporter: &'a Reporter,
     pub(super) key: &'a RowKey,
 }
 
@@ -118,6 +121,14 @@ impl BatchLoad<'_> {
         Ok(self.account(report, &settling))
     }
 
+    fn tell(&self, loaded: &Loaded, settling: &Settling) {
+        let pending = lock(&settling.groups);
+        let (groups, unparsable) = &*pending;
+        let took = settling.began.elapsed();
+        let messages = fortunes(groups, unparsable, &loaded.report);
+        self.reporter.loaded(self.topic, loaded, took, messages);
+    }
+
     fn options(&self) -> LoadOptions {
         LoadOptions {
             refusals: Refusals::Isolate,
@@ -185,6 +196,7 @@ impl BatchLoad<'_> {
             consumed,
             groups: Mutex::new((settled, refused)),
             counts: Mutex::new(consumed),
+            began: Instant::now(),
             _held: batch.held,
         };
         Ok((batches, settling))
@@ -194,6 +206,8 @@ impl BatchLoad<'_> {
         let counts = *lock(&settling.counts);
         let loaded = Loaded { report, counts };
         metrics::count_batch(self.topic, &loaded);
+        self.topic.count(counts.consumed);
+        self.tell(&loaded, settling);
         if counts.sent_to_retry + counts.dead > 0 {
             let first = loaded.report.refused.first();
             warn!(
@@ -206,6 +220,31 @@ impl BatchLoad<'_> {
         }
         loaded
     }
+}
+
+/// Every message of a load with what became of it. Refused ones come in the order of the report.
+fn fortunes<'a>(
+    groups: &'a [SettledGroup],
+    unparsable: &'a [(Unparsable, Option<CopyOf>)],
+    report: &'a LoadReport,
+) -> impl Iterator<Item = (&'a Message, Fortune<'a>)> + Clone {
+    let reasons: HashMap<(usize, usize), &str> = report
+        .refused
+        .iter()
+        .map(|refused| ((refused.batch, refused.row), refused.error.full_text.as_str()))
+        .collect();
+    let reasons = Arc::new(reasons);
+    let rows = groups.iter().enumerate().flat_map(move |(batch, group)| {
+        let reasons = reasons.clone();
+        group.messages.iter().enumerate().map(move |(row, message)| {
+            let reason = reasons.get(&(batch, row)).copied();
+            (message, reason.map_or(Fortune::Loaded, Fortune::Refused))
+        })
+    });
+    let others = unparsable
+        .iter()
+        .map(|(unparsable, _)| (&unparsable.message, Fortune::Refused(unparsable.reason.as_str())));
+    rows.chain(others)
 }
 
 /// How events of this topic become rows.
@@ -250,6 +289,7 @@ struct Settling {
     groups: Mutex<Pending>,
     /// As the last attempt of the load left them.
     counts: Mutex<EventCounts>,
+    began: Instant,
     _held: super::memory::HeldMemory,
 }
 

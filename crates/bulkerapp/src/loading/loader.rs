@@ -490,6 +490,7 @@ impl<S: LoadSource> Loader<S> {
         for (name, end) in found {
             if let Some(state) = self.topics.get_mut(&name) {
                 state.backlog.seen(end, now);
+                state.topic.set_end(end);
             }
         }
     }

@@ -7,6 +7,7 @@
 mod backlog;
 mod batch_load;
 mod envelope;
+mod fates;
 mod groups;
 mod loader;
 mod mark;
@@ -17,6 +18,7 @@ mod origins;
 mod ownership;
 mod parking;
 mod reader;
+mod reporter;
 mod retries;
 mod run;
 mod schedule;
@@ -29,10 +31,12 @@ mod target;
 mod targets;
 mod topic_state;
 
+pub use fates::{FateState, Fates};
 pub use loader::{LoaderSettings, LoaderStatus};
 pub use metrics::register as register_metrics;
 pub use ownership::{Ownership, Shard, SharesTopic};
 pub use parking::ParkingConfig;
+pub use reporter::{MetricsTopic, Reporter};
 pub use settings::LoaderConfig;
 pub use source::{OwnedTopics, SharedRetry};
 pub use spawn::{Loading, LoadingConfig, spawn};

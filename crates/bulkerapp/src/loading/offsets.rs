@@ -7,6 +7,8 @@
 //! Statements go by the simple protocol with quoted literals, so they work through a pooler that gives
 //! every transaction another connection.
 
+use std::collections::HashMap;
+
 use futures_util::future::BoxFuture;
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
@@ -180,6 +182,21 @@ impl Offsets {
             *slot = Some(state);
         }
         Ok(states)
+    }
+
+    /// All origins in this state, with how often their events were refused.
+    pub(super) async fn origins_in(
+        &self,
+        state: OriginState,
+    ) -> Result<HashMap<(String, String, i32, i64), u32>, LoadError> {
+        let rows = run(&self.postgres, &origins::in_state_sql(self.schema(), state)).await?;
+        let read = |row: &PgRow| -> Result<_, sqlx::Error> {
+            let refusals: i32 = row.try_get(4)?;
+            let key = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            Ok((key, u32::try_from(refusals).unwrap_or(0)))
+        };
+        let found: Result<_, _> = rows.iter().map(read).collect();
+        found.map_err(|_| unexpected_columns(ORIGINS_TABLE))
     }
 
     /// Forgets states that are older than every copy of their events.

@@ -130,6 +130,15 @@ pub(super) fn states_sql(schema: &str, origins: &[Origin]) -> String {
     )
 }
 
+/// All origins in a state: cluster, topic, partition, offset, refusals.
+pub(super) fn in_state_sql(schema: &str, state: OriginState) -> String {
+    format!(
+        "select cluster_id, topic, partition, \"offset\", refusals from {} where state = '{}'",
+        table(schema),
+        state.as_str()
+    )
+}
+
 /// Writes the states of one load. Empty without changes; else it ends with a semicolon.
 pub(super) fn change_sql(
     schema: &str,

@@ -62,6 +62,16 @@ pub(super) struct ParsedBatch {
     _place: Option<OwnedSemaphorePermit>,
 }
 
+impl ParsedBatch {
+    /// All of its events are refused, for this reason.
+    pub(super) fn refuse(&mut self, reason: &str) {
+        for group in self.groups.drain(..) {
+            let refused = |message| Unparsable { message, reason: reason.to_owned() };
+            self.unparsable.extend(group.messages.into_iter().map(refused));
+        }
+    }
+}
+
 /// Why a run's reading ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {

@@ -6,7 +6,7 @@
 //! row, and every record is in the table exactly once.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -24,12 +24,13 @@ use super::{
     offsets::{Offsets, OffsetsRow, RowKey},
     parking::{ParkError, Parking},
     reader::{ParsedBatch, ReadError, ReadPlan, read_batches},
+    reporter::Reporter,
     start::{Decision, Facts, HoldReason, Notice, decide, is_another_topic},
-    target::{LoadTarget, OwnedTopic},
+    target::{LoadTarget, OwnedTopic, Suspicion},
 };
 
 /// How often a run starts over in a row before it gives the topic back to the schedule.
-const MAX_STARTS: usize = 5;
+const MAX_STARTS: usize = 8;
 
 /// What all runs share.
 #[derive(Clone)]
@@ -43,6 +44,7 @@ pub(super) struct RunContext {
     pub(super) memory: MemoryBudget,
     /// The way out for refused events.
     pub(super) parking: Arc<Parking>,
+    pub(super) reporter: Arc<Reporter>,
     /// How often a long run repeats its claim.
     pub(super) claim_every: Duration,
     /// How long nothing may arrive before a read counts as stuck.
@@ -288,6 +290,7 @@ impl TopicRun<'_> {
         if row.next_offset < end && !self.stop.is_cancelled() {
             return Err(RunError::ReaderDied);
         }
+        self.suspicion().batch_size = None; // whatever it was, it is gone
         Ok(Attempt::Ended(RunEnd::At { next_offset: row.next_offset }))
     }
 
@@ -296,9 +299,12 @@ impl TopicRun<'_> {
         &self,
         offsets: &Offsets,
         row: &OffsetsRow,
-        batch: ParsedBatch,
+        mut batch: ParsedBatch,
     ) -> Result<Option<i64>, LoadError> {
         let (next_offset, received) = (batch.next_offset, batch.received);
+        if let Some(reason) = self.suspicion().take(row.next_offset, received) {
+            batch.refuse(&reason);
+        }
         let key = self.key();
         match self.batch_load(&key).load(offsets, row, batch).await {
             Ok(_) => {
@@ -326,8 +332,20 @@ impl TopicRun<'_> {
                 info!(topic = self.topic.name, committed, "offsets row read after a lost COMMIT");
                 Ok(None)
             }
+            Err(error) if error.may_be_one_events_fault() => {
+                let reason = appbase::telemetry::chain(&error).to_string();
+                info!(
+                    topic = self.topic.name,
+                    received,
+                    error = reason,
+                    "table cannot be changed as the batch asks for; looking for the event that does"
+                );
+                self.suspicion().failed(row.next_offset, received, reason);
+                Ok(None)
+            }
             Err(error) => {
                 metrics::count_failed_batch(self.topic, received);
+                self.context.reporter.failed(self.topic, received, &error);
                 Err(error)
             }
         }
@@ -344,7 +362,7 @@ impl TopicRun<'_> {
             events: group_plan(self.topic, self.target),
             start,
             end,
-            batch_size: self.target.batch_size,
+            batch_size: self.suspicion().batch_size.unwrap_or(self.target.batch_size),
             batch_size_bytes: self.target.batch_size_bytes,
             stall_after: self.context.stall_after,
         };
@@ -443,9 +461,13 @@ impl TopicRun<'_> {
         }
     }
 
+    fn suspicion(&self) -> MutexGuard<'_, Suspicion> {
+        self.topic.suspicion.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn batch_load<'b>(&'b self, key: &'b RowKey) -> BatchLoad<'b> {
-        let (topic, target, parking) = (self.topic, self.target, &self.context.parking);
-        BatchLoad { topic, target, parking, key }
+        let RunContext { parking, reporter, .. } = self.context;
+        BatchLoad { topic: self.topic, target: self.target, parking, reporter, key }
     }
 
     pub(super) fn key(&self) -> RowKey {

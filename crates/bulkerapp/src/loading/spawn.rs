@@ -13,6 +13,7 @@ use super::{
     memory::MemoryBudget,
     ownership::Ownership,
     parking::{Parking, ParkingConfig},
+    reporter::Reporter,
     run::RunContext,
 };
 
@@ -42,6 +43,7 @@ pub struct LoadingConfig {
     pub producer: ConfirmedProducer,
     pub parking: ParkingConfig,
     pub ownership: Arc<Ownership>,
+    pub reporter: Arc<Reporter>,
 }
 
 /// A loader at work.
@@ -76,6 +78,7 @@ pub fn spawn<S: LoadSource>(
             cluster_id,
             memory: MemoryBudget::new(config.memory_limit),
             parking: Arc::new(parking),
+            reporter: config.reporter,
             claim_every: config.claim_every,
             stall_after: config.stall_after,
             retry_batch_size: config.retry_batch_size.max(1),

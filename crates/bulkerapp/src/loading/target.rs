@@ -33,7 +33,52 @@ pub struct OwnedTopic {
     claimed: AtomicBool,
     /// How far the tail of a stream topic is loaded.
     loaded_to: AtomicI64,
+    /// The end of the topic, as it was seen last.
+    end: AtomicI64,
+    speed: Mutex<Speed>,
+    pub(super) suspicion: Mutex<Suspicion>,
 }
+
+/// One event may ask for a change of the table that cannot be made. It is looked for by smaller and smaller batches.
+#[derive(Debug, Default)]
+pub(super) struct Suspicion {
+    /// Records per batch while it is looked for.
+    pub(super) batch_size: Option<u64>,
+    /// It is the record at this offset, with the reason.
+    pub(super) found: Option<(i64, String)>,
+}
+
+impl Suspicion {
+    /// A batch from this offset failed for what one of its events asks for. Batches get smaller, until it is alone.
+    pub(super) fn failed(&mut self, first_offset: i64, records: u64, reason: String) {
+        if records > 1 {
+            self.batch_size = Some((records / 10).max(1));
+        } else {
+            self.found = Some((first_offset, reason));
+        }
+    }
+
+    /// The reason, if a batch that begins here is the event that was looked for.
+    pub(super) fn take(&mut self, first_offset: i64, records: u64) -> Option<String> {
+        let is_it = self.found.as_ref().is_some_and(|(found, _)| *found == first_offset);
+        if !is_it || records != 1 {
+            return None;
+        }
+        self.batch_size = None;
+        self.found.take().map(|(_, reason)| reason)
+    }
+}
+
+/// Messages per second, over the last full window.
+#[derive(Debug, Default)]
+struct Speed {
+    since: Option<Instant>,
+    count: u64,
+    last: f64,
+}
+
+/// How long a speed is measured.
+const SPEED_WINDOW: Duration = Duration::from_secs(10);
 
 impl OwnedTopic {
     pub fn new(name: &str, destination_id: &str, mode: Mode, table: &str) -> OwnedTopic {
@@ -46,6 +91,9 @@ impl OwnedTopic {
             retries: Mutex::default(),
             claimed: AtomicBool::new(false),
             loaded_to: AtomicI64::new(0),
+            end: AtomicI64::new(0),
+            speed: Mutex::default(),
+            suspicion: Mutex::default(),
         }
     }
 
@@ -60,6 +108,34 @@ impl OwnedTopic {
 
     pub(super) fn set_loaded_to(&self, offset: i64) {
         self.loaded_to.store(offset, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_end(&self, offset: i64) {
+        self.end.store(offset, Ordering::Relaxed);
+    }
+
+    /// Messages that wait, as far as is known.
+    pub(super) fn queue_size(&self) -> u64 {
+        let waiting = self.end.load(Ordering::Relaxed) - self.loaded_to();
+        u64::try_from(waiting).unwrap_or(0)
+    }
+
+    /// Counts messages of this moment.
+    pub(super) fn count(&self, messages: u64) {
+        let mut speed = self.speed.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *speed.since.get_or_insert_with(Instant::now);
+        speed.count += messages;
+        let elapsed = since.elapsed();
+        if elapsed >= SPEED_WINDOW {
+            #[allow(clippy::cast_precision_loss)] // it is shown with a digit or two
+            let last = speed.count as f64 / elapsed.as_secs_f64();
+            *speed = Speed { since: Some(Instant::now()), count: 0, last };
+        }
+    }
+
+    /// Messages per second.
+    pub(super) fn speed(&self) -> f64 {
+        self.speed.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
     pub(super) fn set_claimed(&self) {

@@ -15,4 +15,5 @@ mod refused;
 mod spool;
 mod starts;
 mod stream;
+mod told;
 mod watchdog;

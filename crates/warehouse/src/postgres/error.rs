@@ -140,6 +140,17 @@ impl LoadError {
         self.server_error().is_some_and(|error| error.sqlstate == "42501")
     }
 
+    /// Whether the table cannot be changed as one event alone may ask for: a type that does not exist, a default that is
+    /// none. Without that event the load may succeed.
+    pub fn may_be_one_events_fault(&self) -> bool {
+        let LoadError::Schema { error, .. } = self else {
+            return false;
+        };
+        // undefined type, syntax of a type, invalid column definition, type of a default
+        matches!(error.sqlstate.as_str(), "42704" | "42601" | "42611" | "42804" | "42P16")
+            || error.sqlstate.starts_with("22")
+    }
+
     /// What the server said, if it was the server.
     pub fn server_error(&self) -> Option<&ServerError> {
         match self {

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::Mode;
-use crate::postgres::LoadedTable;
+use crate::postgres::{LoadError, LoadReport, LoadedTable};
 
 /// Where a stream is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -145,6 +145,33 @@ impl State {
             statistics: None,
             queue_size: 0,
         }
+    }
+
+    /// The account of a load that no stream kept: what its last table looks like, and what became of `events` events.
+    pub fn of_load(table: &str, mode: Mode, events: u64, report: &LoadReport) -> State {
+        let mut state = State::new(table, mode);
+        if let Some(table) = report.tables.last() {
+            state.representation.set_table(table);
+        }
+        let phase = |name, time| Phase::new(name, 0, time);
+        state.status = Status::Completed;
+        state.processed_rows = events;
+        state.successful_rows = report.counts.loaded + report.counts.merged;
+        state.statistics = Some(Phase::total([
+            phase("postgres_prepare_data", report.prepared_in),
+            phase("postgres_load_data", report.sent_in),
+            phase("commit", report.committed_in),
+        ]));
+        state
+    }
+
+    /// The account of a load that failed.
+    pub fn of_failed_load(table: &str, mode: Mode, events: u64, error: &LoadError) -> State {
+        let mut state = State::new(table, mode);
+        state.processed_rows = events;
+        state.failed_event(error.to_string());
+        state.status = Status::Failed;
+        state
     }
 
     /// Takes note of an event that failed.

@@ -3,7 +3,7 @@
 mod filter;
 mod line;
 
-use std::sync::Arc;
+use std::{ffi::CStr, sync::Arc, time::Duration};
 
 use appbase::{http::error_reply, telemetry::chain};
 use axum::{
@@ -14,11 +14,21 @@ use axum::{
 };
 use futures_util::stream;
 use kafkabase::{Mode, TopicId};
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::{Admin, masked::masked_error};
-use crate::state::AppState;
+use crate::{
+    loading::{FateState, Fates},
+    state::AppState,
+};
 use filter::{Filter, Status};
 use line::write_line;
+
+const ORIGIN: &CStr = c"bulker_origin";
+const RETRIES: &CStr = c"retries";
+/// How long the destination's database may take to tell what it knows.
+const ASK_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers 200 and the events that were there when it was asked, as they come out of Kafka.
 pub(super) async fn failed(
@@ -42,8 +52,11 @@ pub(super) async fn failed(
             }
         },
     };
+    let mut fates = fates(&state, &destination_id, status).await;
     let lines = state.failed_events.read(&topic, move |message, out| {
-        if filter.wants(&prefix, message) {
+        let is_wanted = filter.wants(&prefix, message)
+            && fates.counts(message.header(ORIGIN), message.header(RETRIES));
+        if is_wanted {
             write_line(message.payload(), out);
         }
     });
@@ -55,4 +68,25 @@ pub(super) async fn failed(
         }
         Err(error) => masked_error("consumer error", &chain(&error)),
     }
+}
+
+/// What the destination's database knows of its refused events. Without it, all copies are shown.
+async fn fates(state: &AppState, destination_id: &str, status: Status) -> Fates {
+    let Some(target) = state.target(destination_id) else {
+        return Fates::unknown();
+    };
+    let wanted = match status {
+        Status::Dead => FateState::Dead,
+        Status::Retry => FateState::Waiting,
+    };
+    match timeout(ASK_WITHIN, Fates::read(&target, wanted)).await {
+        Ok(Ok(fates)) => return fates,
+        Ok(Err(error)) => warn!(
+            destination_id,
+            error = %chain(&error),
+            "states of refused events not known: copies of one event are shown one by one"
+        ),
+        Err(_) => warn!(destination_id, "states of refused events not known in time"),
+    }
+    Fates::unknown()
 }
