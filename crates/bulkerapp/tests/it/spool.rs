@@ -395,3 +395,23 @@ async fn events_of_a_destination_that_is_gone_wait_in_quarantine_for_its_return(
     assert_eq!(values(&kafka, &setup.topic("new")).await?, events(0..10));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_too_few_brokers_can_replicate_is_spooled_until_there_are_enough() -> Result<()>
+{
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path());
+    // given one broker where topics want three, as when a cluster comes back
+    let app = setup.clone().with("BULKER_KAFKA_TOPIC_REPLICATION_FACTOR", "3").start().await?;
+    app.post_all("t", 0..10).await?;
+    ensure!(app.get("/health").await?.contains(r#""waitingEvents":10"#));
+    app.stop().await?;
+    assert!(!kafka.topics().await?.contains(&setup.topic("t")));
+    // when there are enough for what is asked
+    let app = setup.start().await?;
+    app.until_replayed().await?;
+    assert_eq!(values(&kafka, &setup.topic("t")).await?, events(0..10));
+    app.stop().await
+}

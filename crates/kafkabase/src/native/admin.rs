@@ -40,14 +40,14 @@ impl AdminError {
         )
     }
 
-    /// Kafka said no, and will say no again: rights, names, policies.
+    /// Kafka said no, and will say no again: rights, names, policies. Too few brokers for the replicas is none of it: they
+    /// may be coming back one by one.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self.code,
             RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::ClusterAuthorizationFailed
                 | RDKafkaErrorCode::InvalidTopic
-                | RDKafkaErrorCode::InvalidReplicationFactor
                 | RDKafkaErrorCode::InvalidConfig
                 | RDKafkaErrorCode::PolicyViolation
         )
