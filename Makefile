@@ -1,6 +1,6 @@
 # Everything that is typed here. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help fmt lint unit test vectors race memory fuzz bench run stop up down
+.PHONY: help fmt lint unit test model vectors race memory fuzz bench run stop up down
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,10 +14,17 @@ lint: ## checks the format and runs clippy; any warning fails
 	cargo clippy --workspace --all-targets -- -D warnings
 
 unit: ## runs the unit tests: no Kafka, no database
-	cargo test --workspace --lib --bins --exclude testkit
+	cargo test --workspace --lib --bins --exclude testkit -- --skip loading::model
 
 test: ## runs all tests against real parts that it starts and stops itself
 	@scripts/test
+
+model: ## searches larger worlds of the loading protocol; with WITHOUT=<rule>, shows what goes wrong without it
+ifdef WITHOUT
+	@MODEL_WITHOUT=$(WITHOUT) cargo test -p bulkerapp --lib without_the_rule_that_is_named -- --ignored --nocapture
+else
+	@MODEL_DEEP=yes cargo test --release -p bulkerapp --lib loading::model -- --nocapture --test-threads 2 --skip needed
+endif
 
 vectors: ## runs the cases of any folder: make vectors SUITE=loading DIR=<folder>
 	@scripts/vectors "$(SUITE)" "$(DIR)"

@@ -12,7 +12,7 @@ use eventslog::EventsLogConfig;
 use kafkabase::{AckMode, KafkaConfig};
 use tracing::{debug, info};
 
-use crate::loading::LoaderConfig;
+use crate::{destinations::SourceConfig, loading::LoaderConfig};
 
 /// What names of variables start with.
 pub const PREFIX: &str = "BULKER";
@@ -34,6 +34,8 @@ pub struct Config {
     #[command(flatten)]
     pub server: ServerConfig,
     #[command(flatten)]
+    pub source: SourceConfig,
+    #[command(flatten)]
     pub loader: LoaderConfig,
     #[command(flatten)]
     pub retries: RetryConfig,
@@ -46,9 +48,6 @@ pub struct Config {
 /// Settings of this service that have an effect.
 #[derive(Debug, Clone, Args)]
 pub struct ServerConfig {
-    /// Where destinations come from: empty or `env://BULKER_<NAME>`.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub config_source: String,
     /// Seconds between two looks at the cluster's topics.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub topic_manager_refresh_period_sec: Duration,
@@ -107,18 +106,6 @@ pub struct RetryConfig {
 /// Settings that are accepted and have no effect yet, or none any more.
 #[derive(Debug, Clone, Args)]
 pub struct LaterConfig {
-    /// Bearer token for a configuration over HTTP.
-    #[arg(long)]
-    pub config_source_http_auth_token: Option<String>,
-    /// Query for a configuration in PostgreSQL.
-    #[arg(long, default_value = "select * from enriched_connections")]
-    pub config_source_sql_query: String,
-    /// Folder for the last known configuration.
-    #[arg(long)]
-    pub cache_dir: Option<String>,
-    /// Seconds between two looks at the configuration.
-    #[arg(long, default_value = "5", value_parser = seconds)]
-    pub config_refresh_period_sec: Duration,
     /// Seconds without a message that end a batch.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub batch_runner_wait_for_messages_sec: Duration,
@@ -146,18 +133,13 @@ pub struct LaterConfig {
 }
 
 /// Names of this service that are also read without the prefix.
-const UNPREFIXED: &[&str] = &[
-    "CONFIG_SOURCE",
-    "CONFIG_SOURCE_HTTP_AUTH_TOKEN",
-    "CACHE_DIR",
-    "METRICS_RELAY_DESTINATION",
-    "PROMETHEUS_URL",
-];
+const UNPREFIXED: &[&str] = &["METRICS_RELAY_DESTINATION", "PROMETHEUS_URL"];
 
 const NAMES: Names = Names {
     unprefixed: &[
         AppConfig::UNPREFIXED,
         KafkaConfig::UNPREFIXED,
+        SourceConfig::UNPREFIXED,
         EventsLogConfig::UNPREFIXED,
         UNPREFIXED,
     ],
@@ -173,8 +155,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "KAFKA_SESSION_TIMEOUT_MS",
     "KAFKA_MAX_POLL_INTERVAL_MS",
     "KAFKA_CONSUMER_PARTITIONS_ASSIGMENT_STRATEGY",
-    "KAFKA_DESTINATIONS_TOPIC_NAME",
-    "KAFKA_DESTINATIONS_TOPIC_PARTITIONS",
     "FAILOVER_LOGGER_ENABLED",
     "FAILOVER_LOGGER_LOG_ALL_MESSAGES",
     "FAILOVER_LOGGER_BASE_PATH",

@@ -195,12 +195,32 @@ pub static DESTINATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// Failures to read the configuration, or a part of it. Label: `errorType` (`error`, `parse_error`, `copy_error`,
+/// `redis error: …`).
+pub static CONFIGURATION_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_configuration_error",
+        "Failures to read the configuration, or a part of it.",
+        &["errorType"]
+    )
+    .expect("registered once")
+});
+
 /// Failures of the events log. Label: `errorType`.
 pub static EVENTS_LOG_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_event_log_error",
         "Failures of the events log.",
         &["errorType"]
+    )
+    .expect("registered once")
+});
+
+/// Seconds since the source of the configuration said so for the last time.
+pub static CONFIGURATION_AGE: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "bulkerapp_configuration_age_seconds",
+        "Seconds since the source of the configuration said so for the last time."
     )
     .expect("registered once")
 });
@@ -233,6 +253,7 @@ pub fn register() {
         &TOPIC_ERRORS,
         &DESTINATION_INIT_ERRORS,
         &DESTINATIONS,
+        &CONFIGURATION_ERRORS,
         &EVENTS_LOG_ERRORS,
         &EVENTS_LOG_DROPPED,
     ] {
@@ -246,6 +267,7 @@ pub fn register() {
         &PRODUCER_BLOCKED_TOPICS,
         &ABANDONED_TOPICS,
         &ALL_TOPICS,
+        &CONFIGURATION_AGE,
         &SPOOL_WAITING,
         &SPOOL_AGE,
         &SPOOL_BYTES,

@@ -1,6 +1,6 @@
 //! The service: its parts, in the order in which they start and stop.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use appbase::{
@@ -14,19 +14,19 @@ use kafkabase::{
     AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics,
     TopicSettings, topic_name,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     bulk_places::BulkPlaces,
     config::Config,
-    destinations::Destinations,
+    destinations::{Configuration, ConfigurationStatus, Destinations, RedisSettings},
     failed_events::FailedEvents,
     loading::{
-        self, LoadTarget, LoaderSettings, LoaderStatus, Loading, LoadingConfig, MetricsTopic,
-        OwnedTopics, Ownership, ParkingConfig, Reporter, Shard, SharedRetry, SharesTopic,
-        TargetDefaults, open_all,
+        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, MetricsTopic, OwnedTopics,
+        Ownership, ParkingConfig, Reporter, Shard, SharedRetry, SharesTopic, TargetDefaults,
+        Targets,
     },
     metrics, routes, spool,
     state::{AppState, Limits},
@@ -57,7 +57,13 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     loading::register_metrics();
     let stop = stop_on_signal().context("watch for signals")?;
     let auth = Arc::new(TokenAuth::new(&config.app)?);
-    let destinations = Arc::new(Destinations::load(&config.server.config_source, environment)?);
+    let redis = RedisSettings::from(&config.events_log);
+    let configuration = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        started = Configuration::start(&config.source, &redis, environment) => started?,
+    };
+    let destinations = configuration.destinations();
+    let configuration_status = configuration.status();
 
     let client = config.kafka.client_config(CLIENT_ID);
     let admin = Admin::new(&client, ADMIN_TIMEOUT).context("Kafka's settings")?;
@@ -96,10 +102,16 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         let (topics, stop) = (topics.clone(), background.clone());
         tokio::spawn(async move { topics.watch(refresh, stop).await })
     };
-    let measuring = tokio::spawn(measure(producer.clone(), background.clone()));
     let asked = spool::watch_requests(config.kafka.spool(), producer.clone(), background.clone());
     let listening = tokio::spawn(asked);
-    let targets = open_targets(config, &destinations);
+    let targets = open_targets(config, destinations.clone());
+    let measuring = tokio::spawn(measure(
+        producer.clone(),
+        configuration_status.clone(),
+        targets.clone(),
+        background.clone(),
+    ));
+    let following = tokio::spawn(configuration.follow(background.clone()));
     let logging = tokio::spawn(log_flusher.run(background.clone()));
     let loading = start_loading(
         config,
@@ -119,6 +131,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let state = Arc::new(AppState {
         auth,
         destinations,
+        configuration: configuration_status,
         targets,
         bulk: BulkPlaces::new(
             config.server.bulk_max_requests as usize,
@@ -167,6 +180,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     end(deadline, "loader", loading.task).await;
     background.cancel();
     end(deadline, "topics", watching).await;
+    end(deadline, "configuration", following).await;
     end(deadline, "measuring", measuring).await;
     end(deadline, "spool", listening).await;
     end(deadline, "metrics", metrics_serving).await;
@@ -180,16 +194,12 @@ fn start_loading(
     config: &Config,
     client: &rdkafka::ClientConfig,
     topics: &Arc<Topics>,
-    (targets, destinations, events_log): (
-        HashMap<String, Arc<LoadTarget>>,
-        Arc<Destinations>,
-        EventsLog,
-    ),
+    (targets, destinations, events_log): (Arc<Targets>, Arc<Destinations>, EventsLog),
     stop: CancellationToken,
 ) -> Result<Loading> {
     if !config.server.enable_consumers {
         info!("ENABLE_CONSUMERS=false: nothing is loaded here");
-        let (_, status) = tokio::sync::watch::channel(LoaderStatus::default());
+        let (_, status) = watch::channel(LoaderStatus::default());
         return Ok(Loading { status, task: tokio::spawn(async {}) });
     }
     let retries = &config.retries;
@@ -245,7 +255,7 @@ fn workers_per_destination(config: &Config) -> u32 {
     config.loader.loader_workers.div_ceil(2)
 }
 
-fn open_targets(config: &Config, destinations: &Destinations) -> HashMap<String, Arc<LoadTarget>> {
+fn open_targets(config: &Config, destinations: Arc<Destinations>) -> Arc<Targets> {
     let per_destination = workers_per_destination(config);
     // a run, and a tail, needs two connections at most, one loads, one asks; a call of /bulk needs one
     let for_loader = per_destination.saturating_mul(4);
@@ -260,7 +270,7 @@ fn open_targets(config: &Config, destinations: &Destinations) -> HashMap<String,
                 + config.kafka.kafka_dead_topic_retention_hours),
         tail_loads: per_destination as usize,
     };
-    open_all(destinations, connections, defaults)
+    Arc::new(Targets::new(destinations, connections, defaults))
 }
 
 /// The static rule where it is set, else the group of all instances.
@@ -282,8 +292,13 @@ async fn bind(port: u16, variable: &str) -> Result<TcpListener> {
     listener.with_context(|| format!("listen on port {port}; BULKER_{variable} moves it"))
 }
 
-/// Keeps gauges of the producer true.
-async fn measure(producer: AckProducer, stop: CancellationToken) {
+/// Keeps gauges true of what tells nobody by itself, and targets open where nothing is loaded.
+async fn measure(
+    producer: AckProducer,
+    configuration: watch::Receiver<ConfigurationStatus>,
+    targets: Arc<Targets>,
+    stop: CancellationToken,
+) {
     let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     loop {
         metrics::PRODUCER_QUEUE_LENGTH.set(gauge(producer.queue_length()));
@@ -291,6 +306,9 @@ async fn measure(producer: AckProducer, stop: CancellationToken) {
         if let Some(spool) = producer.spool() {
             spool::measure(spool);
         }
+        let age = configuration.borrow().age().unwrap_or_default().as_secs();
+        metrics::CONFIGURATION_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
+        targets.opened();
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(MEASURE_EVERY) => {}

@@ -14,7 +14,12 @@ use kafkabase::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::{config::Config, destinations::Destinations, metrics, topics::Topics};
+use crate::{
+    config::Config,
+    destinations::{Configuration, RedisSettings},
+    metrics,
+    topics::Topics,
+};
 
 /// The file that asks for the quarantine to be sent again; it holds a topic's name, or nothing for all topics.
 const REQUEST: &str = "replay-quarantine";
@@ -144,7 +149,9 @@ pub async fn run(command: &Command, config: &Config, environment: &Environment) 
         (Err(SpoolOpenError::Taken { .. }), Some(topic)) => return request(folder, topic),
         (Err(error), _) => return Err(error.into()),
     };
-    let destinations = Arc::new(Destinations::load(&config.server.config_source, environment)?);
+    let redis = RedisSettings::from(&config.events_log);
+    let configuration = Configuration::start(&config.source, &redis, environment).await?;
+    let destinations = configuration.destinations();
     let admin = Admin::new(&config.kafka.client_config(CLIENT_ID), ADMIN_TIMEOUT)?;
     let topics = Arc::new(Topics::new(admin, &config.kafka, destinations));
     let stop = CancellationToken::new();

@@ -1,6 +1,6 @@
 //! What handlers share.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use appbase::auth::TokenAuth;
 use eventslog::EventsLog;
@@ -9,9 +9,9 @@ use tokio::sync::watch;
 
 use crate::{
     bulk_places::BulkPlaces,
-    destinations::Destinations,
+    destinations::{ConfigurationStatus, Destinations},
     failed_events::FailedEvents,
-    loading::{LoadTarget, LoaderStatus},
+    loading::{LoadTarget, LoaderStatus, Targets},
     tables::Tables,
     topics::Topics,
 };
@@ -20,8 +20,8 @@ use crate::{
 pub struct AppState {
     pub auth: Arc<TokenAuth>,
     pub destinations: Arc<Destinations>,
-    /// The destinations that are open, by id.
-    pub targets: HashMap<String, Arc<LoadTarget>>,
+    pub configuration: watch::Receiver<ConfigurationStatus>,
+    pub targets: Arc<Targets>,
     pub bulk: BulkPlaces,
     pub topics: Arc<Topics>,
     pub tables: Arc<Tables>,
@@ -38,7 +38,7 @@ pub struct AppState {
 impl AppState {
     /// The open destination of this id. Whoever holds it keeps its connections open.
     pub fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {
-        self.targets.get(destination_id).cloned()
+        self.targets.get(destination_id)
     }
 }
 

@@ -14,21 +14,31 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use kafkabase::{
     Admin, AdminError, KafkaConfig, Mode, NotMade, TopicId, TopicMaker, TopicMetadata,
     TopicSettings,
 };
-use tokio::sync::{Notify, OnceCell};
+use tokio::{
+    sync::{Notify, OnceCell},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{destinations::Destinations, metrics};
+use crate::{
+    destinations::{Destinations, Snapshot},
+    metrics,
+    standing_topics::{Missing, StandingTopics},
+};
 
 /// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
 const SAFE_REPLICAS: usize = 2;
 
 /// The pause between two looks when the last one failed and somebody waits for Kafka.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two attempts to make a standing topic.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// A topic of ours, as a look at the cluster found it.
 #[derive(Debug, Clone)]
@@ -60,6 +70,7 @@ pub struct Topics {
     prefix: String,
     shared_retry: String,
     settings: TopicSettings,
+    standing: StandingTopics,
     destinations: Arc<Destinations>,
     snapshot: ArcSwap<TopicSnapshot>,
     /// Topics that were made or seen here, ahead of the snapshot.
@@ -69,6 +80,14 @@ pub struct Topics {
     /// The last look failed: nobody needs to wait for Kafka to find that out.
     is_away: AtomicBool,
     in_sync: Mutex<HashMap<String, usize>>,
+    attempts: Mutex<HashMap<String, Attempt>>,
+}
+
+/// The last attempt to make a standing topic.
+struct Attempt {
+    at: Instant,
+    /// Why it failed, as it was logged.
+    refused: Option<String>,
 }
 
 impl TopicMaker for Topics {
@@ -87,6 +106,7 @@ impl Topics {
             prefix: config.kafka_topic_prefix.clone(),
             shared_retry: config.kafka_destinations_retry_topic_name.clone(),
             settings: TopicSettings::table(config),
+            standing: StandingTopics::new(config),
             destinations,
             snapshot: ArcSwap::default(),
             known: RwLock::default(),
@@ -94,6 +114,7 @@ impl Topics {
             look_again: Notify::new(),
             is_away: AtomicBool::new(false),
             in_sync: Mutex::default(),
+            attempts: Mutex::default(),
         }
     }
 
@@ -122,7 +143,7 @@ impl Topics {
             let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
             making.entry(name.to_owned()).or_default().clone()
         };
-        let made = attempt.get_or_try_init(|| self.make(name)).await.copied();
+        let made = attempt.get_or_try_init(|| self.make(name, &self.settings)).await.copied();
         if made.is_ok() {
             self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         }
@@ -141,10 +162,20 @@ impl Topics {
         }
     }
 
-    /// Looks at the cluster, again and again.
-    pub async fn watch(&self, every: Duration, stop: CancellationToken) {
+    /// Looks at the cluster, again and again, and at once when the configuration changes.
+    pub async fn watch(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        let mut changes = self.destinations.changes();
+        let mut making: Option<JoinHandle<()>> = None;
         loop {
-            self.look().await;
+            let missing = self.look().await;
+            if making.as_ref().is_none_or(JoinHandle::is_finished) {
+                let due = self.start_attempts(missing);
+                if !due.is_empty() {
+                    // beside the looks: a cluster that refuses may take its time for it
+                    let topics = self.clone();
+                    making = Some(tokio::spawn(async move { topics.make_standing(due).await }));
+                }
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
@@ -153,12 +184,58 @@ impl Topics {
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
+                _ = changes.changed() => {}
             }
         }
     }
 
-    async fn make(&self, name: &str) -> Result<(), AdminError> {
-        let made = self.admin.create_topic(name, &self.settings).await;
+    /// What is to be tried now. A topic may be made and not be seen: it is new, or we may not see it.
+    fn start_attempts(&self, mut missing: Vec<Missing>) -> Vec<Missing> {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|missing| match attempts.get_mut(missing.topic()) {
+            Some(attempt) if attempt.at.elapsed() < TRY_AGAIN_AFTER => false,
+            Some(attempt) => {
+                attempt.at = Instant::now();
+                true
+            }
+            None => {
+                let attempt = Attempt { at: Instant::now(), refused: None };
+                attempts.insert(missing.topic().to_owned(), attempt);
+                true
+            }
+        });
+        missing
+    }
+
+    async fn make_standing(&self, missing: Vec<Missing>) {
+        join_all(missing.iter().map(|missing| async move {
+            let made = match missing {
+                Missing::Topic { name, settings } => self.make(name, settings).await,
+                Missing::Partitions { name, total } => {
+                    self.admin.raise_partitions(name, *total).await
+                }
+            };
+            self.note_standing(missing.topic(), made);
+        }))
+        .await;
+    }
+
+    /// Counts every failure, logs it once.
+    fn note_standing(&self, topic: &str, made: Result<(), AdminError>) {
+        let refused = made.err().map(|error| error.to_string());
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(attempt) = attempts.get_mut(topic) else { return };
+        if let Some(reason) = &refused {
+            metrics::TOPIC_ERRORS.with_label_values(&["destination-topic_error"]).inc();
+            if attempt.refused.as_ref() != Some(reason) {
+                warn!(topic, error = reason, "topic that other services need cannot be made");
+            }
+        }
+        attempt.refused = refused;
+    }
+
+    async fn make(&self, name: &str, settings: &TopicSettings) -> Result<(), AdminError> {
+        let made = self.admin.create_topic(name, settings).await;
         let id = TopicId::parse(&self.prefix, name);
         let (destination_id, mode, table) = match &id {
             Some(id) => (id.destination_id.as_str(), id.mode.as_str(), id.table.as_str()),
@@ -203,21 +280,25 @@ impl Topics {
         })
     }
 
-    async fn look(&self) {
+    /// Returns what is missing.
+    async fn look(&self) -> Vec<Missing> {
         match self.admin.topics().await {
             Ok(all) => {
                 self.is_away.store(false, Ordering::Relaxed);
-                self.take(&all).await;
+                let destinations = self.destinations.snapshot();
+                self.take(&all, &destinations).await;
+                self.standing.missing(&all, &destinations)
             }
             Err(error) => {
                 self.is_away.store(true, Ordering::Relaxed);
                 metrics::TOPIC_ERRORS.with_label_values(&["load_metadata_error"]).inc();
                 warn!(error = %error, "topics of the cluster not known; the last look counts");
+                Vec::new()
             }
         }
     }
 
-    async fn take(&self, all: &[TopicMetadata]) {
+    async fn take(&self, all: &[TopicMetadata], destinations: &Snapshot) {
         let mut snapshot = TopicSnapshot {
             at: Some((Instant::now(), SystemTime::now())),
             ..TopicSnapshot::default()
@@ -232,7 +313,7 @@ impl Topics {
                 snapshot.profiles.insert(topic.name.clone());
                 continue;
             }
-            if self.destinations.get(&id.destination_id).is_none() {
+            if destinations.get(&id.destination_id).is_none() {
                 abandoned += 1;
                 continue;
             }

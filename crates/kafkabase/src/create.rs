@@ -5,7 +5,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use rdkafka::{
-    admin::{AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+        TopicReplication,
+    },
     error::{KafkaError, RDKafkaErrorCode},
 };
 
@@ -66,6 +69,14 @@ impl TopicSettings {
             .with("retention.ms", millis(config.kafka_dead_topic_retention_hours))
     }
 
+    /// A topic of events for many destinations.
+    pub fn destinations(config: &KafkaConfig) -> TopicSettings {
+        TopicSettings {
+            partitions: config.kafka_destinations_topic_partitions,
+            ..TopicSettings::table(config)
+        }
+    }
+
     fn with(mut self, key: &'static str, value: String) -> TopicSettings {
         self.entries.retain(|(other, _)| *other != key);
         self.entries.push((key, value));
@@ -111,6 +122,26 @@ impl Admin {
             let results = block_on(session.client.create_topics([&topic], &options));
             match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
                 None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+                Some(Err((_, code))) => {
+                    Err(AdminError { call: CALL, code, reason: code.to_string() })
+                }
+            }
+        })
+        .await
+    }
+
+    /// Raises the number of a topic's partitions to `total`.
+    pub async fn raise_partitions(&self, name: &str, total: usize) -> Result<(), AdminError> {
+        const CALL: &str = "CreatePartitions";
+        let name = name.to_owned();
+        self.call(CALL, move |session| {
+            let partitions = NewPartitions::new(&name, total);
+            let options = AdminOptions::new()
+                .request_timeout(Some(CREATE_TIMEOUT))
+                .operation_timeout(Some(CREATE_TIMEOUT));
+            let results = block_on(session.client.create_partitions([&partitions], &options));
+            match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
+                None | Some(Ok(_)) => Ok(()),
                 Some(Err((_, code))) => {
                     Err(AdminError { call: CALL, code, reason: code.to_string() })
                 }
@@ -223,6 +254,15 @@ mod tests {
                 ("segment.ms", day),
             ]
         );
+    }
+
+    #[test]
+    fn the_shared_topic_has_partitions_of_its_own() {
+        let config = kafka_config(&[("BULKER_KAFKA_DESTINATIONS_TOPIC_PARTITIONS", "4")]);
+        let shared = TopicSettings::destinations(&config);
+        assert_eq!(shared.partitions, 4);
+        assert_eq!(shared.entries, TopicSettings::table(&config).entries);
+        assert_eq!(TopicSettings::table(&config).partitions, 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One destination from its hjson text.
+//! One destination from its text.
 //!
 //! Problems never quote the text: it holds credentials.
 
@@ -10,23 +10,60 @@ use super::DestinationConfig;
 /// Why a text is not a destination.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DestinationProblem {
-    #[error("not an hjson object")]
-    Syntax,
+    #[error("not {0}")]
+    Syntax(&'static str),
     #[error("`{0}` is not {1}")]
     Field(&'static str, &'static str),
+    #[error("no `id`")]
+    NoId,
     #[error("id {0:?} cannot be part of a topic's name: letters, digits, `_` and `-` can")]
     Id(String),
 }
 
-/// `fallback_id` is the id of a destination that names none.
-pub(super) fn parse(
+/// How a destination is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Hjson,
+    Json,
+    /// JSON when the text starts with a brace, else YAML.
+    JsonOrYaml,
+}
+
+/// The object that a text holds.
+pub(super) fn read_object(
     text: &str,
-    fallback_id: &str,
+    syntax: Syntax,
+) -> Result<Map<String, Value>, DestinationProblem> {
+    let is_json = syntax == Syntax::Json || text.trim_start().starts_with('{');
+    match syntax {
+        Syntax::Hjson => {
+            deser_hjson::from_str(text).map_err(|_| DestinationProblem::Syntax("an hjson object"))
+        }
+        Syntax::Json | Syntax::JsonOrYaml if is_json => {
+            serde_json::from_str(text).map_err(|_| DestinationProblem::Syntax("a JSON object"))
+        }
+        Syntax::Json | Syntax::JsonOrYaml => {
+            serde_saphyr::from_str(text).map_err(|_| DestinationProblem::Syntax("a YAML object"))
+        }
+    }
+}
+
+/// The id inside of an object, if it names a usable one.
+pub(super) fn id_of(object: &Map<String, Value>) -> Option<&str> {
+    object.get("id")?.as_str().filter(|id| is_topic_part(id))
+}
+
+/// The destination that an object describes. `known_id` is where the object was found, if that names one.
+pub(super) fn read_config(
+    mut object: Map<String, Value>,
+    known_id: Option<&str>,
 ) -> Result<DestinationConfig, DestinationProblem> {
-    let mut object: Map<String, Value> =
-        deser_hjson::from_str(text).map_err(|_| DestinationProblem::Syntax)?;
-    let id = string(&mut object, "id")?.filter(|id| !id.is_empty());
-    let id = id.unwrap_or_else(|| fallback_id.to_owned());
+    let id = match known_id {
+        Some(id) => id.to_owned(),
+        None => string(&mut object, "id")?
+            .filter(|id| !id.is_empty())
+            .ok_or(DestinationProblem::NoId)?,
+    };
     if !is_topic_part(&id) {
         return Err(DestinationProblem::Id(id));
     }
@@ -40,6 +77,7 @@ pub(super) fn parse(
         kind: string(&mut object, "type")?.unwrap_or_default(),
         credentials: object.remove("credentials").unwrap_or_default(),
         options,
+        special: string(&mut object, "special")?.unwrap_or_default(),
         updated_at: string(&mut object, "updatedAt")?,
     })
 }
@@ -61,8 +99,12 @@ mod tests {
 
     use super::*;
 
+    fn parse(text: &str, syntax: Syntax) -> Result<DestinationConfig, DestinationProblem> {
+        read_config(read_object(text, syntax)?, None)
+    }
+
     #[test]
-    fn hjson_and_json_are_read() {
+    fn hjson_json_and_yaml_are_read() {
         let hjson = "{
             # a comment
             id: pg
@@ -71,30 +113,55 @@ mod tests {
             options: { deduplicate: true, primaryKey: \"id\" }
             unknown: [1, 2]
         }";
-        let config = parse(hjson, "X").unwrap();
+        let config = parse(hjson, Syntax::Hjson).unwrap();
         assert_eq!((config.id.as_str(), config.kind.as_str()), ("pg", "postgres"));
         assert_eq!(config.credentials, json!({"host": "localhost", "port": 5432}));
         assert_eq!(config.options["deduplicate"], true);
+        let yaml = "
+            id: pg
+            type: postgres
+            credentials: { host: localhost, port: 5432 }
+            options:
+              deduplicate: true
+              primaryKey: id
+            updatedAt: 2024-01-02T03:04:05Z
+        ";
+        let same = parse(yaml, Syntax::JsonOrYaml).unwrap();
+        assert_eq!(same.updated_at.as_deref(), Some("2024-01-02T03:04:05Z"));
+        assert!(same == DestinationConfig { updated_at: same.updated_at.clone(), ..config });
         let json = r#"{"id":"pg","type":"postgres","credentials":{"password":"a, b"}}"#;
-        assert_eq!(parse(json, "X").unwrap().credentials["password"], "a, b");
+        for syntax in [Syntax::Hjson, Syntax::Json, Syntax::JsonOrYaml] {
+            assert_eq!(parse(json, syntax).unwrap().credentials["password"], "a, b");
+        }
     }
 
     #[test]
-    fn a_destination_without_an_id_is_named_by_its_variable() {
-        assert_eq!(parse("{type: \"postgres\"}", "MY_PG").unwrap().id, "MY_PG");
+    fn a_place_that_names_an_id_wins() {
+        let object = json!({"id": "inside", "type": "postgres"});
+        let Value::Object(object) = object else { panic!("an object") };
+        assert_eq!(read_config(object.clone(), Some("outside")).unwrap().id, "outside");
+        assert_eq!(read_config(object, None).unwrap().id, "inside");
     }
 
     #[test]
     fn what_is_not_a_destination_says_why_without_quoting() {
         let cases = [
-            ("[1]", "not an hjson object"),
-            ("{\"id\": \"s3cret", "not an hjson object"),
-            ("{\"id\": 5}", "`id` is not a string"),
-            ("{\"id\": \"pg\", \"type\": []}", "`type` is not a string"),
-            ("{\"id\": \"pg\", \"options\": \"s3cret\"}", "`options` is not an object"),
+            ("[1]", Syntax::Hjson, "not an hjson object"),
+            ("{\"id\": \"s3cret", Syntax::Hjson, "not an hjson object"),
+            ("{\"id\": \"s3cret", Syntax::Json, "not a JSON object"),
+            ("id: [s3cret", Syntax::JsonOrYaml, "not a YAML object"),
+            ("s3cret", Syntax::JsonOrYaml, "not a YAML object"),
+            ("{\"id\": 5}", Syntax::Json, "`id` is not a string"),
+            ("{\"type\": \"postgres\"}", Syntax::Json, "no `id`"),
+            ("{\"id\": \"pg\", \"type\": []}", Syntax::Json, "`type` is not a string"),
+            (
+                "{\"id\": \"pg\", \"options\": \"s3cret\"}",
+                Syntax::Json,
+                "`options` is not an object",
+            ),
         ];
-        for (text, expected) in cases {
-            let problem = parse(text, "X").map(|config| config.id).unwrap_err().to_string();
+        for (text, syntax, expected) in cases {
+            let problem = parse(text, syntax).map(|config| config.id).unwrap_err().to_string();
             assert_eq!(problem, expected, "{text}");
         }
     }
@@ -102,7 +169,8 @@ mod tests {
     #[test]
     fn an_id_that_no_topic_can_carry_is_refused() {
         for id in ["a.b", "a b", "ü"] {
-            let problem = parse(&json!({ "id": id }).to_string(), "X").map(|_| ()).unwrap_err();
+            let text = json!({ "id": id }).to_string();
+            let problem = parse(&text, Syntax::Json).map(|_| ()).unwrap_err();
             assert_eq!(problem, DestinationProblem::Id(id.to_owned()));
         }
     }

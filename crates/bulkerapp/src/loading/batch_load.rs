@@ -75,6 +75,7 @@ impl BatchLoad<'_> {
             batch.copies.iter().map(|message| self.copy_of(message, row)).collect();
         let origins: Vec<_> = copies.iter().map(|copy| copy.origin.clone()).collect();
         let states = offsets.origin_states(&origins).await?;
+        let read: Vec<_> = origins.into_iter().zip(states.iter().copied()).collect();
         let mut seen = HashSet::new();
         let judged = copies.into_iter().zip(states).map(|(copy, state)| {
             if !seen.insert(copy.origin.clone()) {
@@ -91,7 +92,7 @@ impl BatchLoad<'_> {
         let checkpoint = {
             let (settling, parking, topic) =
                 (settling.clone(), self.parking.clone(), self.topic.clone());
-            offsets.checkpoint(self.key, row, move |report| {
+            offsets.checkpoint(self.key, row, &read, move |report| {
                 let (settling, parking, topic) = (settling.clone(), parking.clone(), topic.clone());
                 Box::pin(async move { settling.settle(report, &parking, &topic).await })
             })

@@ -551,7 +551,8 @@ async fn hand_over(
 ) -> Result<(), RunError> {
     match target {
         _ if topic.mode == Mode::Retry => RetryRun { context, topic, stop }.hand_over().await,
-        Some(target) if topic.is_claimed() => {
+        // also what it never loaded itself: a loader that was killed may not have told Kafka
+        Some(target) if !topic.is_told() => {
             TopicRun { context, topic, target, stop }.hand_over().await
         }
         _ => Ok(()),

@@ -13,6 +13,8 @@ mod loader;
 mod mark;
 mod memory;
 mod metrics;
+#[cfg(test)]
+mod model;
 mod offsets;
 mod origins;
 mod ownership;
@@ -41,4 +43,4 @@ pub use settings::LoaderConfig;
 pub use source::{OwnedTopics, SharedRetry};
 pub use spawn::{Loading, LoadingConfig, spawn};
 pub use target::{LoadTarget, TargetDefaults};
-pub use targets::open_all;
+pub use targets::{Opened, Targets};

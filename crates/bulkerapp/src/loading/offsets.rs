@@ -141,15 +141,23 @@ impl Offsets {
         Ok(!run(&self.postgres, &sql).await?.is_empty())
     }
 
-    /// The statements that move the row inside a load's transaction. `settle` is asked for the move when all rows are sent.
-    pub(super) fn checkpoint<F>(&self, key: &RowKey, from: &OffsetsRow, settle: F) -> Checkpoint
+    /// The statements that move the row inside a load's transaction, if the states that were `read` are still true under
+    /// its lock. `settle` is asked for the move when all rows are sent.
+    pub(super) fn checkpoint<F>(
+        &self,
+        key: &RowKey,
+        from: &OffsetsRow,
+        read: &[(Origin, Option<OriginState>)],
+        settle: F,
+    ) -> Checkpoint
     where
         F: for<'a> Fn(&'a LoadReport) -> BoxFuture<'a, Result<Advance, LoadError>>
             + Send
             + Sync
             + 'static,
     {
-        let lock = lock_sql(self.schema(), key, from);
+        // one row: the row is what it was, and so is every state
+        let lock = lock_sql(self.schema(), key, from) + &origins::changed_sql(self.schema(), read);
         let rendered = std::sync::Arc::new((self.schema().to_owned(), key.clone(), from.clone()));
         Checkpoint {
             lock,

@@ -76,13 +76,15 @@ pub(super) fn judge(
     }
 }
 
-/// Whether the row is the one that the origin was read under: then the event's fate was decided with the row.
+/// Whether the origin was read under this row: then the event's fate was decided with the row. Also under what the row was
+/// for an earlier topic of the same name.
 fn covers(key: &RowKey, row: &OffsetsRow, origin: &Origin) -> bool {
-    let is_same_topic = origin.cluster == key.cluster_id
+    let is_same_name = origin.cluster == key.cluster_id
         && origin.topic == key.topic
-        && origin.partition == key.partition
-        && (origin.topic_id.is_none() || row.topic_id.is_none() || origin.topic_id == row.topic_id);
-    is_same_topic && origin.offset >= row.began
+        && origin.partition == key.partition;
+    let is_of_earlier_topic =
+        matches!((origin.topic_id, row.topic_id), (Some(then), Some(now)) if then != now);
+    is_same_name && (is_of_earlier_topic || origin.offset >= row.began)
 }
 
 /// A state that a load writes.
@@ -127,6 +129,34 @@ pub(super) fn states_sql(schema: &str, origins: &[Origin]) -> String {
          using (cluster_id, topic, partition, \"offset\")",
         table(schema),
         values.join(", ")
+    )
+}
+
+/// Answers a row if a state is not what it was. Empty without origins.
+pub(super) fn changed_sql(schema: &str, read: &[(Origin, Option<OriginState>)]) -> String {
+    if read.is_empty() {
+        return String::new();
+    }
+    let values: Vec<_> = read
+        .iter()
+        .map(|(origin, state)| {
+            format!(
+                "({}, {}, {}, {}::bigint, '{}')",
+                quote_literal(&origin.cluster),
+                quote_literal(&origin.topic_key()),
+                origin.partition,
+                origin.offset,
+                state.map_or("", OriginState::as_str)
+            )
+        })
+        .collect();
+    format!(
+        "; select 1 where exists (select 1 from (values {}) \
+         read (cluster_id, topic, partition, \"offset\", state) left join {} known \
+         using (cluster_id, topic, partition, \"offset\") \
+         where coalesce(known.state, '') <> read.state)",
+        values.join(", "),
+        table(schema)
     )
 }
 
@@ -234,7 +264,6 @@ mod tests {
             origin("retry", 20),
             Origin { partition: 1, ..origin("t", 20) },
             Origin { cluster: "other".to_owned(), ..origin("t", 20) },
-            Origin { topic_id: Some(Uuid::from_u128(3)), ..origin("t", 20) },
         ];
         for origin in elsewhere {
             let verdict = judge(None, &origin, &key(), &row());
@@ -242,6 +271,8 @@ mod tests {
         }
         let unnamed = Origin { topic_id: None, ..origin("t", 20) };
         assert_eq!(judge(None, &unnamed, &key(), &row()), Verdict::Drop);
+        let of_earlier_topic = Origin { topic_id: Some(Uuid::from_u128(3)), ..origin("t", 5) };
+        assert_eq!(judge(None, &of_earlier_topic, &key(), &row()), Verdict::Drop);
     }
 
     #[test]

@@ -143,9 +143,17 @@ impl TopicRun<'_> {
         let key = self.key();
         // the order of these reads is part of the protocol; see `start`
         let row = offsets.read(&key).await?;
+        // without a row nothing says which topic an offset of the group is of, so the topic must be the same afterwards
+        let earlier_id = match row {
+            None => admin.topic_id(topic).await?,
+            Some(_) => None,
+        };
         let group = Group::from(admin.group_offset(topic, topic, self.topic.partition).await?);
         let end = admin.offset(topic, self.topic.partition, OffsetSpec::CommittedEnd).await?;
         let topic_id = admin.topic_id(topic).await?;
+        if row.is_none() && earlier_id != topic_id {
+            return Ok(Attempt::StartOver);
+        }
         let low = admin.offset(topic, self.topic.partition, OffsetSpec::Earliest).await?;
         let ledger = offsets.ledger();
         let facts = Facts { row, group, low, end, topic_id, ledger };
@@ -156,6 +164,9 @@ impl TopicRun<'_> {
         let row = match row {
             Settled::Row(row) => row,
             Settled::Idle { next_offset } => {
+                if facts.group == Group::None {
+                    self.topic.set_told(next_offset); // there is nothing to tell
+                }
                 return Ok(Attempt::Ended(RunEnd::At { next_offset }));
             }
             Settled::Held(reason) => return Ok(Attempt::Ended(RunEnd::Held(reason))),
@@ -177,6 +188,9 @@ impl TopicRun<'_> {
             }
             self.topic.set_claimed();
         }
+        if facts.group == Group::Marked(self.mark(&offsets, &row)) {
+            self.topic.set_told(row.next_offset);
+        }
         if is_idle {
             return Ok(Attempt::Ended(RunEnd::At { next_offset: row.next_offset }));
         }
@@ -194,7 +208,7 @@ impl TopicRun<'_> {
         if low <= row.next_offset {
             return Ok(Some(row));
         }
-        let moved = OffsetsRow { next_offset: low, epoch: row.epoch + 1, ..row.clone() };
+        let moved = OffsetsRow { next_offset: low, epoch: epoch_after(row.epoch), ..row.clone() };
         if !offsets.move_row(&self.key(), &row, &moved, false).await? {
             return Ok(None);
         }
@@ -218,7 +232,7 @@ impl TopicRun<'_> {
             (Decision::Move { to, forget_origins, notice }, Some(row)) => {
                 let moved = OffsetsRow {
                     next_offset: to,
-                    epoch: row.epoch + 1,
+                    epoch: epoch_after(row.epoch),
                     began: row.began.min(to),
                     topic_id: facts.topic_id.or(row.topic_id),
                 };
@@ -232,8 +246,12 @@ impl TopicRun<'_> {
                 if at.max(facts.low) >= facts.end {
                     return Ok(Some(Settled::Idle { next_offset: at }));
                 }
-                let row =
-                    OffsetsRow { next_offset: at, epoch: 0, began: at, topic_id: facts.topic_id };
+                let row = OffsetsRow {
+                    next_offset: at,
+                    epoch: epoch_after(0),
+                    began: at,
+                    topic_id: facts.topic_id,
+                };
                 if !offsets.insert(&key, &row).await? {
                     return Ok(None);
                 }
@@ -423,19 +441,29 @@ impl TopicRun<'_> {
             return Ok(());
         };
         for _ in 0..MAX_STARTS {
-            let Some(row) = offsets.read(&self.key()).await? else {
-                return Ok(());
-            };
+            // a COMMIT that is under way has to end first: it may be that of a loader that was killed
+            let row = offsets.read_settled(&self.key()).await?;
             let (admin, topic) = (&self.context.admin, self.topic.name.as_str());
             if admin.group_members(topic).await? > 0 {
                 return Ok(());
             }
             let committed = admin.group_offset(topic, topic, self.topic.partition).await?;
-            match Group::from(committed) {
-                Group::Unmarked(_) => return Ok(()),
-                Group::Marked(mark) if mark == self.mark(&offsets, &row) => return Ok(()),
-                Group::None | Group::Marked(_) => self.commit_mark(&offsets, &row).await?,
-            }
+            let mark = match (row, Group::from(committed)) {
+                (_, Group::Unmarked(_)) | (None, Group::None) => return Ok(()),
+                (Some(row), Group::Marked(mark)) if mark == self.mark(&offsets, &row) => {
+                    return Ok(());
+                }
+                (Some(row), Group::None | Group::Marked(_)) => self.mark(&offsets, &row),
+                // restored from before the row: whoever goes on has to load again what the restore took away
+                (None, Group::Marked(mark)) if mark.ledger == offsets.ledger() => {
+                    if mark.offset == mark.began {
+                        return Ok(());
+                    }
+                    Mark { offset: mark.began, ..mark }
+                }
+                (None, Group::Marked(_)) => return Ok(()), // of another database; its offset stands
+            };
+            self.commit(&mark).await?;
         }
         Err(RunError::Contended)
     }
@@ -447,9 +475,14 @@ impl TopicRun<'_> {
     }
 
     async fn commit_mark(&self, offsets: &Offsets, row: &OffsetsRow) -> Result<(), AdminError> {
-        let topic = self.topic.name.as_str();
-        let marked = self.mark(offsets, row).to_group_offset();
-        self.context.admin.set_group_offset(topic, topic, self.topic.partition, marked).await
+        self.commit(&self.mark(offsets, row)).await?;
+        self.topic.set_told(row.next_offset);
+        Ok(())
+    }
+
+    async fn commit(&self, mark: &Mark) -> Result<(), AdminError> {
+        let (topic, partition) = (self.topic.name.as_str(), self.topic.partition);
+        self.context.admin.set_group_offset(topic, topic, partition, mark.to_group_offset()).await
     }
 
     fn mark(&self, offsets: &Offsets, row: &OffsetsRow) -> Mark {
@@ -490,6 +523,13 @@ impl TopicRun<'_> {
             "start of the topic decided from outside"
         );
     }
+}
+
+/// An epoch that no row of this topic ever had: a database may be restored from before a move, and an epoch that came
+/// again would make two different decisions look like one.
+fn epoch_after(epoch: i64) -> i64 {
+    let micros = jiff::Timestamp::now().as_microsecond();
+    micros.max(epoch + 1)
 }
 
 /// The row once the facts have been obeyed.

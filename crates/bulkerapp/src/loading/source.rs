@@ -1,9 +1,6 @@
 //! What this instance loads: topics of configured destinations that it owns.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kafkabase::Mode;
 use tracing::error;
@@ -13,6 +10,7 @@ use super::{
     metrics,
     ownership::{Owned, Ownership},
     target::{LoadTarget, OwnedTopic},
+    targets::{Opened, Targets},
 };
 use crate::topics::{TopicSnapshot, Topics};
 
@@ -22,17 +20,16 @@ const STREAM_PERIOD: i64 = 1;
 /// The topics of the last look at the cluster that belong to this instance.
 pub struct OwnedTopics {
     topics: Arc<Topics>,
-    targets: HashMap<String, Arc<LoadTarget>>,
+    targets: Arc<Targets>,
     ownership: Arc<Ownership>,
     shared_retry: SharedRetry,
     owned: Mutex<OwnedOfSnapshot>,
 }
 
-/// The owned topics of one snapshot; found anew only when the snapshot or the ownership is another one.
+/// The owned topics of one state of cluster, configuration and ownership; found anew only when that is another one.
 #[derive(Default)]
 struct OwnedOfSnapshot {
-    snapshot: Option<Arc<TopicSnapshot>>,
-    owned: Option<Owned>,
+    of: Option<(Arc<TopicSnapshot>, Arc<Opened>, Owned)>,
     topics: Arc<Vec<Arc<OwnedTopic>>>,
 }
 
@@ -47,18 +44,18 @@ pub struct SharedRetry {
 impl OwnedTopics {
     pub fn new(
         topics: Arc<Topics>,
-        targets: HashMap<String, Arc<LoadTarget>>,
+        targets: Arc<Targets>,
         ownership: Arc<Ownership>,
         shared_retry: SharedRetry,
     ) -> OwnedTopics {
         OwnedTopics { topics, targets, ownership, shared_retry, owned: Mutex::default() }
     }
 
-    fn find(&self, snapshot: &TopicSnapshot, mine: Owned) -> Vec<Arc<OwnedTopic>> {
+    fn find(&self, snapshot: &TopicSnapshot, opened: &Opened, mine: Owned) -> Vec<Arc<OwnedTopic>> {
         let mut owned = Vec::new();
         for topic in snapshot.topics.values() {
             let is_ours = matches!(topic.id.mode, Mode::Batch | Mode::Stream | Mode::Retry)
-                && self.targets.contains_key(&topic.id.destination_id)
+                && opened.get(&topic.id.destination_id).is_some()
                 && mine.contains(&topic.name);
             if !is_ours {
                 continue;
@@ -87,13 +84,16 @@ impl OwnedTopics {
 impl LoadSource for OwnedTopics {
     fn owned_topics(&self) -> Arc<Vec<Arc<OwnedTopic>>> {
         let snapshot = self.topics.snapshot();
+        let opened = self.targets.opened();
         let mut cached = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = self.ownership.poll();
-        let is_same = cached.snapshot.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &snapshot));
-        if !is_same || cached.owned != Some(mine) {
-            cached.topics = Arc::new(self.find(&snapshot, mine));
+        let is_same = cached.of.as_ref().is_some_and(|(topics, targets, owned)| {
+            Arc::ptr_eq(topics, &snapshot) && Arc::ptr_eq(targets, &opened) && *owned == mine
+        });
+        if !is_same {
+            cached.topics = Arc::new(self.find(&snapshot, &opened, mine));
             metrics::OWNED_TOPICS.set(i64::try_from(cached.topics.len()).unwrap_or(i64::MAX));
-            (cached.snapshot, cached.owned) = (Some(snapshot), Some(mine));
+            cached.of = Some((snapshot, opened, mine));
         }
         cached.topics.clone()
     }
@@ -119,6 +119,6 @@ impl LoadSource for OwnedTopics {
     }
 
     fn target(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {
-        self.targets.get(destination_id).cloned()
+        self.targets.get(destination_id)
     }
 }

@@ -31,8 +31,10 @@ pub struct OwnedTopic {
     /// Of a retry topic.
     pub(super) retries: Mutex<RetryState>,
     claimed: AtomicBool,
-    /// How far the tail of a stream topic is loaded.
+    /// How far the topic is loaded, as far as this instance knows.
     loaded_to: AtomicI64,
+    /// The offset that Kafka's group is known to have, with our mark.
+    told: AtomicI64,
     /// The end of the topic, as it was seen last.
     end: AtomicI64,
     speed: Mutex<Speed>,
@@ -91,6 +93,7 @@ impl OwnedTopic {
             retries: Mutex::default(),
             claimed: AtomicBool::new(false),
             loaded_to: AtomicI64::new(0),
+            told: AtomicI64::new(-1),
             end: AtomicI64::new(0),
             speed: Mutex::default(),
             suspicion: Mutex::default(),
@@ -108,6 +111,15 @@ impl OwnedTopic {
 
     pub(super) fn set_loaded_to(&self, offset: i64) {
         self.loaded_to.store(offset, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_told(&self, offset: i64) {
+        self.told.store(offset, Ordering::Relaxed);
+    }
+
+    /// Whether Kafka's group is known to stand where the topic does.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed) == self.loaded_to()
     }
 
     pub(super) fn set_end(&self, offset: i64) {

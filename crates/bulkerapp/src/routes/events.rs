@@ -75,7 +75,7 @@ pub(super) async fn events(
 fn streams(state: &AppState, form: &Form) -> Vec<StreamName> {
     let actors: Vec<String> = match &form.destination {
         Some(id) => vec![id.clone()],
-        None => state.destinations.iter().map(|known| known.config.id.clone()).collect(),
+        None => state.destinations.snapshot().iter().map(|known| known.config.id.clone()).collect(),
     };
     let kinds = KINDS.into_iter().filter(|kind| form.kind.as_ref().is_none_or(|k| k == kind));
     let of_kind = |kind: &'static str| {

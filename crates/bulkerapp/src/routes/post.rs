@@ -116,6 +116,7 @@ pub(super) async fn post(
     if let Err(error) = &taken {
         // the table's name is the sender's and may be anything: no label
         let known = state.destinations.get(&destination_id);
+        let known = known.as_deref();
         let (id, mode) = known.map_or(("", ""), |d| (d.config.id.as_str(), d.mode.as_str()));
         HANDLER_EVENTS.with_label_values(&[id, mode, "", "error", error.kind()]).inc();
     }
@@ -133,7 +134,7 @@ async fn take(
         .destinations
         .get(destination_id)
         .ok_or_else(|| PostError::UnknownDestination(destination_id.to_owned()))?;
-    let request = Request::read(destination, uri.query().unwrap_or_default(), headers)?;
+    let request = Request::read(&destination, uri.query().unwrap_or_default(), headers)?;
     let topic = topic_name(
         &state.limits.topic_prefix,
         destination_id,

@@ -93,8 +93,20 @@ fn details(state: &AppState) -> Value {
     if snapshot.few_in_sync > 0 {
         add("topicsWithMinInsyncReplicasBelowTwo", json!(snapshot.few_in_sync));
     }
-    if !state.destinations.problems().is_empty() {
-        add("destinationProblems", json!(state.destinations.problems()));
+    let configuration = state.configuration.borrow().clone();
+    add("configurationSource", json!(configuration.source));
+    if let Some(age) = configuration.age() {
+        add("configurationAgeSeconds", json!(age.as_secs()));
+    }
+    if let Some(place) = configuration.copy {
+        add("configurationCopy", json!(place));
+    }
+    if let Some(error) = configuration.error {
+        add("configurationError", json!(error));
+    }
+    let problems = state.destinations.problems();
+    if !problems.is_empty() {
+        add("destinationProblems", json!(problems));
     }
     let loader = state.loader.borrow();
     if !loader.held.is_empty() {

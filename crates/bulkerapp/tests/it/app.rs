@@ -1,9 +1,9 @@
 //! bulkerapp as operators run it: a process with an environment, against real parts.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Database, Kafka, process::Service, wait_until};
+use testkit::{Database, Kafka, Topic, process::Service, wait_until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -30,10 +30,14 @@ pub(crate) struct Setup {
     pub(crate) environment: Vec<(String, String)>,
     /// Kilobytes of the largest file that the process may write.
     pub(crate) largest_file: Option<u32>,
+    /// Topics that every process makes.
+    pub(crate) _standing: Arc<[Topic; 2]>,
 }
 
 impl Setup {
     pub(crate) fn new(kafka: &Kafka, database: &Database) -> Setup {
+        let prefix = format!("it{}.", uuid::Uuid::new_v4().simple());
+        let standing = ["shared-retry", "dead-letter"].map(|n| kafka.adopt(format!("{prefix}{n}")));
         Setup {
             bootstrap: kafka.bootstrap().to_owned(),
             host: database.host().to_owned(),
@@ -41,11 +45,12 @@ impl Setup {
             database: database.name().to_owned(),
             user: database.user().to_owned(),
             password: database.password().to_owned(),
-            prefix: format!("it{}.", uuid::Uuid::new_v4().simple()),
+            prefix,
             options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
             // several instances of one test each load all topics; tests of ownership take this away
             environment: vec![("BULKER_SHARDS".to_owned(), "1".to_owned())],
             largest_file: None,
+            _standing: Arc::new(standing),
         }
     }
 
@@ -75,6 +80,11 @@ impl Setup {
     /// The topic of a table.
     pub(crate) fn topic(&self, table: &str) -> String {
         format!("{}in.id.{DESTINATION}.m.batch.t.{table}", self.prefix)
+    }
+
+    /// Whether it is a topic of a table of this test.
+    pub(crate) fn is_table_topic(&self, topic: &str) -> bool {
+        topic.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with("in.id."))
     }
 
     /// The topic of a table whose events are loaded as they come.

@@ -66,6 +66,33 @@ async fn killed_before_kafka_is_told_nothing_is_doubled_or_lost() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_loader_did_not_tell_kafka_the_next_clean_stop_tells() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let proxy = PostgresProxy::start(database.host(), database.port()).await?;
+    let setup = Setup::new(&kafka, &database)
+        .with_options(r#"mode: "batch", frequency: 0.0167, batchSize: 100000"#)
+        .through(&proxy.host(), proxy.port());
+    let topic = kafka.adopt(setup.topic("t"));
+    kafka.create_topic(topic.name(), 1, 1, &[]).await?;
+    kafka.produce_all(topic.name(), 0, events(0..COUNT)).await?;
+    // given everything loaded, and a loader that was killed before it told Kafka
+    let mut first = setup.spawn()?;
+    let killed = kill_once_at(&proxy, Event::AfterCommitAnswer, &first.service);
+    first.service.wait(PATIENCE).await?;
+    assert!(killed.load(Ordering::SeqCst));
+    proxy.clear();
+    let told = kafka.committed(topic.name(), topic.name(), 0).await?;
+    assert_eq!(told.map(|told| told.offset), Some(0), "the claim is all that Kafka knows");
+    // when another one, which has nothing to load, is stopped cleanly
+    let second = setup.start().await?;
+    second.stop().await?;
+    // then the original could go on where the table stands
+    let told = kafka.committed(topic.name(), topic.name(), 0).await?;
+    assert_eq!(told.map(|told| told.offset), Some(i64::try_from(COUNT)?));
+    assert_exactly_once(&database, "t", COUNT).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_commit_is_settled_by_the_row_without_a_restart() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
     let proxy = PostgresProxy::start(database.host(), database.port()).await?;

@@ -129,7 +129,7 @@ async fn a_bad_request_gets_a_reason_and_makes_no_topic() -> Result<()> {
         assert!(!answer.body.contains("not-the-token"), "{}", answer.body);
     }
     let ours: Vec<_> =
-        kafka.topics().await?.into_iter().filter(|t| t.starts_with(&setup.prefix)).collect();
+        kafka.topics().await?.into_iter().filter(|t| setup.is_table_topic(t)).collect();
     assert!(ours.is_empty(), "{ours:?}");
     app.stop().await
 }
@@ -157,7 +157,7 @@ async fn hostile_names_become_tables_and_columns_and_hold_nothing_up() -> Result
         assert_eq!(answer.status, 200, "{table}: {}", answer.body);
     }
     for topic in kafka.topics().await? {
-        if topic.starts_with(&setup.prefix) {
+        if setup.is_table_topic(&topic) {
             topics.push(kafka.adopt(topic));
         }
     }

@@ -3,6 +3,8 @@
 mod admin_routes;
 mod app;
 mod bulk;
+mod configuration;
+mod console;
 mod crash;
 mod documented;
 mod events;
@@ -11,7 +13,9 @@ mod intake;
 mod log;
 mod outage;
 mod ownership;
+mod redis_tls;
 mod refused;
+mod sources;
 mod spool;
 mod starts;
 mod stream;

@@ -6,6 +6,8 @@ use testkit::{Database, Kafka, Topic, wait_until};
 use crate::app::{App, PATIENCE, Setup, events};
 
 const TOPICS: usize = 12;
+/// These and the retry topic of all destinations.
+const ALL: usize = TOPICS + 1;
 const EACH: u64 = 50;
 
 struct Shared {
@@ -68,21 +70,21 @@ async fn an_instance_that_joins_gets_its_part_and_one_that_is_killed_loses_nothi
     let shared = Shared::new().await?;
     // given one instance, which owns all
     let mut first = shared.setup.start().await?;
-    wait_for_owned(&first, |owned| owned == TOPICS).await?;
+    wait_for_owned(&first, |owned| owned == ALL).await?;
     shared.produce(0).await?;
     shared.loaded(1).await?;
     // when another joins, both have some, and every topic has one owner
     let second = shared.setup.start().await?;
-    wait_for_owned(&second, |owned| 0 < owned && owned < TOPICS).await?;
+    wait_for_owned(&second, |owned| 0 < owned && owned < ALL).await?;
     let theirs = owned(&second).await?;
-    wait_for_owned(&first, |owned| owned == TOPICS - theirs).await?;
+    wait_for_owned(&first, |owned| owned == ALL - theirs).await?;
     shared.produce(1).await?;
     shared.loaded(2).await?;
     // when the first is killed while there is work, the second takes all over
     shared.produce(2).await?;
     first.service.kill9().await?;
     shared.produce(3).await?;
-    wait_for_owned(&second, |owned| owned == TOPICS).await?;
+    wait_for_owned(&second, |owned| owned == ALL).await?;
     shared.loaded(4).await?;
     second.stop().await
 }
@@ -92,11 +94,11 @@ async fn an_instance_that_stops_leaves_its_topics_to_the_others_with_kafka_up_to
 {
     let shared = Shared::new().await?;
     let (first, second) = (shared.setup.start().await?, shared.setup.start().await?);
-    wait_for_owned(&second, |owned| 0 < owned && owned < TOPICS).await?;
+    wait_for_owned(&second, |owned| 0 < owned && owned < ALL).await?;
     shared.produce(0).await?;
     shared.loaded(1).await?;
     first.stop().await?;
-    wait_for_owned(&second, |owned| owned == TOPICS).await?;
+    wait_for_owned(&second, |owned| owned == ALL).await?;
     shared.produce(1).await?;
     shared.loaded(2).await?;
     second.stop().await?;
@@ -113,13 +115,13 @@ async fn an_instance_that_stops_leaves_its_topics_to_the_others_with_kafka_up_to
 async fn a_frozen_instance_loses_its_topics_and_doubles_nothing_when_it_wakes() -> Result<()> {
     let shared = Shared::new().await?;
     let (first, second) = (shared.setup.start().await?, shared.setup.start().await?);
-    wait_for_owned(&second, |owned| 0 < owned && owned < TOPICS).await?;
+    wait_for_owned(&second, |owned| 0 < owned && owned < ALL).await?;
     shared.produce(0).await?;
     first.service.stop_process()?;
-    wait_for_owned(&second, |owned| owned == TOPICS).await?;
+    wait_for_owned(&second, |owned| owned == ALL).await?;
     shared.loaded(1).await?;
     first.service.continue_process()?;
-    wait_for_owned(&first, |owned| 0 < owned && owned < TOPICS).await?;
+    wait_for_owned(&first, |owned| 0 < owned && owned < ALL).await?;
     shared.produce(1).await?;
     shared.loaded(2).await?;
     first.stop().await?;

@@ -1,0 +1,98 @@
+//! One destination, as it is configured.
+
+use kafkabase::Mode;
+use serde_json::{Map, Value};
+use warehouse::StreamOptions;
+
+use super::{
+    document::Found,
+    parse::{self, DestinationProblem},
+};
+
+/// The type that this version loads.
+pub(crate) const POSTGRES: &str = "postgres";
+
+/// A destination as its source has it. Two are the same when all of this is, order in arrays included; the order of
+/// an object's fields does not count.
+#[derive(Clone, PartialEq)]
+pub struct DestinationConfig {
+    pub id: String,
+    pub kind: String,
+    /// Passed to the warehouse; never logged.
+    pub credentials: Value,
+    pub options: Map<String, Value>,
+    /// What other services write there: `metrics`, `backup`, or nothing.
+    pub special: String,
+    pub updated_at: Option<String>,
+}
+
+/// A destination with its options read.
+pub struct Destination {
+    pub config: DestinationConfig,
+    pub options: StreamOptions,
+    /// The mode of events that name none.
+    pub mode: Mode,
+    /// What is not as it should be; none of it holds a secret.
+    pub problems: Vec<String>,
+    /// False: nothing but the id is known.
+    pub(super) is_readable: bool,
+}
+
+impl Destination {
+    pub(super) fn new(config: DestinationConfig) -> Destination {
+        let mut problems = Vec::new();
+        let mut options = StreamOptions::default();
+        for (key, value) in &config.options {
+            problems.extend(options.set(key, value).err().map(|error| error.to_string()));
+        }
+        problems.extend(options.validate().err().map(|error| error.to_string()));
+        if config.kind != POSTGRES {
+            problems.push(format!(
+                "type {:?}: this version loads destinations of type postgres only",
+                config.kind
+            ));
+        }
+        let mode = options.mode.as_deref().and_then(Mode::parse).unwrap_or(Mode::Batch);
+        Destination { config, options, mode, problems, is_readable: true }
+    }
+
+    /// One of which nothing but the id is known. It takes events, which wait until it is repaired.
+    pub(super) fn unreadable(id: &str, problem: String) -> Destination {
+        let config = DestinationConfig {
+            id: id.to_owned(),
+            kind: String::new(),
+            credentials: Value::Null,
+            options: Map::new(),
+            special: String::new(),
+            updated_at: None,
+        };
+        Destination {
+            config,
+            options: StreamOptions::default(),
+            mode: Mode::Batch,
+            problems: vec![problem],
+            is_readable: false,
+        }
+    }
+
+    /// Whether its topics can be loaded.
+    pub fn is_loadable(&self) -> bool {
+        self.config.kind == POSTGRES
+    }
+
+    /// Tables whose topics are there before their first event.
+    pub fn special_tables(&self) -> &'static [&'static str] {
+        match self.config.special.as_str() {
+            "metrics" => &["metrics", "active_incoming"],
+            "backup" => &["backup"],
+            _ => &[],
+        }
+    }
+}
+
+impl Found {
+    /// The destination that was found here.
+    pub(super) fn config(&self) -> Result<DestinationConfig, DestinationProblem> {
+        parse::read_config(self.object.clone()?, self.id.as_deref())
+    }
+}
