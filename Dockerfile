@@ -12,7 +12,9 @@ FROM debian:bookworm-slim AS runtime
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libssl3 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 65532 --user-group --create-home bulker
+    && useradd --system --uid 65532 --user-group --create-home bulker \
+    # a volume that is mounted here belongs to the user
+    && install -d -o 65532 -g 65532 /var/lib/bulker
 USER 65532
 
 FROM runtime AS bulkerapp

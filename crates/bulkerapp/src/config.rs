@@ -25,7 +25,9 @@ pub const PREFIX: &str = "BULKER";
     after_help = "`bulkerapp healthcheck` asks a running instance \
     for its /health and exits with 0 or 1; it reads HTTP_PORT only.\n\
     `bulkerapp preflight [--back]` looks whether the switch from the original, or back to it, can be made.\n\
-    `bulkerapp set-start TOPIC OFFSET|earliest|latest` sets where a topic is read from next."
+    `bulkerapp set-start TOPIC OFFSET|earliest|latest` sets where a topic is read from next.\n\
+    `bulkerapp spool replay FOLDER` sends what an instance that is gone left in its spool;\n\
+    `bulkerapp spool quarantine FOLDER [TOPIC]` sends again what Kafka had refused for good."
 )]
 pub struct Config {
     #[command(flatten)]
@@ -176,6 +178,8 @@ pub enum InvalidConfig {
     NoShards,
     #[error("{PREFIX}_{0} must be greater than 0")]
     Zero(&'static str),
+    #[error("{PREFIX}_{0} must be greater than 0 and at most 1")]
+    NoShare(&'static str),
 }
 
 impl Config {
@@ -200,6 +204,12 @@ impl Config {
         }
         if self.server.topic_manager_refresh_period_sec.is_zero() {
             return Err(InvalidConfig::Zero("TOPIC_MANAGER_REFRESH_PERIOD_SEC"));
+        }
+        if !(self.kafka.spool_topic_share > 0.0 && self.kafka.spool_topic_share <= 1.0) {
+            return Err(InvalidConfig::NoShare("SPOOL_TOPIC_SHARE"));
+        }
+        if self.kafka.spool().is_some() && self.kafka.spool_max_mb == 0 {
+            return Err(InvalidConfig::Zero("SPOOL_MAX_MB"));
         }
         let waits = self.kafka.ack_mode == AckMode::Durable;
         if waits && self.kafka.producer_wait_for_delivery_ms.is_zero() {
@@ -270,6 +280,10 @@ mod tests {
             error.to_string(),
             "BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS must be greater than 0"
         );
+        for share in ["0", "1.01", "-1", "NaN"] {
+            let error = parse(&[("BULKER_SPOOL_TOPIC_SHARE", share)]).validate().unwrap_err();
+            assert_eq!(error, InvalidConfig::NoShare("SPOOL_TOPIC_SHARE"), "{share}");
+        }
         let asynchronous =
             parse(&[("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "0"), ("BULKER_ACK_MODE", "async")]);
         assert!(asynchronous.validate().is_ok());

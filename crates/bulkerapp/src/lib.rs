@@ -13,6 +13,7 @@ pub mod metrics;
 mod redis_client;
 pub mod routes;
 pub mod service;
+pub mod spool;
 mod standing_topics;
 pub mod state;
 mod tables;

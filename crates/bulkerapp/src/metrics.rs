@@ -55,11 +55,11 @@ pub static PRODUCER_QUEUE_LENGTH: LazyLock<IntGauge> = LazyLock::new(|| {
         .expect("registered once")
 });
 
-/// Topics whose events are refused because Kafka does not acknowledge.
+/// Topics whose events are spooled or refused, because Kafka does not acknowledge or older ones are in the spool.
 pub static PRODUCER_BLOCKED_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!(
         "bulkerapp_producer_blocked_topics",
-        "Topics whose events are refused because Kafka does not acknowledge."
+        "Topics whose events are spooled or refused because Kafka does not acknowledge."
     )
     .expect("registered once")
 });
@@ -69,6 +69,62 @@ pub static PRODUCER_REBUILDS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "bulkerapp_producer_rebuilds_total",
         "Producers replaced after an error which ended them."
+    )
+    .expect("registered once")
+});
+
+/// Events in the spool that are not in Kafka yet, or not known to be.
+pub static SPOOL_WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_spool_waiting_events", "Events in the spool, to be sent.")
+        .expect("registered once")
+});
+
+/// How long the oldest of them is there.
+pub static SPOOL_AGE: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "bulkerapp_spool_oldest_age_seconds",
+        "How long the oldest event in the spool is there."
+    )
+    .expect("registered once")
+});
+
+/// Bytes of the spool's files.
+pub static SPOOL_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_spool_bytes", "Bytes of the spool's files.")
+        .expect("registered once")
+});
+
+/// Events that Kafka refused for good, kept until an operator decides.
+pub static SPOOL_QUARANTINED: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("bulkerapp_spool_quarantined_events", "Events that Kafka refused for good.")
+        .expect("registered once")
+});
+
+/// What became of spooled events. Label: `status` (`spooled`, `delivered`, `found`, `quarantined`, `released`).
+pub static SPOOL_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_spool_events_total",
+        "What became of spooled events.",
+        &["status"]
+    )
+    .expect("registered once")
+});
+
+/// Events that the spool did not take. Label: `reason` (`full`, `topic_full`, `disk`).
+pub static SPOOL_REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_spool_refused_total",
+        "Events that the spool did not take.",
+        &["reason"]
+    )
+    .expect("registered once")
+});
+
+/// Bytes of spool files that were no whole record when they were read at a start.
+pub static SPOOL_DAMAGED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "bulkerapp_spool_damaged_bytes_total",
+        "Bytes of spool files that were no whole record."
     )
     .expect("registered once")
 });
@@ -203,7 +259,7 @@ pub fn register() {
     ] {
         LazyLock::force(counters);
     }
-    for counter in [&PRODUCER_REBUILDS, &PANICS] {
+    for counter in [&PRODUCER_REBUILDS, &PANICS, &SPOOL_DAMAGED] {
         LazyLock::force(counter);
     }
     for gauge in [
@@ -212,8 +268,18 @@ pub fn register() {
         &ABANDONED_TOPICS,
         &ALL_TOPICS,
         &CONFIGURATION_AGE,
+        &SPOOL_WAITING,
+        &SPOOL_AGE,
+        &SPOOL_BYTES,
+        &SPOOL_QUARANTINED,
     ] {
         LazyLock::force(gauge);
+    }
+    for status in ["spooled", "delivered", "found", "quarantined", "released"] {
+        SPOOL_EVENTS.with_label_values(&[status]);
+    }
+    for reason in ["full", "topic_full", "disk"] {
+        SPOOL_REFUSED.with_label_values(&[reason]);
     }
     for reason in ["replication_factor", "min_insync_replicas"] {
         WEAK_TOPICS.with_label_values(&[reason]);

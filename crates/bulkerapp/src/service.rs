@@ -28,7 +28,7 @@ use crate::{
         Ownership, ParkingConfig, Pauses, PausesConfig, Reporter, Shard, SharedRetry, SharesTopic,
         Stats, TargetDefaults, Targets,
     },
-    metrics, routes,
+    metrics, routes, spool,
     state::{AppState, Limits},
     tables::Tables,
     topics::{Topics, pauses_topic},
@@ -71,8 +71,10 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         messages: metrics::PRODUCER_MESSAGES.clone(),
         rebuilt: metrics::PRODUCER_REBUILDS.clone(),
     };
+    let topics = Arc::new(Topics::new(admin.clone(), &config.kafka, destinations.clone()));
+    let spool = spool::open(&config.kafka, topics.clone())?;
     let producer =
-        AckProducer::new(&config.kafka, CLIENT_ID, counters).context("Kafka's settings")?;
+        AckProducer::new(&config.kafka, CLIENT_ID, counters, spool).context("Kafka's settings")?;
     if producer.mode() == AckMode::Async {
         warn!("ACK_MODE=async: an event is answered before Kafka has it, and a crash loses it");
     }
@@ -88,7 +90,6 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     };
     let (events_log, log_flusher) =
         eventslog::open(&config.events_log, log_metrics).context("settings of the events log")?;
-    let topics = Arc::new(Topics::new(admin.clone(), &config.kafka, destinations.clone()));
     let pauses = Arc::new(pauses(config, &client, admin.clone(), &topics));
     let targets = open_targets(config, destinations.clone());
     let list_targets = {
@@ -113,6 +114,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         let (pauses, stop) = (pauses.clone(), background.clone());
         tokio::spawn(async move { pauses.watch(refresh, stop).await })
     };
+    let asked = spool::watch_requests(config.kafka.spool(), producer.clone(), background.clone());
+    let listening = tokio::spawn(asked);
     let measuring = tokio::spawn(measure(
         producer.clone(),
         configuration_status.clone(),
@@ -135,6 +138,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         producer_queue: config.kafka.producer_queue_threshold(),
         topics_age: refresh * MISSED_LOOKS,
         topic_prefix: config.kafka.kafka_topic_prefix.clone(),
+        topic_wait: config.kafka.producer_wait_for_delivery_ms,
     };
     let state = Arc::new(AppState {
         auth,
@@ -177,9 +181,15 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     stop.cancelled().await;
     let deadline = Deadline::after(config.server.shutdown_timeout_sec);
     end(deadline, "intake", serving).await;
-    let unsent = producer.flush(deadline.remaining()).await;
-    if unsent > 0 {
-        warn!(unsent, "events that were never answered with 200 stay unsent");
+    if let Some(spool) = producer.spool() {
+        // what Kafka does not take now is safe: the loader gets the rest of the time
+        producer.flush(deadline.remaining() / 2).await;
+        spool::close(spool, deadline).await;
+    } else {
+        let unsent = producer.flush(deadline.remaining()).await;
+        if unsent > 0 {
+            warn!(unsent, "events that were never answered with 200 stay unsent");
+        }
     }
     end(deadline, "loader", loading.task).await;
     background.cancel();
@@ -187,6 +197,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     end(deadline, "pauses", obeying).await;
     end(deadline, "configuration", following).await;
     end(deadline, "measuring", measuring).await;
+    end(deadline, "spool", listening).await;
     end(deadline, "metrics", metrics_serving).await;
     // writes what is left of it, all that posts having ended; last, for its store may hang
     end(deadline, "events log", logging).await;
@@ -335,6 +346,9 @@ async fn measure(
     loop {
         metrics::PRODUCER_QUEUE_LENGTH.set(gauge(producer.queue_length()));
         metrics::PRODUCER_BLOCKED_TOPICS.set(gauge(producer.blocked_topics()));
+        if let Some(spool) = producer.spool() {
+            spool::measure(spool);
+        }
         let age = configuration.borrow().age().unwrap_or_default().as_secs();
         metrics::CONFIGURATION_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
         targets.opened();

@@ -54,4 +54,6 @@ pub struct Limits {
     /// Age of the last look at the cluster above which no traffic is wanted.
     pub topics_age: Duration,
     pub topic_prefix: String,
+    /// How long a request waits until its topic is made, where its event can go to the spool instead.
+    pub topic_wait: Duration,
 }

@@ -27,7 +27,7 @@ impl Tables {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
     }
 
-    /// The table of a topic that exists.
+    /// The table of a topic that exists, or will before its spooled events are sent.
     pub fn add(
         &self,
         topic: &str,

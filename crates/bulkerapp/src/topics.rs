@@ -5,13 +5,20 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use kafkabase::{Admin, AdminError, KafkaConfig, Mode, TopicId, TopicMetadata, TopicSettings};
+use kafkabase::{
+    Admin, AdminError, KafkaConfig, Mode, NotMade, TopicId, TopicMaker, TopicMetadata,
+    TopicSettings,
+};
 use tokio::{
     sync::{Notify, OnceCell},
     task::JoinHandle,
@@ -28,6 +35,8 @@ use crate::{
 /// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
 const SAFE_REPLICAS: usize = 2;
 
+/// The pause between two looks when the last one failed and somebody waits for Kafka.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Between two attempts to make a standing topic.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
@@ -76,6 +85,8 @@ pub struct Topics {
     known: RwLock<HashSet<String>>,
     making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
     look_again: Notify,
+    /// The last look failed: nobody needs to wait for Kafka to find that out.
+    is_away: AtomicBool,
     in_sync: Mutex<HashMap<String, usize>>,
     attempts: Mutex<HashMap<String, Attempt>>,
 }
@@ -85,6 +96,15 @@ struct Attempt {
     at: Instant,
     /// Why it failed, as it was logged.
     refused: Option<String>,
+}
+
+impl TopicMaker for Topics {
+    fn ensure<'a>(
+        &'a self,
+        topic: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), NotMade>> + Send + 'a>> {
+        Box::pin(self.ensure_for_spool(topic))
+    }
 }
 
 impl Topics {
@@ -101,6 +121,7 @@ impl Topics {
             known: RwLock::default(),
             making: Mutex::default(),
             look_again: Notify::new(),
+            is_away: AtomicBool::new(false),
             in_sync: Mutex::default(),
             attempts: Mutex::default(),
         }
@@ -115,6 +136,11 @@ impl Topics {
     pub fn is_known(&self, name: &str) -> bool {
         self.snapshot.load().topics.contains_key(name)
             || self.known.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// Whether the last look at the cluster failed.
+    pub fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
     }
 
     /// Makes the topic if it is not known. Requests for one topic share one attempt at a time.
@@ -162,7 +188,11 @@ impl Topics {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
-                () = self.look_again.notified() => {}
+                () = self.look_again.notified() => {
+                    if self.is_away() {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
                 _ = changes.changed() => {}
             }
         }
@@ -234,15 +264,42 @@ impl Topics {
         Ok(())
     }
 
+    /// Makes the topic for spooled events, if it is one of ours.
+    async fn ensure_for_spool(&self, name: &str) -> Result<(), NotMade> {
+        if self.is_away() || self.snapshot().at.is_none() {
+            self.look_again.notify_one(); // somebody waits for Kafka
+            return Err(NotMade::Later);
+        }
+        if self.is_known(name) {
+            return Ok(());
+        }
+        // it may be there all the same: the snapshot is of a moment, and has the topics of configured destinations only
+        let all = self.admin.topics().await.map_err(|_| NotMade::Later)?;
+        if all.iter().any(|topic| topic.name == name) {
+            return Ok(());
+        }
+        let id = TopicId::parse(&self.prefix, name);
+        if id.is_none_or(|id| self.destinations.get(&id.destination_id).is_none()) {
+            let reason = "the topic is gone, and its destination is not configured";
+            return Err(NotMade::Refused(reason.to_owned()));
+        }
+        self.ensure(name).await.map_err(|error| match error.is_refusal() {
+            true => NotMade::Refused(error.to_string()),
+            false => NotMade::Later,
+        })
+    }
+
     /// Returns what is missing.
     async fn look(&self) -> Vec<Missing> {
         match self.admin.topics().await {
             Ok(all) => {
+                self.is_away.store(false, Ordering::Relaxed);
                 let destinations = self.destinations.snapshot();
                 self.take(&all, &destinations).await;
                 self.standing.missing(&all, &destinations)
             }
             Err(error) => {
+                self.is_away.store(true, Ordering::Relaxed);
                 metrics::TOPIC_ERRORS.with_label_values(&["load_metadata_error"]).inc();
                 warn!(error = %error, "topics of the cluster not known; the last look counts");
                 Vec::new()

@@ -1,10 +1,12 @@
 //! How to reach Kafka, and what topics and producers are made with.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use appbase::values::{ValueError, boolean, float, hours, integer, millis};
 use clap::{ArgAction, Args};
 use rdkafka::ClientConfig;
+
+use crate::SpoolSettings;
 
 /// What a produced event waits for before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +128,19 @@ pub struct KafkaConfig {
     #[arg(long, default_value = "1000000", value_parser = integer::<u32>)]
     pub kafka_message_max_bytes: u32,
 
+    /// Folder for events that Kafka does not take in time, on a volume that outlives the process; empty: they are refused.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub spool_dir: String,
+    /// Megabytes that the spool's files have at most.
+    #[arg(long, default_value = "1024", value_parser = integer::<u32>)]
+    pub spool_max_mb: u32,
+    /// Share of the spool that the events of one topic have at most.
+    #[arg(long, default_value = "0.5", value_parser = float)]
+    pub spool_topic_share: f64,
+    /// Milliseconds that a record may take to surface in Kafka; more than the brokers' `replica.lag.time.max.ms`.
+    #[arg(long, default_value = "45000", value_parser = millis)]
+    pub spool_lookup_wait_ms: Duration,
+
     /// Keep a log of failed events on disk.
     #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
     pub failover_logger_enabled: bool,
@@ -184,6 +199,18 @@ impl KafkaConfig {
     pub fn producer_queue_threshold(&self) -> usize {
         // a share between 0 and 1 of a number that fits into 32 bits
         (f64::from(self.producer_queue_size) * self.producer_queue_size_threshold) as usize
+    }
+
+    /// Where the spool is, if there is one: only durable mode has a use for it.
+    pub fn spool(&self) -> Option<SpoolSettings> {
+        if self.spool_dir.is_empty() || self.ack_mode == AckMode::Async {
+            return None;
+        }
+        Some(SpoolSettings {
+            folder: PathBuf::from(&self.spool_dir),
+            max_bytes: u64::from(self.spool_max_mb) << 20,
+            topic_share: self.spool_topic_share,
+        })
     }
 
     /// What all clients have in common: brokers, security, reconnecting.

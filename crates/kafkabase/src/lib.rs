@@ -10,6 +10,7 @@ mod membership;
 mod native;
 mod outstanding;
 mod producer;
+mod spool;
 mod topic;
 
 pub use admin::Admin;
@@ -23,7 +24,13 @@ pub use native::{
     AdminError, FetchError, Fetched, GroupMembers, GroupOffset, Message, OffsetSpec,
     TopicDescription,
 };
-pub use producer::{AckProducer, ProducerMetrics, ProducerTopic, SendError};
+pub use producer::{
+    AckProducer, NotMade, ProducerMetrics, ProducerTopic, SendError, SpoolUse, TopicMaker,
+};
+pub use spool::{
+    QuarantinedTopic, Spool, SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings, SpoolStatus,
+    SpooledEvent,
+};
 pub use topic::{
     ALL_TABLES, MAX_TOPIC_NAME, Mode, TopicId, TopicNameError, check_length, fnv1a, is_topic_part,
     topic_name,

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     destinations::{Configuration, Destinations, RedisSettings},
     loading::{LoadTarget, StartAt},
-    service,
+    service, spool,
 };
 
 /// How Kafka's brokers see a command.
@@ -28,6 +28,8 @@ pub enum Command {
     Preflight { back: bool },
     /// Sets where a topic is read from next.
     SetStart { topic: String, at: StartAt },
+    /// Sends what is in a spool's folder, or in its quarantine.
+    Spool(spool::Command),
 }
 
 impl Command {
@@ -62,6 +64,17 @@ impl Command {
                 };
                 Ok(Some(Command::SetStart { topic: topic.clone(), at }))
             }
+            "spool" => {
+                let words: Vec<String> = arguments
+                    .drain(..count)
+                    .skip(1)
+                    .map(|word| word.to_string_lossy().into_owned())
+                    .collect();
+                let command = spool::Command::parse(&words).context(
+                    "usage: bulkerapp spool replay FOLDER | bulkerapp spool quarantine FOLDER [TOPIC]",
+                )?;
+                Ok(Some(Command::Spool(command)))
+            }
             _ => Ok(None),
         }
     }
@@ -72,6 +85,9 @@ impl Command {
             Command::Preflight { back } => preflight::run(config, environment, *back).await,
             Command::SetStart { topic, at } => {
                 set_start::run(config, environment, topic, *at).await
+            }
+            Command::Spool(command) => {
+                spool::run(command, config, environment).await.map(|()| ExitCode::SUCCESS)
             }
         }
     }
@@ -120,13 +136,20 @@ mod tests {
             ("set-start t 5 --http-port 1", set(StartAt::Offset(5)), "--http-port 1"),
             ("set-start t earliest", set(StartAt::Earliest), ""),
             ("set-start t latest", set(StartAt::Latest), ""),
+            (
+                "spool replay f --http-port 1",
+                Ok(Some(Command::Spool(spool::Command::Replay { folder: "f".to_owned() }))),
+                "--http-port 1",
+            ),
         ];
         for (words, expected, left) in cases {
             let (taken, arguments) = take(words);
             assert_eq!(taken, expected, "{words}");
             assert_eq!(arguments.join(" "), left, "{words}");
         }
-        for words in ["set-start t", "set-start t 5 6", "set-start t soon", "preflight back"] {
+        for words in
+            ["set-start t", "set-start t 5 6", "set-start t soon", "preflight back", "spool"]
+        {
             assert!(take(words).0.is_err(), "{words}");
         }
     }

@@ -1,6 +1,7 @@
 //! `POST /post/:destinationId`: one event into the topic of its table.
 //!
-//! Invariant: 200 means that Kafka acknowledged the event (in durable mode), and that it is one JSON object.
+//! Invariant: 200 means (in durable mode) that Kafka acknowledged the event or that it is synced into the spool, and that it
+//! is one JSON object.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -12,13 +13,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kafkabase::{AdminError, Mode, SendError, TopicNameError, check_length, topic_name};
-use rdkafka::message::{Header, OwnedHeaders};
 use tracing::error;
 use uuid::Uuid;
 use warehouse::{RowError, check_event};
 
 use super::Authorized;
-use crate::{destinations::Destination, metrics::HANDLER_EVENTS, state::AppState};
+use crate::{destinations::Destination, metrics::HANDLER_EVENTS, state::AppState, tables::Table};
 
 /// Seconds after which a refused sender should try again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -103,7 +103,7 @@ impl IntoResponse for PostError {
     }
 }
 
-/// Takes one event; answers 200 `{"message":"ok"}` once Kafka has it.
+/// Takes one event; answers 200 `{"message":"ok"}` once Kafka or the spool has it.
 pub(super) async fn post(
     _: Authorized,
     State(state): State<Arc<AppState>>,
@@ -145,22 +145,48 @@ async fn take(
     let topic = check_length(topic)?;
     let event = read_body(body, state.limits.body).await?;
     check_event(&event)?;
-    let table = match state.tables.get(&topic) {
-        Some(table) if state.topics.is_known(&topic) => table,
-        _ => {
-            if let Err(source) = state.topics.ensure(&topic).await {
-                return Err(PostError::Topic { topic, source });
-            }
+    let (table, is_there) = match state.tables.get(&topic) {
+        Some(table) if state.topics.is_known(&topic) => (table, true),
+        known => {
+            let is_there = match is_made(state, &topic, known.as_deref()).await {
+                Ok(is_made) => is_made,
+                Err(source) => return Err(PostError::Topic { topic, source }),
+            };
             let labels = (destination_id, request.mode, request.table.as_ref());
-            state.tables.add(&topic, &state.producer, labels)
+            (state.tables.add(&topic, &state.producer, labels), is_there)
         }
     };
     let mut key = Uuid::encode_buffer();
     let key = Uuid::new_v4().hyphenated().encode_lower(&mut key).as_bytes();
-    state.producer.send(&table.topic, key, &event, request.kafka_headers()).await?;
+    let headers = [
+        ("metrics_meta", request.metrics_meta.as_bytes()),
+        ("stream_options", request.stream_options.as_bytes()),
+    ];
+    let headers = if request.stream_options.is_empty() { &headers[..1] } else { &headers[..] };
+    if is_there {
+        state.producer.send(&table.topic, key, &event, headers).await?;
+    } else {
+        state.producer.send_later(&table.topic, key, &event, headers).await?;
+    }
     table.events.inc();
     table.bytes.inc_by(event.len() as u64);
     Ok(())
+}
+
+/// Makes the topic. False: Kafka is away, and the event can go to the spool until it is there.
+async fn is_made(state: &AppState, topic: &str, table: Option<&Table>) -> Result<bool, AdminError> {
+    if state.producer.spool().is_none() {
+        return state.topics.ensure(topic).await.map(|()| true);
+    }
+    let is_spooling = table.is_some_and(|table| state.producer.is_spooling(&table.topic));
+    if is_spooling || state.topics.is_away() {
+        return Ok(false);
+    }
+    match tokio::time::timeout(state.limits.topic_wait, state.topics.ensure(topic)).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) if error.is_refusal() => Err(error),
+        Ok(Err(_)) | Err(_) => Ok(false),
+    }
 }
 
 /// What a request says beside its body. Headers win over the query.
@@ -210,16 +236,6 @@ impl<'a> Request<'a> {
             return Err(PostError::NoTable);
         }
         Ok(request)
-    }
-
-    fn kafka_headers(&self) -> OwnedHeaders {
-        let headers = OwnedHeaders::new_with_capacity(2)
-            .insert(Header { key: "metrics_meta", value: Some(self.metrics_meta.as_bytes()) });
-        if self.stream_options.is_empty() {
-            return headers;
-        }
-        headers
-            .insert(Header { key: "stream_options", value: Some(self.stream_options.as_bytes()) })
     }
 }
 

@@ -1,17 +1,20 @@
 //! `/ready`: may traffic come? `/health`: is the process worth keeping, and what should be known about it?
 //!
-//! Kafka being away makes the process not ready, and is a detail of its health: a restart would not bring Kafka
-//! back, it would only cut the requests in hand.
+//! Kafka being away makes the process not ready once its events have nowhere to go, and is a detail of its health: a
+//! restart would not bring Kafka back, it would only cut the requests in hand.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use appbase::http::json_reply;
 use axum::{extract::State, http::StatusCode, response::Response};
 use jiff::Timestamp;
-use kafkabase::{AckMode, last_client_error};
+use kafkabase::{AckMode, Spool, last_client_error};
 use serde_json::{Map, Value, json};
 
 use crate::state::AppState;
+
+/// Topics that a detail names at most.
+const SHOWN_TOPICS: usize = 20;
 
 /// 200 while traffic can be taken.
 pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
@@ -46,7 +49,13 @@ fn facts(state: &AppState) -> Map<String, Value> {
 
 /// Why traffic should not come.
 fn problem(state: &AppState) -> Option<String> {
-    let Some((looked, at)) = state.topics.snapshot().at else {
+    let looked = state.topics.snapshot().at;
+    // a first look was tried; what it found, or that it found nothing, is no reason where the spool takes the events
+    let is_started = looked.is_some() || state.topics.is_away();
+    if is_started && state.producer.spool().is_some_and(|spool| spool.status().takes) {
+        return None;
+    }
+    let Some((looked, at)) = looked else {
         return Some("topic manager is not ready".to_owned());
     };
     if looked.elapsed() > state.limits.topics_age {
@@ -75,6 +84,12 @@ fn details(state: &AppState) -> Value {
     let blocked = state.producer.blocked_topics();
     if blocked > 0 {
         add("blockedTopics", json!(blocked));
+    }
+    if state.topics.is_away() {
+        add("kafka", json!("does not answer"));
+    }
+    if let Some(spool) = state.producer.spool() {
+        add("spool", spool_details(spool));
     }
     let snapshot = state.topics.snapshot();
     if snapshot.few_replicas > 0 {
@@ -128,5 +143,29 @@ fn details(state: &AppState) -> Value {
         add("failingTopics", json!(loader.failing));
     }
     add("oldestUnloadedAgeSeconds", json!(loader.oldest_unloaded_age_seconds));
+    Value::Object(details)
+}
+
+/// What is in the spool, and what Kafka refused for good.
+fn spool_details(spool: &Spool) -> Value {
+    let status = spool.status();
+    let mut details = Map::new();
+    let mut add = |name: &str, value: Value| details.insert(name.to_owned(), value);
+    add("waitingEvents", json!(status.waiting));
+    add("bytes", json!(status.bytes));
+    add("takesEvents", json!(status.takes));
+    if status.waiting > 0 {
+        add("waitingTopics", json!(status.topics));
+        add("oldestAgeSeconds", json!(status.oldest_age.as_secs()));
+    }
+    if let Some(problem) = status.problem {
+        add("problem", json!(problem));
+    }
+    if status.quarantined > 0 {
+        add("quarantinedEvents", json!(status.quarantined));
+        let topics = spool.quarantined().into_iter().take(SHOWN_TOPICS);
+        let reasons = topics.map(|found| (found.topic, json!(found.reasons)));
+        add("quarantine", Value::Object(reasons.collect()));
+    }
     Value::Object(details)
 }

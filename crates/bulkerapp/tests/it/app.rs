@@ -28,6 +28,8 @@ pub(crate) struct Setup {
     /// Options of the destination, as in its configuration.
     pub(crate) options: String,
     pub(crate) environment: Vec<(String, String)>,
+    /// Kilobytes of the largest file that the process may write.
+    pub(crate) largest_file: Option<u32>,
     /// Topics that every process makes.
     pub(crate) _standing: Arc<[Topic; 2]>,
 }
@@ -47,6 +49,7 @@ impl Setup {
             options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
             // several instances of one test each load all topics; tests of ownership take this away
             environment: vec![("BULKER_SHARDS".to_owned(), "1".to_owned())],
+            largest_file: None,
             _standing: Arc::new(standing),
         }
     }
@@ -114,15 +117,20 @@ impl Setup {
         self.spawn_on(testkit::free_port()?)
     }
 
-    /// Starts the process on this port.
-    pub(crate) fn spawn_on(&self, port: u16) -> Result<App> {
-        Ok(App { service: Service::start(self.command(port)?)?, port })
+    pub(crate) fn with_largest_file(mut self, kilobytes: u32) -> Setup {
+        self.largest_file = Some(kilobytes);
+        self
     }
 
-    /// Runs a command of the binary with the same environment, to its end.
+    /// Starts the process on this port.
+    pub(crate) fn spawn_on(&self, port: u16) -> Result<App> {
+        Ok(App { service: Service::start(self.command(port, &[])?)?, port })
+    }
+
+    /// Runs a command of the program, with the environment of the service, to its end.
     pub(crate) async fn run(&self, words: &[&str]) -> Result<Ran> {
-        let mut command = self.command(testkit::free_port()?)?;
-        command.args(words).stdin(std::process::Stdio::null()).kill_on_drop(true);
+        let mut command = self.command(testkit::free_port()?, words)?;
+        command.stdin(std::process::Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(PATIENCE, command.output()).await??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Ran {
@@ -132,13 +140,29 @@ impl Setup {
         })
     }
 
-    fn command(&self, port: u16) -> Result<tokio::process::Command> {
+    /// Starts a command that may take long, or wait for something.
+    pub(crate) fn begin(&self, words: &[&str]) -> Result<App> {
+        let port = testkit::free_port()?;
+        Ok(App { service: Service::start(self.command(port, words)?)?, port })
+    }
+
+    fn command(&self, port: u16, arguments: &[&str]) -> Result<tokio::process::Command> {
         let destination = format!(
             r#"{{id: "{DESTINATION}", type: "postgres", credentials: {{host: "{}", port: {}, database: "{}", username: "{}", password: "{}", defaultSchema: "public", sslMode: "disable"}}, options: {{{}}}}}"#,
             self.host, self.port, self.database, self.user, self.password, self.options
         );
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_bulkerapp"));
+        const PROGRAM: &str = env!("CARGO_BIN_EXE_bulkerapp");
+        let mut command = match self.largest_file {
+            None => tokio::process::Command::new(PROGRAM),
+            Some(kilobytes) => {
+                let mut shell = tokio::process::Command::new("bash");
+                let script = format!("ulimit -f {kilobytes} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, PROGRAM]);
+                shell
+            }
+        };
         command
+            .args(arguments)
             .env("BULKER_HTTP_PORT", port.to_string())
             .env("BULKER_METRICS_PORT", testkit::free_port()?.to_string())
             .env("BULKER_RAW_AUTH_TOKENS", TOKEN)

@@ -18,6 +18,7 @@ mod ownership;
 mod redis_tls;
 mod refused;
 mod sources;
+mod spool;
 mod starts;
 mod stream;
 mod told;

@@ -40,14 +40,14 @@ impl AdminError {
         )
     }
 
-    /// Kafka said no, and will say no again: rights, names, policies.
+    /// Kafka said no, and will say no again: rights, names, policies. Too few brokers for the replicas is none of it: they
+    /// may be coming back one by one.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self.code,
             RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::ClusterAuthorizationFailed
                 | RDKafkaErrorCode::InvalidTopic
-                | RDKafkaErrorCode::InvalidReplicationFactor
                 | RDKafkaErrorCode::InvalidConfig
                 | RDKafkaErrorCode::PolicyViolation
         )
@@ -102,7 +102,7 @@ pub struct GroupMembers {
 type Raw = *mut rd_kafka_t;
 
 /// Frees what it holds when it goes out of scope.
-struct Guard<T>(*mut T, unsafe extern "C" fn(*mut T));
+pub(super) struct Guard<T>(pub(super) *mut T, pub(super) unsafe extern "C" fn(*mut T));
 
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
@@ -323,7 +323,10 @@ pub(crate) fn describe_groups(
     }
 }
 
-unsafe fn options(client: Raw, operation: AdminOp) -> Guard<sys::rd_kafka_AdminOptions_t> {
+pub(super) unsafe fn options(
+    client: Raw,
+    operation: AdminOp,
+) -> Guard<sys::rd_kafka_AdminOptions_t> {
     unsafe {
         let options = Guard(
             sys::rd_kafka_AdminOptions_new(client, operation),
@@ -341,7 +344,7 @@ unsafe fn options(client: Raw, operation: AdminOp) -> Guard<sys::rd_kafka_AdminO
 }
 
 /// The result event of the one request that was sent to `queue`.
-unsafe fn wait(
+pub(super) unsafe fn wait(
     call: &'static str,
     queue: &Guard<sys::rd_kafka_queue_t>,
     timeout: Duration,
@@ -418,7 +421,7 @@ unsafe fn group_partitions<'a>(
     Ok(found)
 }
 
-unsafe fn parts<'a, T>(first: *const T, count: usize) -> &'a [T] {
+pub(super) unsafe fn parts<'a, T>(first: *const T, count: usize) -> &'a [T] {
     if first.is_null() || count == 0 {
         return &[];
     }
@@ -443,7 +446,7 @@ fn check(call: &'static str, code: RespErr) -> Result<(), AdminError> {
     }
 }
 
-unsafe fn check_error(
+pub(super) unsafe fn check_error(
     call: &'static str,
     error: *const sys::rd_kafka_error_t,
 ) -> Result<(), AdminError> {
@@ -460,11 +463,11 @@ unsafe fn check_error(
     }
 }
 
-fn failure(call: &'static str, code: RespErr) -> AdminError {
+pub(super) fn failure(call: &'static str, code: RespErr) -> AdminError {
     let code = RDKafkaErrorCode::from(code);
     AdminError { call, code, reason: code.to_string() }
 }
 
-fn c_string(call: &'static str, text: &str) -> Result<CString, AdminError> {
+pub(super) fn c_string(call: &'static str, text: &str) -> Result<CString, AdminError> {
     CString::new(text).map_err(|_| failure(call, RespErr::RD_KAFKA_RESP_ERR__INVALID_ARG))
 }

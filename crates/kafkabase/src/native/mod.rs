@@ -9,6 +9,8 @@
 
 mod admin;
 mod partition_queue;
+#[cfg(test)]
+mod trouble;
 
 pub use admin::{AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
 pub(crate) use admin::{
@@ -16,3 +18,5 @@ pub(crate) use admin::{
 };
 pub(crate) use partition_queue::PartitionQueue;
 pub use partition_queue::{FetchError, Fetched, Message};
+#[cfg(test)]
+pub(crate) use trouble::{Right, allow, make_fatal};

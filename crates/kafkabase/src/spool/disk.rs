@@ -1,0 +1,119 @@
+//! The few things that the spool wants from a disk, so that a test can have one that forgets what was not synced.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A folder of files. A file that was made or removed stays so when the power goes.
+pub(super) trait Disk: Send + Sync + 'static {
+    fn list(&self) -> io::Result<Vec<String>>;
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
+
+/// A file that is written at its end and read anywhere.
+pub(super) trait DiskFile: Send + Sync {
+    fn write(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// What was written before is on the medium once this returns.
+    fn sync(&self) -> io::Result<()>;
+    /// Exactly `length` bytes.
+    fn read(&self, at: u64, length: usize) -> io::Result<Vec<u8>>;
+    fn length(&self) -> io::Result<u64>;
+    fn cut(&self, length: u64) -> io::Result<()>;
+}
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LockError {
+    #[error("another process uses the folder")]
+    Taken,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A real folder, locked for as long as this lives.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Synced after a file was made or removed.
+    folder: File,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if it is not there.
+    pub(super) fn lock(path: &Path) -> Result<Folder, LockError> {
+        let is_new = !path.exists();
+        std::fs::create_dir_all(path)?;
+        let lock = OpenOptions::new().create(true).append(true).open(path.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LockError::Taken),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        let folder = File::open(path)?;
+        folder.sync_all()?;
+        if let (true, Some(parent)) = (is_new, path.canonicalize()?.parent()) {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(Folder { path: path.to_owned(), folder, _lock: lock })
+    }
+}
+
+impl Disk for Folder {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        // events are nobody else's to read
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(self.path.join(name))?;
+        self.folder.sync_all()?;
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
+        Ok(Arc::new(file))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))?;
+        self.folder.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.write_all_at(bytes, at)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn read(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.read_exact_at(&mut bytes, at)?;
+        Ok(bytes)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn cut(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)?;
+        self.sync_all()
+    }
+}

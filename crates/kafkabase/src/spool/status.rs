@@ -1,0 +1,73 @@
+//! What an operator should know of the spool.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use super::{Spool, millis};
+
+/// The problem of a disk that takes marks only.
+const FULL: &str = "the disk is full";
+
+/// The spool at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpoolStatus {
+    /// Events that are not in Kafka yet, or not known to be.
+    pub waiting: usize,
+    /// Topics that have some.
+    pub topics: usize,
+    /// How long the oldest of them is here.
+    pub oldest_age: Duration,
+    pub quarantined: usize,
+    /// Of all files.
+    pub bytes: u64,
+    /// Whether it has room, and a disk that works.
+    pub takes: bool,
+    /// What the disk said, until it takes something again.
+    pub problem: Option<String>,
+}
+
+/// A topic with events that Kafka refused for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantinedTopic {
+    pub topic: String,
+    /// How many events, by reason.
+    pub reasons: BTreeMap<String, usize>,
+}
+
+impl Spool {
+    pub fn status(&self) -> SpoolStatus {
+        let books = self.shared.books();
+        let totals = books.index.totals();
+        let bytes = books.file_bytes + books.pending_total;
+        let oldest = books.index.oldest();
+        let now = millis(SystemTime::now());
+        SpoolStatus {
+            waiting: totals.waiting,
+            topics: books.index.topics().filter(|(_, topic)| topic.waiting_count() > 0).count(),
+            oldest_age: Duration::from_millis(oldest.map_or(0, |at| now.saturating_sub(at))),
+            quarantined: totals.quarantined,
+            bytes,
+            takes: books.problem.is_none() && !books.is_low && bytes < self.room(),
+            problem: books.problem.clone().or_else(|| books.is_low.then(|| FULL.to_owned())),
+        }
+    }
+
+    /// Topics with events in quarantine, by name.
+    pub fn quarantined(&self) -> Vec<QuarantinedTopic> {
+        let books = self.shared.books();
+        let mut found = Vec::new();
+        for (name, topic) in books.index.topics() {
+            let mut reasons = BTreeMap::new();
+            for (_, reason) in topic.quarantined() {
+                *reasons.entry(reason.to_string()).or_insert(0) += 1;
+            }
+            if !reasons.is_empty() {
+                found.push(QuarantinedTopic { topic: name.to_string(), reasons });
+            }
+        }
+        found.sort_by(|a, b| a.topic.cmp(&b.topic));
+        found
+    }
+}
