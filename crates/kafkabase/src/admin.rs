@@ -7,40 +7,73 @@
 //! aborts the process on freed memory. So librdkafka gets a time-out that never comes, we stop waiting after ours, and
 //! throw the client away, which ends what it still holds in an orderly way.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rdkafka::{
     ClientConfig,
     admin::AdminClient,
-    client::DefaultClientContext,
+    client::{Client, DefaultClientContext},
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
+    types::RDKafkaType,
 };
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
+use crate::{
+    fetcher::NO_GROUP,
+    native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription},
+};
 
-type Client = AdminClient<DefaultClientContext>;
+/// The clients behind the calls.
+pub(crate) struct Clients {
+    admin: AdminClient<DefaultClientContext>,
+    /// For questions about committed offsets: when the coordinator asked has moved away, librdkafka (2.12.1) tells the
+    /// client's own group, and ends the process where there is none. It never joins that group.
+    grouped: Client<DefaultClientContext>,
+}
+
+impl Clients {
+    fn new(config: &ClientConfig) -> Result<Clients, KafkaError> {
+        let mut grouped = config.clone();
+        grouped.set("group.id", NO_GROUP).set_log_level(RDKafkaLogLevel::Emerg); // the other one tells all
+        let grouped = Client::new(
+            &grouped,
+            grouped.create_native_config()?,
+            RDKafkaType::RD_KAFKA_CONSUMER,
+            DefaultClientContext,
+        )?;
+        Ok(Clients { admin: config.create()?, grouped })
+    }
+}
+
+impl Deref for Clients {
+    type Target = AdminClient<DefaultClientContext>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.admin
+    }
+}
 
 /// A handle for administrative calls; cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
     config: ClientConfig,
-    client: Arc<ArcSwap<Client>>,
+    client: Arc<ArcSwap<Clients>>,
     timeout: Duration,
 }
 
 /// The client of one call, and how long the call may take.
 pub(crate) struct Session {
-    pub(crate) client: Arc<Client>,
+    pub(crate) client: Arc<Clients>,
     pub(crate) timeout: Duration,
 }
 
 impl Admin {
     /// `timeout` bounds each call.
     pub fn new(base: &ClientConfig, timeout: Duration) -> Result<Admin, KafkaError> {
-        let client = Arc::new(ArcSwap::from_pointee(base.create()?));
+        let client = Arc::new(ArcSwap::from_pointee(Clients::new(base)?));
         Ok(Admin { config: base.clone(), client, timeout })
     }
 
@@ -65,7 +98,7 @@ impl Admin {
     ) -> Result<Option<GroupOffset>, AdminError> {
         let (group, topic) = (group.to_owned(), topic.to_owned());
         self.call("ListConsumerGroupOffsets", move |admin| {
-            let client = admin.client.inner();
+            let client = &admin.client.grouped;
             let offsets =
                 native::list_group_offsets(client, &group, &[(&topic, partition)], admin.timeout)?;
             Ok(offsets.into_iter().next().flatten())
@@ -162,11 +195,11 @@ impl Admin {
     }
 
     /// Makes a new client, unless another call that timed out did.
-    fn replace(&self, old: &Arc<Client>) {
+    fn replace(&self, old: &Arc<Clients>) {
         if !Arc::ptr_eq(old, &self.client.load()) {
             return;
         }
-        match self.config.create() {
+        match Clients::new(&self.config) {
             Ok(client) => {
                 self.client.compare_and_swap(old, Arc::new(client));
                 info!("kafka did not answer in time; asking with a new client from now on");

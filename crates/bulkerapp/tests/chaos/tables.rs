@@ -79,8 +79,10 @@ pub(crate) enum Fate {
 
 impl Fate {
     pub(crate) fn of(id: u64) -> Fate {
-        let number = id / TABLES;
-        match (number % BAD_EVERY, number / BAD_EVERY % 3) {
+        // tables differ in their phase, so that bad events come at all times
+        let (number, table) = (id / TABLES, id % TABLES);
+        let phase = number + table * (BAD_EVERY / TABLES);
+        match (phase % BAD_EVERY, (phase / BAD_EVERY + table) % 3) {
             (7, 0) => Fate::NeedsParent,
             (7, 1) => Fate::NeedsWidth,
             (7, _) => Fate::Hopeless,
