@@ -157,9 +157,11 @@ impl TopicRun<'_> {
         };
         let is_ours = matches!(&facts.group, Group::Marked(mark) if mark.ledger == ledger);
         let is_idle = row.next_offset >= end;
+        let is_told = facts.group == Group::Marked(self.mark(&offsets, &row));
         // a mark of ours that lags behind the row is a late commit and needs no claim; but the first read of
-        // an ownership always proves that the group is free
-        if !is_ours || (!is_idle && !self.topic.is_claimed()) {
+        // an ownership always proves that the group is free, and what a crash left untold has to be told by
+        // somebody, so that a clean stop finds Kafka up to date
+        if !is_ours || (!self.topic.is_claimed() && !(is_idle && is_told)) {
             if let Err(error) = self.commit_mark(&offsets, &row).await {
                 warn!(topic, error = %error, "claim of the start failed");
                 return Ok(Attempt::Ended(RunEnd::Held(match error.is_live_members() {
