@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Findings that are shown of one table.
-const SHOWN: usize = 12;
+const SHOWN: usize = 5;
 const ORIGIN: &str = "bulker_origin";
 
 /// What the run did, for those who read its end.
