@@ -2,7 +2,7 @@
 //!
 //! Answers are facts of the moment: whoever needs two of them in an order asks for them in that order.
 //!
-//! Invariant: no call ever times out *inside* librdkafka (2.12.1). A request to a group's coordinator that does, while no
+//! Invariant: no request to a group's coordinator ever times out *inside* librdkafka (2.12.1). One that does, while no
 //! broker is up, is freed but stays on the list of what waits for one; when Kafka comes back librdkafka sends it, and
 //! aborts the process on freed memory. So librdkafka gets a time-out that never comes, we stop waiting after ours, and
 //! throw the client away, which ends what it still holds in an orderly way.
@@ -29,22 +29,26 @@ use crate::{
 /// The clients behind the calls.
 pub(crate) struct Clients {
     admin: AdminClient<DefaultClientContext>,
-    /// For questions about committed offsets: when the coordinator asked has moved away, librdkafka (2.12.1) tells the
-    /// client's own group, and ends the process where there is none. It never joins that group.
-    grouped: Client<DefaultClientContext>,
+    /// For questions about offsets, which a consumer would ask. It has a group, which it never joins: when the
+    /// coordinator asked for committed offsets has moved away, librdkafka tells the client's own group, and ends the process
+    /// where there is none.
+    consumer: Client<DefaultClientContext>,
 }
 
 impl Clients {
     fn new(config: &ClientConfig) -> Result<Clients, KafkaError> {
-        let mut grouped = config.clone();
-        grouped.set("group.id", NO_GROUP).set_log_level(RDKafkaLogLevel::Emerg); // the other one tells all
-        let grouped = Client::new(
-            &grouped,
-            grouped.create_native_config()?,
+        let mut as_consumer = config.clone();
+        as_consumer
+            .set("group.id", NO_GROUP)
+            .set("isolation.level", "read_committed")
+            .set_log_level(RDKafkaLogLevel::Emerg); // the other client tells all
+        let consumer = Client::new(
+            &as_consumer,
+            as_consumer.create_native_config()?,
             RDKafkaType::RD_KAFKA_CONSUMER,
             DefaultClientContext,
         )?;
-        Ok(Clients { admin: config.create()?, grouped })
+        Ok(Clients { admin: config.create()?, consumer })
     }
 }
 
@@ -64,7 +68,7 @@ pub struct Admin {
     timeout: Duration,
 }
 
-/// The client of one call, and how long the call may take.
+/// The clients of one call, and how long the call may take.
 pub(crate) struct Session {
     pub(crate) client: Arc<Clients>,
     pub(crate) timeout: Duration,
@@ -98,7 +102,7 @@ impl Admin {
     ) -> Result<Option<GroupOffset>, AdminError> {
         let (group, topic) = (group.to_owned(), topic.to_owned());
         self.call("ListConsumerGroupOffsets", move |admin| {
-            let client = &admin.client.grouped;
+            let client = &admin.client.consumer;
             let offsets =
                 native::list_group_offsets(client, &group, &[(&topic, partition)], admin.timeout)?;
             Ok(offsets.into_iter().next().flatten())
@@ -130,8 +134,7 @@ impl Admin {
     ) -> Result<Vec<Result<i64, AdminError>>, AdminError> {
         self.call("ListOffsets", move |admin| {
             let names: Vec<_> = partitions.iter().map(|(t, p)| (t.as_str(), *p)).collect();
-            let client = admin.client.inner();
-            native::list_offsets(client, &names, spec, admin.timeout)
+            native::list_offsets(&admin.client.consumer, &names, spec, admin.timeout)
         })
         .await
     }

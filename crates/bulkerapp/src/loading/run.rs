@@ -159,9 +159,10 @@ impl TopicRun<'_> {
         let is_idle = row.next_offset >= end;
         let is_told = facts.group == Group::Marked(self.mark(&offsets, &row));
         // a mark of ours that lags behind the row is a late commit and needs no claim; but the first read of
-        // an ownership always proves that the group is free, and what a crash left untold has to be told by
-        // somebody, so that a clean stop finds Kafka up to date
-        if !is_ours || (!self.topic.is_claimed() && !(is_idle && is_told)) {
+        // an ownership always proves that the group is free, and what a crash left untold is told, so that the
+        // next clean stop leaves Kafka up to date
+        let needs_no_claim = self.topic.is_claimed() || (is_idle && is_told);
+        if !is_ours || !needs_no_claim {
             if let Err(error) = self.commit_mark(&offsets, &row).await {
                 warn!(topic, error = %error, "claim of the start failed");
                 return Ok(Attempt::Ended(RunEnd::Held(match error.is_live_members() {

@@ -63,8 +63,8 @@ pub(crate) async fn check(world: &World, answered: &[HashSet<u64>]) -> Result<Su
             findings.push(format!("{place:?} is dead and no letter tells of it"));
         }
     }
-    let mut summary = Summary::default();
-    summary.came_back = origins.values().filter(|origin| origin.state == "loaded").count();
+    let came_back = origins.values().filter(|origin| origin.state == "loaded").count();
+    let mut summary = Summary { came_back, ..Summary::default() };
     for table in Table::all() {
         let answered = &answered[table.index()];
         check_table(world, table, answered, &origins, &mut summary, &mut findings).await?;

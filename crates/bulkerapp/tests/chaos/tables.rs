@@ -18,7 +18,7 @@ const BAD_EVERY: u64 = 100;
 /// One event in so many brings a new column.
 const NEW_COLUMN_EVERY: u64 = 400;
 /// Age of an event when its parent row arrives.
-const PARENT_AFTER: Duration = Duration::from_secs(5);
+const PARENT_AFTER: Duration = Duration::from_secs(3);
 const REPAIR_EVERY: Duration = Duration::from_millis(500);
 
 /// What is done with the events of a table.

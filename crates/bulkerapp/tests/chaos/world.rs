@@ -2,7 +2,7 @@
 
 use std::{os::unix::process::ExitStatusExt, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use testkit::{
     Database, Kafka,
     native::{self, OwnKafka, OwnPostgres, OwnRedis},
@@ -36,6 +36,12 @@ struct Instance {
     app: App,
     /// What its processes wrote that have ended.
     log: Vec<String>,
+}
+
+impl Instance {
+    fn lines(&self) -> Vec<String> {
+        [self.log.clone(), self.app.service.lines()].concat()
+    }
 }
 
 impl World {
@@ -104,6 +110,9 @@ impl World {
     async fn break_instance(&self, number: usize, fault: &Fault) -> Result<()> {
         let mut instance = self.instances[number].lock().await;
         let service = &mut instance.app.service;
+        if let Ok(status) = service.wait(Duration::ZERO).await {
+            bail!("it had ended by itself, with {status}");
+        }
         match fault.harm {
             Harm::Frozen => {
                 service.stop_process()?;
@@ -145,11 +154,15 @@ impl World {
         health
     }
 
+    /// Stops both, as an orchestrator does. No part of them may have panicked on the way.
     pub(crate) async fn stop(&self) -> Result<()> {
         for instance in &self.instances {
             let mut instance = instance.lock().await;
             let status = instance.app.service.terminate(PATIENCE).await?;
             ensure!(status.success(), "ended with {status}");
+            let lines = instance.lines();
+            let panic = lines.iter().find(|line| line.contains("panicked at"));
+            ensure!(panic.is_none(), "{panic:?}");
         }
         Ok(())
     }
@@ -160,8 +173,8 @@ impl World {
         std::fs::create_dir_all(&folder)?;
         for (number, instance) in self.instances.iter().enumerate() {
             let instance = instance.lock().await;
-            let lines = [instance.log.clone(), instance.app.service.lines()].concat();
-            std::fs::write(folder.join(format!("instance-{number}.log")), lines.join("\n"))?;
+            let file = folder.join(format!("instance-{number}.log"));
+            std::fs::write(file, instance.lines().join("\n"))?;
         }
         Ok(folder)
     }

@@ -192,7 +192,8 @@ pub(crate) fn alter_group_offsets(
     }
 }
 
-/// The offset that `spec` names, for each of `partitions`, in one request per broker.
+/// The offset that `spec` names, for each of `partitions`, in their order, in one request per broker. The end is the one that the
+/// client's `isolation.level` sees. A broker's error for one of them fails them all; a topic that is not there fails alone.
 pub(crate) fn list_offsets(
     client: &Client<DefaultClientContext>,
     partitions: &[(&str, i32)],
@@ -216,12 +217,12 @@ pub(crate) fn list_offsets(
         // yet, may end and free it on another at the same time: the process dies. This one stays on our thread.
         check(CALL, sys::rd_kafka_offsets_for_times(client, list.0, millis))?;
         let found = parts((*list.0).elems, usize::try_from((*list.0).cnt).unwrap_or(0));
-        let offset_of = |answer: &sys::rd_kafka_topic_partition_t| {
-            check(CALL, answer.err)?;
-            let is_known = answer.offset >= 0;
-            is_known
-                .then_some(answer.offset)
-                .ok_or_else(|| failure(CALL, RespErr::RD_KAFKA_RESP_ERR__FAIL))
+        let offset_of = |answer: &sys::rd_kafka_topic_partition_t| match answer.offset {
+            _ if answer.err != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                Err(failure(CALL, answer.err))
+            }
+            offset if offset >= 0 => Ok(offset),
+            _ => Err(failure(CALL, RespErr::RD_KAFKA_RESP_ERR__FAIL)), // not in the answer
         };
         Ok(found.iter().map(offset_of).collect())
     }
