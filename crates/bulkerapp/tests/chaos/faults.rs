@@ -20,6 +20,9 @@ pub(crate) enum Part {
 pub(crate) enum Harm {
     /// `kill -9`.
     Killed,
+    /// `kill -9` of an instance when its next load has committed and it does not know yet: random kills hardly ever hit
+    /// this moment, in which a weaker protocol doubles.
+    KilledAtCommit,
     /// SIGSTOP: connections stay, nothing answers.
     Frozen,
     /// Asked to end, as at a restart.
@@ -82,7 +85,13 @@ const HABITS: [Habit; 5] = [
 const fn instance(part: Part) -> Habit {
     Habit {
         part,
-        harms: &[Harm::Killed, Harm::Killed, Harm::Killed, Harm::Frozen, Harm::Stopped],
+        harms: &[
+            Harm::Killed,
+            Harm::KilledAtCommit,
+            Harm::KilledAtCommit,
+            Harm::Frozen,
+            Harm::Stopped,
+        ],
         healthy: 4_000..12_000,
         frozen: 1_000..14_000,
     }
@@ -98,7 +107,7 @@ pub(crate) fn plan(seed: u64, length: Duration) -> Vec<Vec<Fault>> {
             let harm = random.pick(habit.harms);
             let lasts = random.millis(match harm {
                 Harm::Frozen => habit.frozen.clone(),
-                Harm::Killed | Harm::Stopped => DOWN,
+                Harm::Killed | Harm::KilledAtCommit | Harm::Stopped => DOWN,
             });
             faults.push(Fault { part: habit.part, harm, at, lasts });
             at += lasts + random.millis(habit.healthy.clone());

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use testkit::{
     Database, Kafka,
     native::{self, OwnKafka, OwnPostgres, OwnRedis},
+    proxy::{Event, PostgresProxy, Then},
 };
 use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 
@@ -18,6 +19,8 @@ use crate::{
 const RETRY_COUNT: &str = "3";
 /// Between two faults of a part, however long the first took.
 const WELL: Duration = Duration::from_secs(2);
+/// How long an instance may take to its next load.
+const COMMIT_WITHIN: Duration = Duration::from_secs(3);
 const SIGTERM: i32 = 15;
 const OPTIONS: &str = r#"mode: "batch", frequency: 0.0167, retryFrequency: 0.0167, batchSize: 500"#;
 
@@ -33,12 +36,40 @@ pub(crate) struct World {
 }
 
 struct Instance {
+    setup: Setup,
+    /// Between the instance and PostgreSQL.
+    proxy: PostgresProxy,
     app: App,
     /// What its processes wrote that have ended.
     log: Vec<String>,
 }
 
 impl Instance {
+    async fn start(setup: &Setup, database: &Database) -> Result<Instance> {
+        let proxy = PostgresProxy::start(database.host(), database.port()).await?;
+        let setup = setup.clone().through(&proxy.host(), proxy.port());
+        let app = setup.start().await?;
+        Ok(Instance { setup, proxy, app, log: Vec::new() })
+    }
+
+    /// Kills it when its next load has committed, or after a while without a load.
+    async fn kill_at_commit(&mut self) -> Result<()> {
+        let kill = self.app.service.killer();
+        self.proxy.on(Event::BeforeCommitAnswer, move |moment| {
+            if moment.copied_bytes == 0 {
+                return Then::Forward;
+            }
+            kill();
+            Then::Cut
+        });
+        let killed = self.app.service.wait(COMMIT_WITHIN).await;
+        self.proxy.clear();
+        if killed.is_err() {
+            self.app.service.kill9().await?;
+        }
+        Ok(())
+    }
+
     fn lines(&self) -> Vec<String> {
         [self.log.clone(), self.app.service.lines()].concat()
     }
@@ -55,9 +86,10 @@ impl World {
             .with("BULKER_MESSAGES_RETRY_COUNT", RETRY_COUNT)
             .with("BULKER_MESSAGES_RETRY_BACKOFF_BASE", "0")
             .with("BULKER_REDIS_URL", own_redis.url());
-        let (first, second) = (setup.start().await?, setup.start().await?);
-        let ports = [first.port, second.port];
-        let instances = [first, second].map(|app| Mutex::new(Instance { app, log: Vec::new() }));
+        let first = Instance::start(&setup, &database).await?;
+        let second = Instance::start(&setup, &database).await?;
+        let ports = [first.app.port, second.app.port];
+        let instances = [Mutex::new(first), Mutex::new(second)];
         Ok(World { setup, kafka, database, ports, instances, own_kafka, own_postgres, own_redis })
     }
 
@@ -120,6 +152,7 @@ impl World {
                 return service.continue_process();
             }
             Harm::Killed => service.kill9().await?,
+            Harm::KilledAtCommit => instance.kill_at_commit().await?,
             Harm::Stopped => {
                 let status = service.terminate(PATIENCE).await?;
                 // one that was only just started dies of the signal
@@ -127,10 +160,10 @@ impl World {
                 ensure!(status.success() || is_new, "ended with {status}");
             }
         }
-        let lines = service.lines();
+        let lines = instance.app.service.lines();
         instance.log.extend(lines);
         tokio::time::sleep(fault.lasts).await;
-        instance.app = self.setup.spawn_on(self.ports[number])?; // whatever is there of the other parts
+        instance.app = instance.setup.spawn_on(self.ports[number])?; // whatever is there of the other parts
         Ok(())
     }
 
@@ -187,7 +220,7 @@ async fn break_part(part: &native::Part, fault: &Fault) -> Result<()> {
             tokio::time::sleep(fault.lasts).await;
             return part.continue_process();
         }
-        Harm::Killed => part.kill9().await?,
+        Harm::Killed | Harm::KilledAtCommit => part.kill9().await?,
         Harm::Stopped => part.shut_down().await?,
     }
     tokio::time::sleep(fault.lasts).await;
