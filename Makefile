@@ -1,6 +1,6 @@
 # Everything that is typed here. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help fmt lint unit test model vectors race memory fuzz bench run stop up down
+.PHONY: help fmt lint unit test model vectors race memory chaos fuzz bench run stop up down
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ race: ## eight loaders make one table, N times: make race N=50
 
 memory: ## loads a batch of 2 GB in less than 400 MB
 	@BATCH_MB=2048 scripts/test -p warehouse --test memory -- --nocapture
+
+chaos: ## breaks instances, Kafka, PostgreSQL and Redis while events are posted, for SECONDS=600; SEED=n repeats a plan
+	@CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(SEED) scripts/test -p bulkerapp --test chaos -- --nocapture
 
 fuzz: ## feeds damaged events to the path from JSON to rows, for SECONDS=60; wants nightly Rust and cargo-fuzz
 	@scripts/fuzz $(or $(SECONDS),60)

@@ -22,7 +22,7 @@ as_postgres() { if [[ $EUID == 0 ]]; then echo setpriv --reuid postgres --regid 
 
 start_postgres() {
   ! recorded postgres >/dev/null || return 0
-  local data=$STACK_DATA/postgres bin as settings
+  local data=$STACK_DATA/postgres bin as settings killed
   bin=$(postgres_bin)
   as=$(as_postgres)
   if [[ ! -e $data/PG_VERSION ]]; then
@@ -40,6 +40,9 @@ start_postgres() {
       { cat "$LOGS/initdb.log" >&2; rm -rf "$data"; fail "cannot prepare PostgreSQL's folder"; }
     rm -f "$STACK_DATA/postgres.password"
   fi
+  # a server that was killed may not be reaped yet, and PostgreSQL takes a zombie for a running one
+  killed=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || true
+  if [[ $killed && $(sed 's/.*) //' "/proc/$killed/stat" 2>/dev/null) == Z* ]]; then rm "$data/postmaster.pid"; fi
   settings=(-c "port=$POSTGRES_PORT" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300
     -c logging_collector=off -c log_min_messages=warning -c timezone=UTC)
   # a stack that is thrown away need not survive a power cut

@@ -2,45 +2,82 @@
 //!
 //! Answers are facts of the moment: whoever needs two of them in an order asks for them in that order.
 //!
-//! Invariant: no call ever times out *inside* librdkafka (2.12.1). A request to a group's coordinator that does, while no
+//! Invariant: no request to a group's coordinator ever times out *inside* librdkafka (2.12.1). One that does, while no
 //! broker is up, is freed but stays on the list of what waits for one; when Kafka comes back librdkafka sends it, and
 //! aborts the process on freed memory. So librdkafka gets a time-out that never comes, we stop waiting after ours, and
 //! throw the client away, which ends what it still holds in an orderly way.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rdkafka::{
     ClientConfig,
     admin::AdminClient,
-    client::DefaultClientContext,
+    client::{Client, DefaultClientContext},
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
+    types::RDKafkaType,
 };
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
+use crate::{
+    fetcher::NO_GROUP,
+    native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription},
+};
 
-type Client = AdminClient<DefaultClientContext>;
+/// The clients behind the calls.
+pub(crate) struct Clients {
+    admin: AdminClient<DefaultClientContext>,
+    /// For questions about offsets, which a consumer would ask. It has a group, which it never joins: when the
+    /// coordinator asked for committed offsets has moved away, librdkafka tells the client's own group, and ends the process
+    /// where there is none.
+    consumer: Client<DefaultClientContext>,
+}
+
+impl Clients {
+    fn new(config: &ClientConfig) -> Result<Clients, KafkaError> {
+        let mut as_consumer = config.clone();
+        as_consumer
+            .set("group.id", NO_GROUP)
+            .set("isolation.level", "read_committed")
+            .set_log_level(RDKafkaLogLevel::Emerg); // the other client tells all
+        let consumer = Client::new(
+            &as_consumer,
+            as_consumer.create_native_config()?,
+            RDKafkaType::RD_KAFKA_CONSUMER,
+            DefaultClientContext,
+        )?;
+        Ok(Clients { admin: config.create()?, consumer })
+    }
+}
+
+impl Deref for Clients {
+    type Target = AdminClient<DefaultClientContext>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.admin
+    }
+}
 
 /// A handle for administrative calls; cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
     config: ClientConfig,
-    client: Arc<ArcSwap<Client>>,
+    client: Arc<ArcSwap<Clients>>,
     timeout: Duration,
 }
 
-/// The client of one call, and how long the call may take.
+/// The clients of one call, and how long the call may take.
 pub(crate) struct Session {
-    pub(crate) client: Arc<Client>,
+    pub(crate) client: Arc<Clients>,
     pub(crate) timeout: Duration,
 }
 
 impl Admin {
     /// `timeout` bounds each call.
     pub fn new(base: &ClientConfig, timeout: Duration) -> Result<Admin, KafkaError> {
-        let client = Arc::new(ArcSwap::from_pointee(base.create()?));
+        let client = Arc::new(ArcSwap::from_pointee(Clients::new(base)?));
         Ok(Admin { config: base.clone(), client, timeout })
     }
 
@@ -65,7 +102,7 @@ impl Admin {
     ) -> Result<Option<GroupOffset>, AdminError> {
         let (group, topic) = (group.to_owned(), topic.to_owned());
         self.call("ListConsumerGroupOffsets", move |admin| {
-            let client = admin.client.inner();
+            let client = &admin.client.consumer;
             let offsets =
                 native::list_group_offsets(client, &group, &[(&topic, partition)], admin.timeout)?;
             Ok(offsets.into_iter().next().flatten())
@@ -97,8 +134,7 @@ impl Admin {
     ) -> Result<Vec<Result<i64, AdminError>>, AdminError> {
         self.call("ListOffsets", move |admin| {
             let names: Vec<_> = partitions.iter().map(|(t, p)| (t.as_str(), *p)).collect();
-            let client = admin.client.inner();
-            native::list_offsets(client, &names, spec, admin.timeout)
+            native::list_offsets(&admin.client.consumer, &names, spec, admin.timeout)
         })
         .await
     }
@@ -162,11 +198,11 @@ impl Admin {
     }
 
     /// Makes a new client, unless another call that timed out did.
-    fn replace(&self, old: &Arc<Client>) {
+    fn replace(&self, old: &Arc<Clients>) {
         if !Arc::ptr_eq(old, &self.client.load()) {
             return;
         }
-        match self.config.create() {
+        match Clients::new(&self.config) {
             Ok(client) => {
                 self.client.compare_and_swap(old, Arc::new(client));
                 info!("kafka did not answer in time; asking with a new client from now on");

@@ -32,6 +32,9 @@ use crate::{
     native::{FetchError, Fetched, PartitionQueue},
 };
 
+/// A group for clients that have to name one: nothing is ever committed or joined with it.
+pub(crate) const NO_GROUP: &str = "bulkerapp-fetcher";
+
 /// How a fetcher reads; fields, so that a test can make them small.
 #[derive(Debug, Clone)]
 pub struct FetcherSettings {
@@ -66,8 +69,7 @@ impl Fetcher {
         let kilobytes = (settings.queued_bytes >> 10).max(1);
         let mut config = base.clone();
         config
-            // librdkafka wants a group before it assigns; nothing is ever committed or joined with it
-            .set("group.id", "bulkerapp-fetcher")
+            .set("group.id", NO_GROUP) // librdkafka wants a group before it assigns
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")

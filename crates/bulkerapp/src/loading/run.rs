@@ -179,9 +179,12 @@ impl TopicRun<'_> {
         };
         let is_ours = matches!(&facts.group, Group::Marked(mark) if mark.ledger == ledger);
         let is_idle = row.next_offset >= end;
+        let is_told = facts.group == Group::Marked(self.mark(&offsets, &row));
         // a mark of ours that lags behind the row is a late commit and needs no claim; but the first read of
-        // an ownership always proves that the group is free
-        if !is_ours || (!is_idle && !self.topic.is_claimed()) {
+        // an ownership always proves that the group is free, and what a crash left untold is told, so that the
+        // next clean stop leaves Kafka up to date
+        let needs_no_claim = self.topic.is_claimed() || (is_idle && is_told);
+        if !is_ours || !needs_no_claim {
             if let Err(error) = self.commit_mark(&offsets, &row).await {
                 warn!(topic, error = %error, "claim of the start failed");
                 return Ok(Attempt::Ended(RunEnd::Held(match error.is_live_members() {
@@ -191,7 +194,7 @@ impl TopicRun<'_> {
             }
             self.topic.set_claimed();
         }
-        if facts.group == Group::Marked(self.mark(&offsets, &row)) {
+        if is_told {
             self.topic.set_told(row.next_offset);
         }
         if is_idle {

@@ -1,6 +1,6 @@
 //! Where a run starts when something happened outside: resets, restores, other topics, other owners.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use testkit::{Database, Kafka, Topic, wait_until};
 
 use crate::app::{App, PATIENCE, Setup, assert_exactly_once, events, loaded_to};
@@ -99,6 +99,25 @@ async fn an_offset_with_our_mark_is_no_reset() -> Result<()> {
     loaded.loaded_to(7).await?;
     app.stop().await?;
     assert_exactly_once(&loaded.database, "t", 7).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_untold_is_told_although_there_is_nothing_to_load() -> Result<()> {
+    let loaded = loaded(5).await?;
+    let group = loaded.topic.name();
+    let before = loaded.kafka.committed(group, group, 0).await?.context("nothing committed")?;
+    loaded.more(5, 10).await?;
+    let app = loaded.start().await?;
+    loaded.loaded_to(10).await?;
+    app.stop().await?;
+    // given that the last commit to Kafka had been lost
+    loaded.commit(5, &before.metadata).await?;
+    // when another instance takes over
+    let app = loaded.start().await?;
+    let is_told = || async { loaded.committed().await.is_ok_and(|offset| offset == Some(10)) };
+    wait_until(PATIENCE, is_told).await?;
+    app.stop().await?;
+    assert_exactly_once(&loaded.database, "t", 10).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -192,7 +192,8 @@ pub(crate) fn alter_group_offsets(
     }
 }
 
-/// The offset that `spec` names, for each of `partitions`, in one request per broker.
+/// The offset that `spec` names, for each of `partitions`, in their order, in one request per broker. The end is the one that the
+/// client's `isolation.level` sees. A broker's error for one of them fails them all; a topic that is not there fails alone.
 pub(crate) fn list_offsets(
     client: &Client<DefaultClientContext>,
     partitions: &[(&str, i32)],
@@ -208,35 +209,22 @@ pub(crate) fn list_offsets(
         OffsetSpec::Earliest => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST as i64,
         OffsetSpec::CommittedEnd => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64,
     };
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(NEVER_MS).min(NEVER_MS / 2);
     unsafe {
         let list =
             partition_list(CALL, partitions.iter().map(|(topic, p)| (*topic, *p, spec, "")))?;
-        let options = options(client, AdminOp::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
-        let refused = sys::rd_kafka_AdminOptions_set_isolation_level(
-            options.0,
-            sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
-        );
-        debug_assert!(refused.is_null(), "ListOffsets takes an isolation level");
-        let queue = Guard(sys::rd_kafka_queue_new(client), sys::rd_kafka_queue_destroy);
-        sys::rd_kafka_ListOffsets(client, list.0, options.0, queue.0);
-        let event = wait(CALL, &queue, timeout)?;
-        let result = sys::rd_kafka_event_ListOffsets_result(event.0);
-        let mut count = 0;
-        let infos = sys::rd_kafka_ListOffsets_result_infos(result, &mut count);
-        let mut found = std::collections::HashMap::with_capacity(count);
-        for info in parts(infos, count) {
-            let partition = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*info);
-            let offset = check(CALL, partition.err).map(|()| partition.offset);
-            found.insert((text(partition.topic).into_owned(), partition.partition), offset);
-        }
-        Ok(partitions
-            .iter()
-            .map(|(topic, partition)| {
-                found
-                    .remove(&((*topic).to_owned(), *partition))
-                    .unwrap_or_else(|| Err(failure(CALL, RespErr::RD_KAFKA_RESP_ERR__FAIL)))
-            })
-            .collect())
+        // `rd_kafka_ListOffsets` would do the same, but (2.12.1) begins it on this thread and, when leaders are not known
+        // yet, may end and free it on another at the same time: the process dies. This one stays on our thread.
+        check(CALL, sys::rd_kafka_offsets_for_times(client, list.0, millis))?;
+        let found = parts((*list.0).elems, usize::try_from((*list.0).cnt).unwrap_or(0));
+        let offset_of = |answer: &sys::rd_kafka_topic_partition_t| match answer.offset {
+            _ if answer.err != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                Err(failure(CALL, answer.err))
+            }
+            offset if offset >= 0 => Ok(offset),
+            _ => Err(failure(CALL, RespErr::RD_KAFKA_RESP_ERR__FAIL)), // not in the answer
+        };
+        Ok(found.iter().map(offset_of).collect())
     }
 }
 

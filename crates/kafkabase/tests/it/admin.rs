@@ -2,7 +2,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use kafkabase::{Admin, OffsetSpec};
-use rdkafka::ClientConfig;
+use rdkafka::{
+    ClientConfig,
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
 use testkit::{native::OwnKafka, wait_until};
 
 /// Longer than anything here takes on a slow machine.
@@ -34,4 +38,19 @@ async fn questions_that_timed_out_while_kafka_was_away_leave_nothing_behind() ->
         wait_until(PATIENCE, answers).await?;
     }
     Ok(())
+}
+
+/// librdkafka's handler of that answer wants the client's own group, and ends the process when it has none. A broker cannot
+/// be brought to give this answer at a known moment, so the one of librdkafka's tests plays it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_moved_away_is_an_error_and_not_the_end() -> Result<()> {
+    let cluster = MockCluster::new(1)?;
+    cluster.create_topic("t", 1, 1)?;
+    let mut base = ClientConfig::new();
+    base.set("bootstrap.servers", cluster.bootstrap_servers());
+    let admin = Admin::new(&base, Duration::from_secs(5))?;
+    let moved = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+    cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[moved; 3]);
+    let answers = || async { admin.group_offset("group", "t", 0).await.is_ok() };
+    wait_until(PATIENCE, answers).await
 }

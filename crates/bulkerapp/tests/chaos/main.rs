@@ -1,0 +1,91 @@
+//! Everything breaks, again and again, while events are posted: each of them ends in one place.
+//!
+//! Two instances share twenty topics (batch and stream, plain and deduplicated); one event in a hundred is bad. Instances,
+//! Kafka, PostgreSQL and Redis are killed, frozen and restarted, as a seed decides. `CHAOS_SECONDS` (60) and `CHAOS_SEED`
+//! (chosen) come from the environment; `make chaos` runs ten minutes.
+
+#[allow(dead_code)] // the other test uses all of it
+#[path = "../it/app.rs"]
+mod app;
+
+mod account;
+mod faults;
+mod random;
+mod settle;
+mod tables;
+mod traffic;
+mod world;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::Instant;
+
+use crate::{
+    account::Summary,
+    settle::{STALL, settle},
+    traffic::Traffic,
+    world::World,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_breaks_each_answered_event_ends_in_one_place_once() -> Result<()> {
+    let length = Duration::from_secs(variable("CHAOS_SECONDS")?.unwrap_or(60));
+    let seed =
+        variable("CHAOS_SEED")?.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+    println!("chaos: CHAOS_SEED={seed} CHAOS_SECONDS={}", length.as_secs());
+    let world = Arc::new(World::start().await?);
+    let result = run(&world, seed, length).await;
+    let folder = world.keep_logs(seed).await?;
+    println!("chaos: logs of the instances are in {}", folder.display());
+    result.with_context(|| format!("CHAOS_SEED={seed} CHAOS_SECONDS={}", length.as_secs()))
+}
+
+async fn run(world: &Arc<World>, seed: u64, length: Duration) -> Result<()> {
+    let plan = faults::plan(seed, length);
+    for fault in plan.iter().flatten() {
+        println!("planned at {fault}");
+    }
+    tables::create(&world.database).await?;
+    let began = Instant::now();
+    let traffic = Traffic::start(world.ports, began);
+    let repairing = {
+        let world = world.clone();
+        tokio::spawn(async move { tables::repair(&world.database, began, length / 3).await })
+    };
+    let faults = world.suffer(plan, began, length).await?;
+    println!(
+        "chaos: {faults} faults are over after {:.0} s and {} attempts to post",
+        began.elapsed().as_secs_f64(),
+        traffic.attempts()
+    );
+
+    world.is_ready(STALL).await?;
+    traffic.goes_on_everywhere(STALL).await?;
+    let attempts = traffic.attempts();
+    let answered = traffic.finish().await;
+    let calm = Instant::now();
+    let (pause, topic) = settle(world).await?;
+    println!("chaos: all is loaded after {:.1?}; {topic} paused for {pause:.1?}", calm.elapsed());
+    repairing.abort();
+    world.stop().await?;
+    let summary = account::check(world, &answered).await?;
+    println!("chaos: {attempts} attempts; {summary:?}");
+    ensure_it_was_a_test(&summary)
+}
+
+/// A run that refused nothing, or brought nothing back, proves less than it says.
+fn ensure_it_was_a_test(summary: &Summary) -> Result<()> {
+    let Summary { answered, dead, came_back, .. } = summary;
+    ensure!(*answered > 1_000 && *dead > 0 && *came_back > 0, "too little happened: {summary:?}");
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<Option<u64>> {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => {
+            Ok(Some(text.parse().with_context(|| format!("{name} is no number"))?))
+        }
+        _ => Ok(None),
+    }
+}
