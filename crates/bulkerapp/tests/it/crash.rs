@@ -85,6 +85,10 @@ async fn what_a_killed_loader_did_not_tell_kafka_the_next_clean_stop_tells() -> 
     assert_eq!(told.map(|told| told.offset), Some(0), "the claim is all that Kafka knows");
     // when another one, which has nothing to load, is stopped cleanly
     let second = setup.start().await?;
+    let is_at_work = || async {
+        second.get("/metrics").await.is_ok_and(|text| !text.contains("bulkerapp_owned_topics 0"))
+    };
+    wait_until(PATIENCE, is_at_work).await?;
     second.stop().await?;
     // then the original could go on where the table stands
     let told = kafka.committed(topic.name(), topic.name(), 0).await?;
