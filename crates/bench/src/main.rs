@@ -45,6 +45,9 @@ enum Command {
         /// How often everything is measured; the median counts.
         #[arg(long, default_value_t = 3)]
         rounds: u32,
+        /// How many topics an instance is given, one after the other.
+        #[arg(long, value_delimiter = ',', default_value = "1000,5000")]
+        topics: Vec<usize>,
         /// Only these: `load`, `merge`, `refused`, `stream`, `topics`, `intake`.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
@@ -60,7 +63,7 @@ enum Command {
 async fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::BareHandler { port } => intake::serve_bare_handler(port).await,
-        Command::Run { bulkerapp, output, events, seconds, rounds, only } => {
+        Command::Run { bulkerapp, output, events, seconds, rounds, topics, only } => {
             let parts = Parts::from_environment(bulkerapp)?;
             let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
             let mut report = Report::new()?;
@@ -87,8 +90,9 @@ async fn main() -> Result<()> {
                 }
                 // what thousands of topics cost hardly varies, and takes minutes
                 if wanted("topics") && round == 1 {
-                    report.add(topics::many(&parts, 1_000, 150.0).await?);
-                    report.add(topics::many(&parts, 5_000, 300.0).await?);
+                    for count in &topics {
+                        report.add(topics::many(&parts, *count).await?);
+                    }
                 }
                 if wanted("intake") {
                     for connections in [64, 256] {

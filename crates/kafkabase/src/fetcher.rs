@@ -35,6 +35,9 @@ use crate::{
 /// A group for clients that have to name one: nothing is ever committed or joined with it.
 pub(crate) const NO_GROUP: &str = "bulkerapp-fetcher";
 
+/// How long a broker may take to tell where a topic is.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How a fetcher reads; fields, so that a test can make them small.
 #[derive(Debug, Clone)]
 pub struct FetcherSettings {
@@ -94,7 +97,21 @@ impl Fetcher {
         Ok(Fetcher { consumer, stopped })
     }
 
-    /// Starts to read `topic`/`partition` at `start`. At most one reader of a partition at a time.
+    /// As [`Fetcher::read`], on a thread that may block.
+    pub async fn open(
+        self: &Arc<Self>,
+        topic: &str,
+        partition: i32,
+        start: i64,
+    ) -> Result<PartitionReader, KafkaError> {
+        let (fetcher, name) = (self.clone(), topic.to_owned());
+        let opened = tokio::task::spawn_blocking(move || fetcher.read(&name, partition, start));
+        opened.await.unwrap_or_else(|_| {
+            Err(KafkaError::Subscription(format!("no reader for topic {topic}")))
+        })
+    }
+
+    /// Starts to read `topic`/`partition` at `start`. At most one reader of a partition at a time. Blocks for a round trip.
     pub fn read(
         self: &Arc<Self>,
         topic: &str,
@@ -103,6 +120,8 @@ impl Fetcher {
     ) -> Result<PartitionReader, KafkaError> {
         let queue = PartitionQueue::take(&self.consumer, topic, partition)
             .ok_or_else(|| KafkaError::Subscription(format!("no queue for topic {topic}")))?;
+        // the leader of a topic that the client does not know is looked for once a second only, unless we ask
+        self.consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT)?;
         let mut assigned = TopicPartitionList::with_capacity(1);
         assigned.add_partition_offset(topic, partition, Offset::Offset(start))?;
         self.consumer.incremental_assign(&assigned)?;

@@ -185,7 +185,8 @@ impl RetryRun<'_> {
 
     /// Reads a chunk; answers the offset where the next one begins.
     async fn read(&self, from: i64, end: i64) -> Result<(Vec<Message>, i64), RunError> {
-        let mut reader = self.context.fetcher.read(&self.topic.name, self.topic.partition, from)?;
+        let mut reader =
+            self.context.fetcher.open(&self.topic.name, self.topic.partition, from).await?;
         let (stall_after, limit) = (self.context.stall_after, self.context.retry_batch_size);
         let stop = self.stop.clone();
         let read = tokio::task::spawn_blocking(move || {

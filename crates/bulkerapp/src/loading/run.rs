@@ -278,7 +278,7 @@ impl TopicRun<'_> {
         mut row: OffsetsRow,
         end: i64,
     ) -> Result<Attempt, RunError> {
-        let mut batches = self.read(row.next_offset, end)?;
+        let mut batches = self.read(row.next_offset, end).await?;
         let mut claimed_at = Instant::now();
         while let Some(batch) = batches.recv().await {
             let batch = match batch {
@@ -378,12 +378,13 @@ impl TopicRun<'_> {
     }
 
     /// Starts the reading thread. Dropping the receiver ends it.
-    fn read(
+    async fn read(
         &self,
         start: i64,
         end: i64,
     ) -> Result<mpsc::Receiver<Result<ParsedBatch, ReadError>>, RunError> {
-        let reader = self.context.fetcher.read(&self.topic.name, self.topic.partition, start)?;
+        let reader =
+            self.context.fetcher.open(&self.topic.name, self.topic.partition, start).await?;
         let plan = ReadPlan {
             events: group_plan(self.topic, self.target),
             start,
@@ -416,7 +417,7 @@ impl TopicRun<'_> {
         if next == end {
             return Ok(Attempt::Ended(RunEnd::At { next_offset: next }));
         }
-        let mut batches = self.read(next, end)?;
+        let mut batches = self.read(next, end).await?;
         while let Some(batch) = batches.recv().await {
             let batch = batch?;
             if self.stop.is_cancelled() {

@@ -56,7 +56,7 @@ impl Tail<'_> {
             return Ok(TailEnd::Behind);
         }
         let plan = self.plan(from);
-        let mut reader = context.tail_fetcher.read(&topic.name, topic.partition, from)?;
+        let mut reader = context.tail_fetcher.open(&topic.name, topic.partition, from).await?;
         let arrived = reader.arrived();
         let mut next = from;
         let mut row = row;
