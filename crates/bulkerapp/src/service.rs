@@ -97,7 +97,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         Box::new(move || targets.opened().iter().cloned().collect())
     };
     let prefix = &config.kafka.kafka_topic_prefix;
-    let stats = Arc::new(Stats::new(admin, topics.clone(), prefix, list_targets));
+    let stats = Arc::new(Stats::new(admin.clone(), topics.clone(), prefix, list_targets));
     let http = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build().context("HTTP client")?;
 
     // bound before anything is loaded: a taken port ends the start
@@ -126,7 +126,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let logging = tokio::spawn(log_flusher.run(background.clone()));
     let loading = start_loading(
         config,
-        &client,
+        (&client, admin),
         &topics,
         (targets.clone(), destinations.clone(), events_log.clone()),
         &pauses,
@@ -207,7 +207,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
 
 fn start_loading(
     config: &Config,
-    client: &rdkafka::ClientConfig,
+    (client, admin): (&rdkafka::ClientConfig, Admin),
     topics: &Arc<Topics>,
     (targets, destinations, events_log): (Arc<Targets>, Arc<Destinations>, EventsLog),
     pauses: &Arc<Pauses>,
@@ -246,7 +246,7 @@ fn start_loading(
             fetch_message_max_bytes: config.kafka.kafka_fetch_message_max_bytes as usize,
             ..FetcherSettings::default()
         },
-        admin_timeout: ADMIN_TIMEOUT,
+        admin,
         memory_limit: (config.loader.loader_memory_limit_mb as usize) << 20,
         claim_every: config.loader.loader_claim_period_sec,
         stall_after: config.loader.loader_stall_timeout_sec,

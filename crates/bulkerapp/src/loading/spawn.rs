@@ -29,8 +29,7 @@ pub struct LoadingConfig {
     /// Brokers and security.
     pub client: ClientConfig,
     pub fetcher: FetcherSettings,
-    /// For each administrative call.
-    pub admin_timeout: Duration,
+    pub admin: Admin,
     /// Bytes of parsed events, over all runs.
     pub memory_limit: usize,
     /// How often a long run repeats its claim of the group.
@@ -63,7 +62,7 @@ pub fn spawn<S: LoadSource>(
     stop: CancellationToken,
 ) -> Result<Loading, KafkaError> {
     let (sender, status) = watch::channel(LoaderStatus::default());
-    let admin = Admin::new(&config.client, config.admin_timeout)?;
+    let admin = config.admin.clone();
     let fetcher = Arc::new(Fetcher::new(&config.client, &config.fetcher)?);
     // brokers answer as soon as something is there; until then they may hold the request
     let tail_settings = FetcherSettings { fetch_wait_max: TAIL_WAIT, ..config.fetcher.clone() };

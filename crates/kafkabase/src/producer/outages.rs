@@ -171,11 +171,11 @@ async fn a_slow_kafka_under_steady_traffic_gets_its_topic_back_from_the_spool() 
     let parts = Arc::new(producer(&own, wait)?);
     parts.send(&topic, 0).await?;
     parts.until_replayed().await?;
-    // given senders without a pause, and a Kafka that was away for longer than the wait
+    // given senders without a pause, of less than a slow Kafka can take, and a Kafka that was away for longer than the wait
     own.stop_process()?;
     let (stop, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(1)));
     let mut senders = JoinSet::new();
-    for _ in 0..16 {
+    for _ in 0..2 {
         let (parts, stop, next) = (parts.clone(), stop.clone(), next.clone());
         let name = topic.name().to_owned();
         senders.spawn(async move {
@@ -186,7 +186,7 @@ async fn a_slow_kafka_under_steady_traffic_gets_its_topic_back_from_the_spool() 
         });
     }
     let spooled = || parts.producer.spool().map_or(0, |spool| spool.status().waiting);
-    wait_until(PATIENCE, || async { spooled() > 1_000 }).await?;
+    wait_until(PATIENCE, || async { spooled() > 200 }).await?;
     // when it answers again, each time after half the wait
     let slow = tokio::spawn({
         let (own, stop) = (own.clone(), stop.clone());
