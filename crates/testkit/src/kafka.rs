@@ -1,6 +1,9 @@
 //! A Kafka broker as tests use it: topics, records, group offsets.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use rdkafka::{
@@ -8,7 +11,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     message::{Header, Headers, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer},
 };
@@ -321,8 +324,16 @@ impl Kafka {
             let mut element = offsets.add_partition(&topic, partition);
             element.set_offset(Offset::Offset(offset))?;
             element.set_metadata(metadata);
-            consumer.commit(&offsets, CommitMode::Sync)?;
-            Ok(())
+            let began = Instant::now();
+            loop {
+                match consumer.commit(&offsets, CommitMode::Sync) {
+                    // on a fresh broker a group's coordinator may still be on its way
+                    Err(error) if is_settling(&error) && began.elapsed() < LIMIT => {
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                    committed => return Ok(committed?),
+                }
+            }
         })
         .await
     }
@@ -494,6 +505,17 @@ fn passes(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure))
 }
 
+fn is_settling(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+        )
+    )
+}
+
 fn is_full(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull)
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
 }
