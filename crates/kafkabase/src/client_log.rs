@@ -6,7 +6,9 @@ use std::{
 };
 
 use rdkafka::{
+    ClientContext,
     config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tracing::{debug, error, info, warn};
@@ -80,6 +82,22 @@ impl Throttle {
         Some(std::mem::take(&mut self.dropped))
     }
 }
+
+/// The context of a client that has nothing else to say.
+#[derive(Clone)]
+pub(crate) struct LogContext;
+
+impl ClientContext for LogContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for LogContext {}
 
 #[cfg(test)]
 mod tests {

@@ -11,15 +11,15 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use rdkafka::{
-    ClientConfig, ClientContext,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    ClientConfig,
+    config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer, future_producer::DeliveryFuture},
 };
 use tracing::{error, info};
 
-use crate::{KafkaConfig, client_log};
+use crate::{KafkaConfig, client_log::LogContext};
 
 /// Pause before a full queue is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
@@ -61,7 +61,7 @@ impl Unconfirmed {
     }
 }
 
-type Client = FutureProducer<Context>;
+type Client = FutureProducer<LogContext>;
 
 /// A producer whose callers wait for each record's confirmation; cheap to clone.
 #[derive(Clone)]
@@ -122,7 +122,7 @@ impl ConfirmedProducer {
 }
 
 fn make(config: &ClientConfig) -> Result<Client, KafkaError> {
-    FutureProducer::from_config_and_context(config, Context)
+    FutureProducer::from_config_and_context(config, LogContext)
 }
 
 async fn enqueue(client: &Client, record: &Record) -> Result<DeliveryFuture, Unconfirmed> {
@@ -162,18 +162,4 @@ async fn confirm(enqueued: Result<DeliveryFuture, Unconfirmed>) -> Result<(), Un
 
 fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
     error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
-}
-
-/// Carries librdkafka's log lines into ours.
-#[derive(Clone)]
-struct Context;
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        client_log::log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        client_log::log_error(&error, reason);
-    }
 }

@@ -19,16 +19,15 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig, ClientContext, Offset, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
 use tokio::sync::Notify;
 use tracing::{debug, error, warn};
 
 use crate::{
-    client_log,
+    client_log::LogContext,
     native::{FetchError, Fetched, PartitionQueue},
 };
 
@@ -62,7 +61,7 @@ impl Default for FetcherSettings {
 
 /// A shared consumer that reads partitions by assignment.
 pub struct Fetcher {
-    consumer: Arc<BaseConsumer<FetcherContext>>,
+    consumer: Arc<BaseConsumer<LogContext>>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -84,8 +83,8 @@ impl Fetcher {
             .set("queued.max.messages.kbytes", kilobytes.to_string())
             // a full queue is looked at again after this; the default of a second stalls a fast reader
             .set("fetch.queue.backoff.ms", "5");
-        let consumer: Arc<BaseConsumer<FetcherContext>> =
-            Arc::new(config.create_with_context(FetcherContext)?);
+        let consumer: Arc<BaseConsumer<LogContext>> =
+            Arc::new(config.create_with_context(LogContext)?);
         let stopped = Arc::new(AtomicBool::new(false));
         let (polled, stop) = (consumer.clone(), stopped.clone());
         thread::Builder::new()
@@ -143,7 +142,7 @@ impl Drop for Fetcher {
 
 /// Reads one partition in order. Gives the partition back when dropped. Its calls block.
 pub struct PartitionReader {
-    queue: PartitionQueue<FetcherContext>,
+    queue: PartitionQueue<LogContext>,
     fetcher: Arc<Fetcher>,
     topic: String,
     partition: i32,
@@ -184,7 +183,7 @@ impl Drop for PartitionReader {
 }
 
 /// Serves what is not a record: errors of brokers and of the client. Ends with its fetcher.
-fn serve_events(consumer: &BaseConsumer<FetcherContext>, stopped: &AtomicBool) {
+fn serve_events(consumer: &BaseConsumer<LogContext>, stopped: &AtomicBool) {
     while !stopped.load(Ordering::Relaxed) {
         match consumer.poll(Duration::from_millis(200)) {
             None => {}
@@ -193,18 +192,3 @@ fn serve_events(consumer: &BaseConsumer<FetcherContext>, stopped: &AtomicBool) {
         }
     }
 }
-
-/// Carries librdkafka's log lines into ours.
-struct FetcherContext;
-
-impl ClientContext for FetcherContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        client_log::log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        client_log::log_error(&error, reason);
-    }
-}
-
-impl ConsumerContext for FetcherContext {}

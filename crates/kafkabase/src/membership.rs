@@ -9,14 +9,14 @@
 use std::time::Duration;
 
 use rdkafka::{
-    ClientConfig, ClientContext,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    ClientConfig,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
 use tracing::{debug, warn};
 
-use crate::client_log;
+use crate::client_log::LogContext;
 
 /// How many shares there are.
 pub const SHARES: u32 = 64;
@@ -50,7 +50,7 @@ impl Shares {
 
 /// A member of the group. Leaves it when dropped, which may block for a moment.
 pub struct Membership {
-    consumer: BaseConsumer<Context>,
+    consumer: BaseConsumer<LogContext>,
     shares: Shares,
 }
 
@@ -67,7 +67,7 @@ impl Membership {
             .set("session.timeout.ms", SESSION.as_millis().to_string())
             .set("heartbeat.interval.ms", "2000")
             .set("max.poll.interval.ms", POLL_INTERVAL.as_millis().to_string());
-        let consumer = BaseConsumer::from_config_and_context(&config, Context)?;
+        let consumer = BaseConsumer::from_config_and_context(&config, LogContext)?;
         consumer.subscribe(&[topic])?;
         Ok(Membership { consumer, shares: Shares::default() })
     }
@@ -96,21 +96,6 @@ impl Membership {
         shares
     }
 }
-
-/// Carries librdkafka's log lines into ours.
-struct Context;
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        client_log::log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        client_log::log_error(&error, reason);
-    }
-}
-
-impl ConsumerContext for Context {}
 
 #[cfg(test)]
 mod tests {
