@@ -134,7 +134,7 @@ impl BatchLoad<'_> {
         LoadOptions {
             refusals: Refusals::Isolate,
             schema_changes: SchemaChanges::BeforeLoad,
-            rows: group_plan(self.topic, self.target).rows,
+            rows: rows_of(self.topic),
         }
     }
 
@@ -254,10 +254,14 @@ pub(super) fn group_plan(topic: &OwnedTopic, target: &LoadTarget) -> GroupPlan {
         topic: topic.name.clone(),
         table: topic.table.clone(),
         options: target.options.clone(),
-        rows: match topic.mode {
-            Mode::Stream => RowsOf::Events,
-            _ => RowsOf::Batch,
-        },
+        rows: rows_of(topic),
+    }
+}
+
+fn rows_of(topic: &OwnedTopic) -> RowsOf {
+    match topic.mode {
+        Mode::Stream => RowsOf::Events,
+        _ => RowsOf::Batch,
     }
 }
 

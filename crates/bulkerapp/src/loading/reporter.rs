@@ -62,8 +62,7 @@ impl Reporter {
     ) {
         let counts = loaded.counts;
         let state = || {
-            let mode =
-                if topic.mode == Mode::Stream { stream::Mode::Stream } else { stream::Mode::Batch };
+            let mode = mode_of(topic);
             let mut state = State::of_load(&topic.table, mode, counts.consumed, &loaded.report);
             state.processed_bytes = counts.bytes;
             state.processing_time_sec = took.as_secs_f64();
@@ -80,8 +79,7 @@ impl Reporter {
 
     /// A load failed; nothing of it is stored, and it is tried again.
     pub(super) fn failed(&self, topic: &OwnedTopic, events: u64, error: &LoadError) {
-        let mode =
-            if topic.mode == Mode::Stream { stream::Mode::Stream } else { stream::Mode::Batch };
+        let mode = mode_of(topic);
         self.events_log.post(&topic.destination_id, EventType::BulkerBatch, Level::Error, || {
             let mut state = State::of_failed_load(&topic.table, mode, events, error);
             state.queue_size = topic.queue_size();
@@ -171,6 +169,14 @@ impl Reporter {
             let _place = place;
             let _ = producer.send_all(&records).await; // counts are worth one attempt
         });
+    }
+}
+
+/// What the account of a load calls the topic's mode.
+fn mode_of(topic: &OwnedTopic) -> stream::Mode {
+    match topic.mode {
+        Mode::Stream => stream::Mode::Stream,
+        _ => stream::Mode::Batch,
     }
 }
 
