@@ -1,6 +1,6 @@
 //! How long the oldest event of a topic waits to be loaded.
 //!
-//! Sweeps look at the end of every topic; each growth is remembered with the time when it was seen, and
+//! Sweeps and runs look at the end of the topic; each growth is remembered with the time when it was seen, and
 //! forgotten once the topic is loaded that far. So the age counts from when we first saw the event, also
 //! while nothing is read.
 
@@ -22,11 +22,10 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// A sweep saw the topic's end.
+    /// The topic was seen to end here.
     pub(super) fn seen(&mut self, end: i64, now: Instant) {
-        // a smaller end is another topic of the same name, or a truncated one
         if end < self.end {
-            self.growths.clear();
+            self.shrunk_to(end);
         }
         self.end = end;
         if end <= self.next_offset || self.growths.back().is_some_and(|(seen, _)| *seen >= end) {
@@ -36,6 +35,16 @@ impl Backlog {
             self.growths.push_back((end, now));
         } else if let Some(newest) = self.growths.back_mut() {
             newest.0 = end;
+        }
+    }
+
+    /// A smaller end is another topic of the same name, a truncated one, or an answer that was overtaken by a newer one:
+    /// what is left of the backlog keeps its age.
+    fn shrunk_to(&mut self, end: i64) {
+        let oldest = self.growths.front().map(|(_, seen)| *seen);
+        self.growths.retain(|(seen, _)| *seen <= end);
+        if self.growths.is_empty() && end > self.next_offset {
+            self.growths.extend(oldest.map(|oldest| (end, oldest)));
         }
     }
 
@@ -106,6 +115,16 @@ mod tests {
         }
         backlog.loaded(150, start + 200 * SECOND);
         assert!(backlog.age(start + 200 * SECOND) >= 50 * SECOND);
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_does_not_make_the_age_smaller() {
+        let start = Instant::now();
+        let mut backlog = Backlog::default();
+        backlog.seen(10, start);
+        backlog.seen(8, start + SECOND);
+        backlog.seen(10, start + SECOND);
+        assert_eq!(backlog.age(start + 3 * SECOND), 3 * SECOND);
     }
 
     #[test]

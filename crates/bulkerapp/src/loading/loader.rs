@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -209,7 +209,6 @@ impl<S: LoadSource> Loader<S> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(self.settings.sweep_every);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let ends = Arc::new(Mutex::new(Vec::new()));
         let mut sweeping: Option<tokio::task::JoinHandle<()>> = None;
         loop {
             tokio::select! {
@@ -230,8 +229,7 @@ impl<S: LoadSource> Loader<S> {
                 }
                 _ = sweep.tick() => {
                     if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-                        self.note_ends(&ends);
-                        sweeping = Some(self.sweep(ends.clone()));
+                        sweeping = Some(self.sweep());
                     }
                     self.publish();
                 }
@@ -498,35 +496,22 @@ impl<S: LoadSource> Loader<S> {
     }
 
     /// Asks for the ends of all topics, in the background.
-    fn sweep(&self, ends: Arc<Mutex<Vec<(String, i64)>>>) -> tokio::task::JoinHandle<()> {
+    fn sweep(&self) -> tokio::task::JoinHandle<()> {
         let admin = self.context.admin.clone();
-        let partitions: Vec<_> =
-            self.topics.values().map(|s| (s.topic.name.clone(), s.topic.partition)).collect();
+        let topics: Vec<_> = self.topics.values().map(|state| state.topic.clone()).collect();
         tokio::spawn(async move {
-            let names: Vec<_> = partitions.iter().map(|(name, _)| name.clone()).collect();
-            let found = match admin.offsets(partitions, OffsetSpec::CommittedEnd).await {
-                Ok(found) => found,
-                Err(error) => {
-                    info!(error = %error, "ends of the topics not known");
-                    return;
+            let partitions = topics.iter().map(|topic| (topic.name.clone(), topic.partition));
+            match admin.offsets(partitions.collect(), OffsetSpec::CommittedEnd).await {
+                Ok(ends) => {
+                    for (topic, end) in topics.iter().zip(ends) {
+                        if let Ok(end) = end {
+                            topic.set_end(end);
+                        }
+                    }
                 }
-            };
-            let found = names.into_iter().zip(found).filter_map(|(n, end)| Some((n, end.ok()?)));
-            if let Ok(mut ends) = ends.lock() {
-                *ends = found.collect();
+                Err(error) => info!(error = %error, "ends of the topics not known"),
             }
         })
-    }
-
-    fn note_ends(&mut self, ends: &Mutex<Vec<(String, i64)>>) {
-        let found = ends.lock().map(|mut ends| std::mem::take(&mut *ends)).unwrap_or_default();
-        let now = Instant::now();
-        for (name, end) in found {
-            if let Some(state) = self.topics.get_mut(&name) {
-                state.backlog.seen(end, now);
-                state.topic.set_end(end);
-            }
-        }
     }
 
     fn publish(&mut self) {

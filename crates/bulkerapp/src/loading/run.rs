@@ -153,6 +153,7 @@ impl TopicRun<'_> {
         };
         let group = Group::from(admin.group_offset(topic, topic, self.topic.partition).await?);
         let end = admin.offset(topic, self.topic.partition, OffsetSpec::CommittedEnd).await?;
+        self.topic.set_end(end);
         let topic_id = admin.topic_id(topic).await?;
         if row.is_none() && earlier_id != topic_id {
             return Ok(Attempt::StartOver);
@@ -409,6 +410,7 @@ impl TopicRun<'_> {
         let partition = self.topic.partition;
         let committed = admin.group_offset(topic, topic, partition).await?;
         let end = admin.offset(topic, partition, OffsetSpec::CommittedEnd).await?;
+        self.topic.set_end(end);
         let low = admin.offset(topic, partition, OffsetSpec::Earliest).await?;
         let mut next = committed.map_or(low, |committed| committed.offset.max(low));
         if next > end {

@@ -130,9 +130,13 @@ impl OwnedTopic {
         self.end.store(offset, Ordering::Relaxed);
     }
 
+    pub(super) fn end(&self) -> i64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
     /// Messages that wait, as far as is known.
     pub(super) fn queue_size(&self) -> u64 {
-        let waiting = self.end.load(Ordering::Relaxed) - self.loaded_to();
+        let waiting = self.end() - self.loaded_to();
         u64::try_from(waiting).unwrap_or(0)
     }
 

@@ -126,6 +126,7 @@ impl TopicState {
     /// Looks whether the topic moves. Answers for how long it has not, although it should.
     pub(super) fn watch(&mut self, now: Instant, alarm_after: Duration) -> Option<Duration> {
         let at = self.topic.loaded_to();
+        self.backlog.seen(self.topic.end(), now);
         if matches!(self.work, Work::Tail(..)) {
             self.backlog.loaded(at, now);
         }
@@ -226,7 +227,8 @@ mod tests {
         let topic = Arc::new(OwnedTopic::new("t", "pg", Mode::Batch, "t"));
         let mut state = TopicState::new(topic);
         state.moved_at = start;
-        state.backlog.seen(10, start);
+        state.topic.set_end(10);
+        assert_eq!(state.watch(start, ALARM), None);
         state
     }
 
