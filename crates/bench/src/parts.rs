@@ -144,8 +144,15 @@ impl Parts {
 
     /// Deletes a topic, so that the next benchmark finds room.
     pub(crate) async fn delete_topic(&self, topic: &str) -> Result<()> {
+        self.delete_topics(&[topic.to_owned()]).await
+    }
+
+    pub(crate) async fn delete_topics(&self, topics: &[String]) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create()?;
-        admin.delete_topics(&[topic], &AdminOptions::new()).await?;
+        for group in topics.chunks(TOPICS_AT_ONCE) {
+            let names: Vec<_> = group.iter().map(String::as_str).collect();
+            admin.delete_topics(&names, &AdminOptions::new()).await?;
+        }
         Ok(())
     }
 

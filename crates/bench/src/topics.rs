@@ -53,9 +53,7 @@ pub(crate) async fn many(parts: &Parts, count: usize) -> Result<Comparison> {
     server.stop()?;
     clean_up(&mut database, count).await?;
     database.close().await?;
-    for topic in &topics {
-        parts.delete_topic(topic).await?;
-    }
+    parts.delete_topics(&topics).await?;
     Ok(Comparison {
         name: format!("{count} topics on one instance, peak memory"),
         unit: "MiB",
