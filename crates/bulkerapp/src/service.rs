@@ -268,8 +268,10 @@ fn start_loading(
     loading::spawn(loading, source, stop).context("Kafka's settings")
 }
 
+/// Three quarters: the others get some also while one destination hangs.
 fn workers_per_destination(config: &Config) -> u32 {
-    config.loader.loader_workers.div_ceil(2)
+    let workers = config.loader.loader_workers;
+    (workers - workers / 4).min(workers.saturating_sub(1)).max(1)
 }
 
 /// Opens the destinations; nothing is connected yet.

@@ -29,7 +29,8 @@ use crate::{
 /// The clients behind the calls.
 pub(crate) struct Clients {
     admin: AdminClient<DefaultClientContext>,
-    /// For questions about offsets, which a consumer would ask. It has a group, which it never joins: when the
+    /// For questions about topics, offsets and groups: one client, so that where a group's coordinator is has to be found out
+    /// once. It has a group, which it never joins: when the
     /// coordinator asked for committed offsets has moved away, librdkafka tells the client's own group, and ends the process
     /// where there is none.
     consumer: Client<DefaultClientContext>,
@@ -120,7 +121,7 @@ impl Admin {
     ) -> Result<(), AdminError> {
         let (group, topic) = (group.to_owned(), topic.to_owned());
         self.call("AlterConsumerGroupOffsets", move |admin| {
-            let (client, at) = (admin.client.inner(), (topic.as_str(), partition));
+            let (client, at) = (&admin.client.consumer, (topic.as_str(), partition));
             native::alter_group_offsets(client, &group, at, &offset, admin.timeout)
         })
         .await
@@ -155,8 +156,7 @@ impl Admin {
         let name = topic.to_owned();
         let described: Vec<Result<TopicDescription, _>> = self
             .call("DescribeTopics", move |admin| {
-                let client = admin.client.inner();
-                native::describe_topics(client, &[&name], admin.timeout)
+                native::describe_topics(&admin.client.consumer, &[&name], admin.timeout)
             })
             .await?;
         let described =
@@ -169,8 +169,7 @@ impl Admin {
         let name = group.to_owned();
         let described: Vec<Result<GroupMembers, _>> = self
             .call("DescribeConsumerGroups", move |admin| {
-                let client = admin.client.inner();
-                native::describe_groups(client, &[&name], admin.timeout)
+                native::describe_groups(&admin.client.consumer, &[&name], admin.timeout)
             })
             .await?;
         let described =

@@ -30,6 +30,7 @@ use super::{
     tail::{Tail, TailEnd},
     target::{LoadTarget, OwnedTopic},
     topic_state::{Task, TopicState, Work, unix_seconds},
+    workers::Workers,
 };
 
 /// How often the loop looks for topics that are due.
@@ -120,8 +121,7 @@ pub(super) struct Loader<S> {
     /// Runs and tails.
     tasks: JoinSet<Ended>,
     running: HashMap<Id, String>,
-    run_count: usize,
-    outages: Outages,
+    workers: Workers,
     /// As the source named them last.
     owned: Arc<Vec<Arc<OwnedTopic>>>,
     /// As they were told last.
@@ -157,24 +157,6 @@ impl Ended {
     }
 }
 
-/// Destinations that cannot be reached: one worker probes each, the others go on elsewhere.
-#[derive(Default)]
-struct Outages(HashSet<String>);
-
-impl Outages {
-    fn note(&mut self, destination_id: &str, ended: &Ended) {
-        if ended.is_outage() {
-            self.0.insert(destination_id.to_owned());
-        } else {
-            self.0.remove(destination_id);
-        }
-    }
-
-    fn workers(&self, destination_id: &str, usual: usize) -> usize {
-        if self.0.contains(destination_id) { 1 } else { usual }
-    }
-}
-
 impl<S: LoadSource> Loader<S> {
     /// `rebuild_fetcher` makes a new fetcher when the present one is stuck.
     pub(super) fn new(
@@ -187,13 +169,12 @@ impl<S: LoadSource> Loader<S> {
         Loader {
             context,
             source,
+            workers: Workers::new(settings.workers, settings.workers_per_destination),
             settings,
             rebuild_fetcher: Box::new(rebuild_fetcher),
             topics: HashMap::new(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
-            run_count: 0,
-            outages: Outages::default(),
             owned: Arc::default(),
             paused: Arc::default(),
             hand_overs: JoinSet::new(),
@@ -215,14 +196,16 @@ impl<S: LoadSource> Loader<S> {
                 () = stop.cancelled() => break,
                 Some(ended) = self.tasks.join_next_with_id() => {
                     if self.task_ended(ended, &stop) {
-                        self.start_due_runs(&stop);
+                        self.queue_due();
                     }
+                    self.start_runs(&stop);
                 }
                 _ = tick.tick() => {
                     self.find_topics(&stop);
                     self.obey_pauses();
                     while self.hand_overs.try_join_next().is_some() {}
-                    self.start_due_runs(&stop);
+                    self.queue_due();
+                    self.start_runs(&stop);
                     if self.status_changed {
                         self.publish();
                     }
@@ -322,40 +305,25 @@ impl<S: LoadSource> Loader<S> {
         });
     }
 
-    /// Starts what is due, longest waiting first, as far as there are workers.
-    fn start_due_runs(&mut self, stop: &CancellationToken) {
-        let mut free = self.settings.workers.saturating_sub(self.run_count);
-        if free == 0 {
-            return;
+    fn queue_due(&mut self) {
+        if self.workers.are_all_busy() {
+            return; // what waits is queued already, or by the next tick
         }
         let now = unix_seconds();
-        let mut busy: HashMap<String, usize> = HashMap::new();
-        for state in self.topics.values().filter(|state| state.is_running()) {
-            *busy.entry(state.topic.destination_id.clone()).or_default() += 1;
-        }
-        let mut due: Vec<_> = self
-            .topics
-            .values()
-            .filter(|state| state.is_idle() && state.due <= now)
-            .map(|state| (state.due, state.topic.clone()))
-            .collect();
-        due.sort_unstable_by_key(|(due, _)| *due);
-        for (_, topic) in due {
-            if free == 0 {
-                return;
-            }
-            let of_destination = busy.entry(topic.destination_id.clone()).or_default();
-            let usual = self.settings.workers_per_destination;
-            if *of_destination >= self.outages.workers(&topic.destination_id, usual) {
-                continue;
-            }
+        let due = self.topics.values().filter(|state| state.is_idle() && state.due <= now);
+        self.workers.queue(due.map(|state| (state.due, state.topic.clone())).collect());
+    }
+
+    /// Starts what is due, as far as there are workers.
+    fn start_runs(&mut self, stop: &CancellationToken) {
+        while let Some(topic) = self.workers.next() {
+            let is_idle = self.topics.get(&topic.name).is_some_and(TopicState::is_idle);
             let target = self.source.target(&topic.destination_id);
-            if target.is_none() && topic.mode != Mode::Retry {
-                continue;
+            if is_idle && (target.is_some() || topic.mode == Mode::Retry) {
+                self.start_run(topic, target, stop.child_token());
+            } else {
+                self.workers.release(&topic.destination_id);
             }
-            *of_destination += 1;
-            free -= 1;
-            self.start_run(topic, target, stop.child_token());
         }
     }
 
@@ -366,7 +334,6 @@ impl<S: LoadSource> Loader<S> {
         stop: CancellationToken,
     ) {
         let (name, token) = (topic.name.clone(), stop.clone());
-        self.run_count += 1;
         let context = self.context.clone();
         let span = info_span!("run", topic = name, destination_id = topic.destination_id);
         let run = async move {
@@ -438,8 +405,10 @@ impl<S: LoadSource> Loader<S> {
         let was_healthy = state.is_healthy();
         let was_run = state.is_running();
         state.work = Work::Nothing;
-        self.run_count -= usize::from(was_run);
-        self.outages.note(&state.topic.destination_id, &ended);
+        if was_run {
+            self.workers.release(&state.topic.destination_id);
+        }
+        self.workers.set_unreachable(&state.topic.destination_id, ended.is_outage());
         let mut is_stuck = false;
         let mut follows_from = None;
         let is_due = match ended {

@@ -38,6 +38,7 @@ mod tail;
 mod target;
 mod targets;
 mod topic_state;
+mod workers;
 
 pub use fates::{FateState, Fates};
 pub use loader::{LoaderSettings, LoaderStatus};

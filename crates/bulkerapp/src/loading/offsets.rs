@@ -84,12 +84,15 @@ impl Offsets {
     /// Opens the table, makes it where it is missing, and reads its ledger id.
     pub(super) async fn open(postgres: &Postgres) -> Result<Offsets, LoadError> {
         let schema = postgres.default_schema();
-        if run(postgres, &exists_sql(schema)).await?.is_empty() {
-            let has_schema = !run(postgres, &schema_exists_sql(schema)).await?.is_empty();
-            let sql = create_sql(schema, has_schema, Uuid::new_v4());
-            postgres.connection().await?.run_on(OFFSETS_TABLE, &sql).await?;
-        }
-        let rows = run(postgres, &ledger_sql(schema)).await?;
+        let rows = match run(postgres, &ledger_sql(schema)).await {
+            Err(error) if error.is_undefined_table() => {
+                let has_schema = !run(postgres, &schema_exists_sql(schema)).await?.is_empty();
+                let sql = create_sql(schema, has_schema, Uuid::new_v4());
+                postgres.connection().await?.run_on(OFFSETS_TABLE, &sql).await?;
+                run(postgres, &ledger_sql(schema)).await?
+            }
+            answer => answer?,
+        };
         let ledger = rows
             .first()
             .and_then(|row| row.try_get::<String, _>(0).ok())
@@ -259,16 +262,6 @@ fn topic_id_sql(topic_id: Option<Uuid>) -> String {
     topic_id.map_or_else(|| "null".to_owned(), |id| format!("'{id}'"))
 }
 
-/// Answers a row where both tables are there. `create table if not exists` asks for the right to create even then.
-fn exists_sql(schema: &str) -> String {
-    format!(
-        "select 1 from pg_catalog.pg_class o, pg_catalog.pg_class r, pg_catalog.pg_namespace n \
-         where n.nspname = {} and o.relnamespace = n.oid and r.relnamespace = n.oid \
-         and o.relname = '{OFFSETS_TABLE}' and r.relname = '{ORIGINS_TABLE}'",
-        quote_literal(schema)
-    )
-}
-
 /// Answers a row where the schema is there. `create schema if not exists` asks for rights on the database even then.
 fn schema_exists_sql(schema: &str) -> String {
     format!("select 1 from pg_catalog.pg_namespace where nspname = {}", quote_literal(schema))
@@ -303,11 +296,13 @@ fn create_sql(schema: &str, has_schema: bool, ledger: Uuid) -> String {
     )
 }
 
-/// The ledger row is the one without a topic.
+/// The ledger row is the one without a topic. Fails unless both tables are there.
 fn ledger_sql(schema: &str) -> String {
     format!(
-        "select ledger_id::text from {} where cluster_id = '' and topic = ''",
-        table(schema, OFFSETS_TABLE)
+        "select ledger_id::text from {} where cluster_id = '' and topic = '' \
+         and not exists (select 1 from {} where false)",
+        table(schema, OFFSETS_TABLE),
+        origins::table(schema)
     )
 }
 

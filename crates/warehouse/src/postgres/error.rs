@@ -140,6 +140,11 @@ impl LoadError {
         self.server_error().is_some_and(|error| error.sqlstate == "42501")
     }
 
+    /// Whether a table that a statement names is not there.
+    pub fn is_undefined_table(&self) -> bool {
+        self.server_error().is_some_and(|error| error.sqlstate == "42P01")
+    }
+
     /// Whether the table cannot be changed as one event alone may ask for: a type that does not exist, a default that is
     /// none. Without that event the load may succeed.
     pub fn may_be_one_events_fault(&self) -> bool {
