@@ -1,18 +1,24 @@
 //! The parts that the benchmarks run on, and bulkerapp as a child process.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::{
-    ClientConfig, TopicPartitionList,
+    ClientConfig, ClientContext, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
-    producer::{BaseRecord, Producer, ThreadedProducer},
+    metadata::MetadataTopic,
+    producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
 };
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 
@@ -22,6 +28,8 @@ pub(crate) const TOKEN: &str = "bench-token";
 /// Topics that the brokers are asked to make at a time.
 const TOPICS_AT_ONCE: usize = 200;
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Until all topics are known and written to.
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Addresses of the parts and the program under test.
 pub(crate) struct Parts {
@@ -129,16 +137,26 @@ impl Parts {
         Ok(())
     }
 
-    /// Puts one event into each of the topics.
+    /// Puts one event into each of the topics, once the brokers know them all.
     pub(crate) fn one_event_each(&self, topics: &[String]) -> Result<()> {
-        let producer: ThreadedProducer<_> = self.client().set("acks", "all").create()?;
+        let acknowledged = Arc::new(AtomicUsize::new(0));
+        let context = Acknowledged(acknowledged.clone());
+        let producer: ThreadedProducer<_> =
+            self.client().set("acks", "all").create_with_context(context)?;
+        let started = Instant::now();
+        while known_topics(&producer, topics)? < topics.len() {
+            ensure!(started.elapsed() < DEADLINE, "the brokers do not know all topics");
+            std::thread::sleep(Duration::from_millis(500));
+        }
         let mut event = String::new();
         for (number, topic) in (0..).zip(topics) {
             write_event(&mut event, number);
             let record = BaseRecord::<str, str>::to(topic).key("k").payload(&event).partition(0);
             producer.send(record).map_err(|(error, _)| error).context("produce")?;
         }
-        producer.flush(Duration::from_secs(120))?;
+        producer.flush(DEADLINE)?;
+        let written = acknowledged.load(Ordering::Relaxed);
+        ensure!(written == topics.len(), "{written} of {} events written", topics.len());
         Ok(())
     }
 
@@ -209,4 +227,28 @@ impl Parts {
 pub(crate) async fn number(database: &mut PgConnection, sql: &'static str) -> Option<i64> {
     let row = sqlx::query(sql).fetch_optional(database).await.ok()??;
     row.try_get(0).ok()
+}
+
+/// How many of `topics` have a leader.
+fn known_topics(client: &ThreadedProducer<Acknowledged>, topics: &[String]) -> Result<usize> {
+    let metadata = client.client().fetch_metadata(None, TIMEOUT)?;
+    let wanted: HashSet<_> = topics.iter().map(String::as_str).collect();
+    let has_leader = |topic: &&MetadataTopic| {
+        topic.error().is_none() && topic.partitions().iter().all(|p| p.leader() >= 0)
+    };
+    let known = metadata.topics().iter().filter(has_leader);
+    Ok(known.filter(|topic| wanted.contains(topic.name())).count())
+}
+
+/// Counts events that Kafka has.
+struct Acknowledged(Arc<AtomicUsize>);
+
+impl ClientContext for Acknowledged {}
+
+impl ProducerContext for Acknowledged {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        self.0.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
+    }
 }
