@@ -91,6 +91,11 @@ pub enum LoadError {
     /// The server went away or cannot be reached: the same batch, sent again, may succeed.
     #[error("lost the connection to the database: {reason}; the same load can be tried again")]
     Connection { reason: String },
+    /// No connection, for want of TLS that both sides agree on. May succeed later: certificates are renewed.
+    #[error(
+        "no TLS connection to the database: {reason}; look at sslMode and the certificates of the credentials"
+    )]
+    Tls { reason: String },
     /// The connection broke during COMMIT: only the database knows whether it happened.
     #[error("the answer to COMMIT was lost: {reason}; look at the checkpoint before loading again")]
     CommitUnknown { reason: String },
@@ -136,6 +141,7 @@ impl LoadError {
         matches!(
             self,
             LoadError::Connection { .. }
+                | LoadError::Tls { .. }
                 | LoadError::CommitUnknown { .. }
                 | LoadError::CheckpointFailed(_)
                 | LoadError::Busy(_)
@@ -200,7 +206,7 @@ pub(crate) fn sort(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
         sqlx::Error::Configuration(error) => LoadError::Config(error.to_string()),
         // these are about the connection: their text is the operating system's or the driver's
         sqlx::Error::Io(error) => LoadError::Connection { reason: error.to_string() },
-        sqlx::Error::Tls(error) => LoadError::Connection { reason: format!("TLS: {error}") },
+        sqlx::Error::Tls(error) => LoadError::Tls { reason: error.to_string() },
         sqlx::Error::PoolTimedOut => {
             LoadError::Connection { reason: "no free connection in time".to_owned() }
         }
