@@ -12,7 +12,8 @@ FROM debian:bookworm-slim AS runtime
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libssl3 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 65532 --user-group --create-home bulker \
+    && groupadd --system --gid 65532 bulker \
+    && useradd --system --uid 65532 --gid 65532 --create-home bulker \
     # a volume that is mounted here belongs to the user
     && install -d -o 65532 -g 65532 /var/lib/bulker
 USER 65532

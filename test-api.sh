@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Exercises every endpoint of a running bulkerapp, posts the sample, and waits for its rows. A line for each check;
-# exit status 1 when an answer is wrong. Works against `make run` and against docker-compose.test.yml alike.
+# Exercises every endpoint of a running bulkerapp, posts the sample, waits for its rows, and has one event refused and
+# loaded after a repair. A line for each check; exit status 1 when an answer is wrong. Works against `make run` and against docker-compose.test.yml alike.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -41,9 +41,9 @@ check() {
 
 sql() {
   if command -v psql >/dev/null; then
-    psql -X -At -d "$DATABASE_URL" -c "$1"
+    psql -X -qAt -d "$DATABASE_URL" -c "$1"
   else
-    docker compose -f docker-compose.test.yml exec -T postgres psql -X -At -U postgres -c "$1"
+    docker compose -f docker-compose.test.yml exec -T postgres psql -X -qAt -U bulker -d postgres -c "$1"
   fi
 }
 
@@ -138,5 +138,29 @@ while IFS='=' read -r column type; do
 done <<<"$types"
 named=$(sql "select count(*) from $SCHEMA.sample_events where run_id = '$run_id' and type = 'identify' and traits_address ->> 'city' is not null" 2>/dev/null)
 if [[ ${named:-0} -gt 0 ]]; then ok "$named rows keep an object as jsonb"; else wrong 'jsonb values' "found ${named:-none}"; fi
+
+# one event that the table refuses: it waits with its reason, and is loaded once the table is repaired
+admin=(-H "Authorization: Bearer $ADMIN_TOKEN")
+refused="$URL/failed/$DESTINATION?status=retry&tableName=api_refused&details=true&reason=amount_is_positive"
+sql "set client_min_messages = warning; create table if not exists $SCHEMA.api_refused (run_id text, amount bigint);
+  alter table $SCHEMA.api_refused drop constraint if exists amount_is_positive;
+  alter table $SCHEMA.api_refused add constraint amount_is_positive check (amount > 0) not valid" >/dev/null ||
+  wrong 'a table that refuses' 'psql could not make it'
+check 'POST /post, to be refused'              200 '{"message":"ok"}' -- "${post[@]}" -d "{\"run_id\":\"$run_id\",\"amount\":-5}" \
+  "$URL/post/$DESTINATION?tableName=api_refused"
+for _ in $(seq "$LOAD_SECONDS"); do
+  curl -sS --max-time 30 "${admin[@]}" "$refused" 2>/dev/null | grep -qF "$run_id" && break
+  sleep 1
+done
+check 'GET /failed shows it with its reason'   200 "\"event\":{\"run_id\":\"$run_id\",\"amount\":-5}" -- "${admin[@]}" "$refused"
+sql "alter table $SCHEMA.api_refused drop constraint amount_is_positive" || wrong 'the repair' 'psql could not change the table'
+for _ in $(seq "$LOAD_SECONDS"); do
+  rows=$(sql "select count(*) from $SCHEMA.api_refused where run_id = '$run_id'" 2>/dev/null) || rows=0
+  [[ $rows == 1 ]] && break
+  sleep 1
+done
+if [[ $rows == 1 ]]; then ok 'it is loaded after the repair'; else wrong 'the retry' "$rows rows of 1 event after $LOAD_SECONDS s"; fi
+check 'GET /failed shows it no more'           200 -- "${admin[@]}" "$refused"
+grep -qF "$run_id" "$work/body" && wrong 'GET /failed after the repair' "$(head -c 300 "$work/body")"
 
 if [[ $failures == 0 ]]; then echo 'all answers are right'; else echo "$failures wrong"; exit 1; fi

@@ -149,6 +149,16 @@ pub static TOPIC_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
+/// The same failures by what is to be looked at. Label: `reason`, see [`kafkabase::ClientError::kind`].
+pub static KAFKA_UNREACHABLE: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bulkerapp_kafka_unreachable_total",
+        "Looks at the cluster that found no broker, by what is to be looked at.",
+        &["reason"]
+    )
+    .expect("registered once")
+});
+
 /// Topics of destinations that are not configured. Nothing loads them.
 pub static ABANDONED_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!(
@@ -251,6 +261,7 @@ pub fn register() {
         &PRODUCER_MESSAGES,
         &TOPIC_CREATE,
         &TOPIC_ERRORS,
+        &KAFKA_UNREACHABLE,
         &DESTINATION_INIT_ERRORS,
         &DESTINATIONS,
         &CONFIGURATION_ERRORS,

@@ -16,8 +16,8 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use kafkabase::{
-    Admin, AdminError, KafkaConfig, Mode, NotMade, TopicId, TopicMaker, TopicMetadata,
-    TopicSettings,
+    Admin, AdminError, ClientError, KafkaConfig, Mode, NotMade, TopicId, TopicMaker, TopicMetadata,
+    TopicSettings, last_client_error,
 };
 use tokio::{
     sync::{Notify, OnceCell},
@@ -301,7 +301,15 @@ impl Topics {
             Err(error) => {
                 self.is_away.store(true, Ordering::Relaxed);
                 metrics::TOPIC_ERRORS.with_label_values(&["load_metadata_error"]).inc();
-                warn!(error = %error, "topics of the cluster not known; the last look counts");
+                // librdkafka answers "transport failure" and tells the client's log what that was
+                let why = last_client_error();
+                let kind = why.as_ref().map_or("other", ClientError::kind);
+                metrics::KAFKA_UNREACHABLE.with_label_values(&[kind]).inc();
+                warn!(
+                    error = %error,
+                    reason = why.map(|why| why.reason),
+                    "topics of the cluster not known; the last look counts"
+                );
                 Vec::new()
             }
         }

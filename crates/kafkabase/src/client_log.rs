@@ -29,6 +29,22 @@ pub struct ClientError {
     pub reason: String,
 }
 
+impl ClientError {
+    /// What is to be looked at, in a word: librdkafka has one code for all of these.
+    pub fn kind(&self) -> &'static str {
+        let kinds = [
+            ("certificate", "certificate"),
+            ("SSL", "tls"),
+            ("SASL", "authentication"),
+            ("uthentication", "authentication"),
+            ("resolve", "name"),
+            ("Connect", "connection"),
+        ];
+        let kind = kinds.iter().find(|(part, _)| self.reason.contains(part));
+        kind.map_or("other", |(_, kind)| kind)
+    }
+}
+
 /// The last error, however old. That brokers can be reached again is nowhere said: whoever asks knows when Kafka
 /// answered last.
 pub fn last_client_error() -> Option<ClientError> {
@@ -102,6 +118,38 @@ impl ConsumerContext for LogContext {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_a_client_says_what_to_look_at() {
+        let cases = [
+            (
+                "ssl://b:1/bootstrap: SSL handshake failed: …:certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured",
+                "certificate",
+            ),
+            (
+                "ssl://b:1/bootstrap: SSL handshake failed: Disconnected: SSL connection closed by peer: connecting to a PLAINTEXT broker listener?",
+                "tls",
+            ),
+            (
+                "sasl_plaintext://b:1/bootstrap: SASL authentication error: Authentication failed during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-256",
+                "authentication",
+            ),
+            (
+                "kafka:9092/bootstrap: Failed to resolve 'kafka:9092': Name or service not known",
+                "name",
+            ),
+            (
+                "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused",
+                "connection",
+            ),
+            ("b:1/1: Connection setup timed out in state CONNECT", "connection"),
+            ("b:1/1: 3 request(s) timed out", "other"),
+        ];
+        for (reason, kind) in cases {
+            let error = ClientError { at: Instant::now(), reason: reason.to_owned() };
+            assert_eq!(error.kind(), kind, "{reason}");
+        }
+    }
 
     #[test]
     fn one_line_in_a_while_says_how_many_were_dropped() {

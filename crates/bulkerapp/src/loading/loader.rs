@@ -96,6 +96,9 @@ pub struct TopicSchedule {
     pub spread_tables: bool,
 }
 
+/// What is said of a topic that another loader loads, too.
+const OVERTAKEN: &str = "another loader moved its offsets row; again and again: two instances have the same INSTANCE_INDEX";
+
 /// What the loader says of itself.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoaderStatus {
@@ -103,8 +106,8 @@ pub struct LoaderStatus {
     pub held: BTreeMap<String, &'static str>,
     /// Topics whose last run failed, with the error. Never holds a row value.
     pub failing: BTreeMap<String, String>,
-    /// Topics that another loader loads, too.
-    pub overtaken: Vec<String>,
+    /// Topics that another loader loads, too, with what to look at.
+    pub overtaken: BTreeMap<String, &'static str>,
     /// Topics that are due and do not move, with the seconds since they last did.
     pub stalled: BTreeMap<String, u64>,
     /// Seconds that the oldest unloaded event of all topics waits.
@@ -500,7 +503,7 @@ impl<S: LoadSource> Loader<S> {
                 status.held.insert(name.clone(), reason.kind());
             }
             if state.topic.was_overtaken() {
-                status.overtaken.push(name.clone());
+                status.overtaken.insert(name.clone(), OVERTAKEN);
             }
             if let Some(error) = &state.error {
                 status.failing.insert(name.clone(), error.clone());

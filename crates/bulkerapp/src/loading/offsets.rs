@@ -24,6 +24,7 @@ use super::{
 
 /// The offsets table, in the destination's default schema.
 pub(super) const OFFSETS_TABLE: &str = "bulker_offsets";
+const UNDEFINED_COLUMN: &str = "42703";
 
 /// Where one partition of a topic stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -222,7 +223,15 @@ impl Offsets {
 
 /// Runs statements that bring their own transaction, or need none.
 pub(super) async fn run(postgres: &Postgres, sql: &str) -> Result<Vec<PgRow>, LoadError> {
-    postgres.connection().await?.run(sql).await
+    postgres.connection().await?.run(sql).await.map_err(|error| match error {
+        // an alias hides the table's name
+        LoadError::Statement { error } if error.sqlstate == UNDEFINED_COLUMN => {
+            LoadError::config(format!(
+                "table {OFFSETS_TABLE} or {ORIGINS_TABLE} does not have the columns of the operations guide: {error}"
+            ))
+        }
+        error => error,
+    })
 }
 
 fn parse_row(row: &PgRow) -> Result<OffsetsRow, LoadError> {
@@ -296,11 +305,12 @@ fn create_sql(schema: &str, has_schema: bool, ledger: Uuid) -> String {
     )
 }
 
-/// The ledger row is the one without a topic. Fails unless both tables are there.
+/// The ledger row is the one without a topic. Columns that are missing show here, before anything is loaded.
 fn ledger_sql(schema: &str) -> String {
     format!(
-        "select ledger_id::text from {} where cluster_id = '' and topic = '' \
-         and not exists (select 1 from {} where false)",
+        "select ledger_id::text, received, loaded, merged, waiting, dead from {} \
+         where cluster_id = '' and topic = ''; \
+         select topic_name, destination_table, state, refusals, reason from {} limit 0",
         table(schema, OFFSETS_TABLE),
         origins::table(schema)
     )

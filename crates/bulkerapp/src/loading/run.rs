@@ -99,6 +99,8 @@ impl RunError {
             RunError::Read(ReadError::Stalled { .. }) => "stalled",
             RunError::Read(_) | RunError::ReaderDied => "consumer_error",
             RunError::Move(_) | RunError::Park(_) => "retry_topic_error",
+            RunError::Load(LoadError::Tls { .. }) => "warehouse_tls",
+            RunError::Load(error) if error.is_permission_denied() => "warehouse_permission_denied",
             RunError::Load(error) if error.is_retriable() => "warehouse_unavailable",
             RunError::Load(LoadError::Config(_)) => "warehouse_misconfigured",
             RunError::Load(_) => "bulker_stream_error",

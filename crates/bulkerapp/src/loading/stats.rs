@@ -117,11 +117,12 @@ impl Stats {
         self.latest.load_full()
     }
 
-    /// Destinations whose user has no right to keep offsets rows, as their last runs found.
-    pub fn at_least_once(&self) -> Vec<String> {
+    /// Destinations whose user has no right to keep offsets rows, and what helps, as their last runs found.
+    pub fn at_least_once(&self) -> BTreeMap<String, String> {
         let targets = (self.targets)();
-        let without = targets.iter().filter(|target| target.is_at_least_once());
-        without.map(|target| target.destination_id.clone()).collect()
+        let without =
+            targets.iter().map(|target| (target.destination_id.clone(), target.at_least_once()));
+        without.filter_map(|(id, reason)| Some((id, reason?))).collect()
     }
 
     /// An answer that is at most [`FRESH_FOR`] old. Takes about [`ANSWER_WITHIN`] where somebody does not answer.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -191,7 +191,8 @@ pub struct LoadTarget {
     pub retry_period: i64,
     /// Spreads the runs over the whole period.
     pub spread_tables: bool,
-    guarantee: AtomicU8,
+    /// Why there are no offsets rows, and what helps.
+    at_least_once: Mutex<Option<String>>,
     remember_fates: Duration,
     forgot_at: Mutex<Option<Instant>>,
     /// Tails that load at a time; runs are counted by the loader.
@@ -213,9 +214,8 @@ pub struct TargetDefaults {
     pub tail_loads: usize,
 }
 
-const UNKNOWN: u8 = 0;
-const EXACTLY_ONCE: u8 = 1;
-const AT_LEAST_ONCE: u8 = 2;
+/// What gives a destination its offsets rows.
+const WAY_OUT: &str = "with CREATE on the default schema, or the tables of the operations guide, loading is exactly-once";
 
 impl LoadTarget {
     pub fn new(
@@ -242,7 +242,7 @@ impl LoadTarget {
             retry_period: period(options.retry_frequency, defaults.retry_period),
             spread_tables: options.spread_tables_schedule,
             options: Arc::new(options),
-            guarantee: AtomicU8::new(UNKNOWN),
+            at_least_once: Mutex::default(),
             remember_fates: defaults.remember_fates,
             forgot_at: Mutex::default(),
             tail_loads: Semaphore::new(defaults.tail_loads),
@@ -255,7 +255,7 @@ impl LoadTarget {
     pub(super) async fn offsets(&self) -> Result<Option<Offsets>, LoadError> {
         match Offsets::open(&self.postgres).await {
             Ok(offsets) => {
-                if self.guarantee.swap(EXACTLY_ONCE, Ordering::Relaxed) == AT_LEAST_ONCE {
+                if self.set_at_least_once(None).is_some() {
                     info!(destination_id = self.destination_id, "offsets table usable again");
                 }
                 metrics::set_exactly_once(&self.destination_id, true);
@@ -263,10 +263,11 @@ impl LoadTarget {
                 Ok(Some(offsets))
             }
             Err(error) if error.is_permission_denied() => {
-                if self.guarantee.swap(AT_LEAST_ONCE, Ordering::Relaxed) != AT_LEAST_ONCE {
+                let reason = appbase::telemetry::chain(&error).to_string();
+                if self.set_at_least_once(Some(format!("{reason}; {WAY_OUT}"))).is_none() {
                     warn!(
                         destination_id = self.destination_id,
-                        error = %appbase::telemetry::chain(&error),
+                        error = reason,
                         "no right to keep the offsets table; loading at-least-once. Grant CREATE on the \
                          default schema, or make the tables of the operations guide"
                     );
@@ -278,9 +279,15 @@ impl LoadTarget {
         }
     }
 
-    /// Whether the last run found no right to keep offsets rows.
-    pub(super) fn is_at_least_once(&self) -> bool {
-        self.guarantee.load(Ordering::Relaxed) == AT_LEAST_ONCE
+    /// Why the last run could keep no offsets rows, and what helps; `None`: it could.
+    pub(super) fn at_least_once(&self) -> Option<String> {
+        self.at_least_once.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns what was so before.
+    fn set_at_least_once(&self, reason: Option<String>) -> Option<String> {
+        let mut known = self.at_least_once.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut known, reason)
     }
 
     /// A place among the tails that load into this destination. `None` never comes: the semaphore is not closed.

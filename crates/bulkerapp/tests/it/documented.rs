@@ -19,6 +19,18 @@ fn every_variable_is_documented() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+#[test]
+fn what_has_no_effect_is_what_the_guide_says_has_none() {
+    let (_, section) = DEPLOYMENT.split_once("without effect in this version").expect("a section");
+    let (section, _) = section.split_once("\n## ").expect("another one");
+    let mut documented: Vec<_> =
+        section.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect();
+    let mut ignored = bulkerapp::config::ignored_names();
+    documented.sort();
+    ignored.sort();
+    assert_eq!(documented, ignored);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_documented() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);

@@ -83,6 +83,15 @@ async fn dead_letters_are_shown_by_table_mode_reason_and_time() -> Result<()> {
     for (query, expected) in cases {
         assert_eq!(lines(&app, query).await?, *expected, "{query}");
     }
+    // with what is known of the failure
+    let detailed = lines(&app, "tableName=u&details=true").await?;
+    let failed_at = jiff::Timestamp::from_millisecond(at(2, &records)?)?;
+    assert_eq!(
+        detailed,
+        [format!(
+            r#"{{"tableName":"u","mode":"batch","reason":"no such type","retries":5,"failedAt":"{failed_at}","retryAt":null,"event":{{"n":2}}}}"#
+        )]
+    );
     app.stop().await
 }
 
@@ -103,6 +112,8 @@ async fn events_that_wait_for_a_retry_are_shown() -> Result<()> {
         let event = format!("{{\"n\":{number},\"text\":\"{}\"}}", "x".repeat(40_000));
         kafka.produce(&retry, 0, "key", event, &[("original_topic", &topic)]).await?;
     }
+    let due = lines(&app, "status=retry&tableName=t&details=true").await?;
+    assert!(due[0].contains(r#""retryAt":null,"event":{"n":0,"#), "{}", &due[0][..200]);
     let waiting = lines(&app, "status=retry&tableName=t").await?;
     assert_eq!(waiting.len(), 6);
     assert!(waiting[5].starts_with("{\"n\":5,"), "{}", &waiting[5][..20]);

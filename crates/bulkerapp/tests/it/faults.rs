@@ -14,7 +14,12 @@ use testkit::{
     wait_until,
 };
 
-use crate::app::{App, PATIENCE, Setup, events, loaded_to};
+use serde_json::json;
+
+use crate::{
+    app::{App, PATIENCE, Setup, events, loaded_to},
+    configuration::{destination, post, topic},
+};
 
 /// Waits until the details of `/health` hold this text somewhere below this name.
 async fn wait_for_detail(app: &App, name: &str, text: &str) -> Result<()> {
@@ -92,6 +97,7 @@ async fn a_kafka_that_is_away_is_named_at_the_start_and_later() -> Result<()> {
     assert_eq!(status(&app, "/ready").await?, 503);
     wait_for_detail(&app, "notReady", "topic manager is not ready").await?;
     wait_for_detail(&app, "kafkaError", "onnect").await?;
+    has_metric(&app, "bulkerapp_kafka_unreachable_total", &["\"connection\""], "").await?;
     assert_eq!(app.ask("/stats").await?.status, 503);
     has_metric(&app, "bulkerapp_topic_manager_error", &["load_metadata_error"], "").await?;
     // when it comes, goes, and comes back, so does /ready
@@ -170,15 +176,93 @@ async fn a_certificate_of_postgresql_that_is_not_trusted_is_named() -> Result<()
     assert_eq!(app.post("t", r#"{"id":0}"#).await?, 200);
     // then that is said
     wait_for_detail(&app, "failingTopics", "certificate").await?;
-    has_metric(&app, "bulkerapp_consumer_error", &[topic.name(), "warehouse_unavailable"], "")
-        .await?;
+    has_metric(&app, "bulkerapp_consumer_error", &[topic.name(), "warehouse_tls"], "").await?;
     wait_for_detail(&app, "silentDestinations", "certificate").await?;
+    app.service.wait_for_line("look at sslMode and the certificates", PATIENCE).await?;
     assert_eq!((status(&app, "/ready").await?, status(&app, "/health").await?), (200, 200));
     app.stop().await?;
     // and with the right one the event is loaded
     let trusting = Setup { prefix: distrusting.prefix.clone(), ..setup("server.crt") };
     let app = trusting.start().await?;
     loaded_to(&database, topic.name(), 1).await?;
+    app.stop().await?;
+    fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_credentials_is_named_in_log_metric_and_health() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let cases = [
+        ("user", "username", json!("nobody"), "user \\\"nobody\\\"", "warehouse_misconfigured"),
+        (
+            "database",
+            "database",
+            json!("none"),
+            "\\\"none\\\" does not exist",
+            "warehouse_misconfigured",
+        ),
+        ("port", "port", json!(1), "127.0.0.1:1: Connection refused", "warehouse_unavailable"),
+        ("tls", "sslMode", json!("require"), "server does not support TLS", "warehouse_tls"),
+    ];
+    let mut setup = Setup::new(&kafka, &database);
+    let mut topics = Vec::new();
+    for (id, field, value, ..) in &cases {
+        let mut broken = destination(id, &database);
+        broken["credentials"][field] = value.clone();
+        broken["credentials"]["parameters"] = json!({"connect_timeout": "2"});
+        setup = setup.with(&format!("BULKER_DESTINATION_{id}"), &broken.to_string());
+        topics.push(kafka.adopt(topic(&setup, id, "batch", "t")));
+    }
+    let app = setup.start().await?;
+    for (id, ..) in &cases {
+        assert_eq!(post(&app, id, "t", r#"{"id":0}"#).await?, 200, "{id}");
+    }
+    for ((id, _, _, reason, label), topic) in cases.iter().zip(&topics) {
+        wait_for_detail(&app, "failingTopics", reason).await?;
+        let details = app.health().await?;
+        assert!(details["failingTopics"][topic.name()].is_string(), "{id}: {details}");
+        let labels = [topic.name(), label];
+        has_metric(&app, "bulkerapp_consumer_error", &labels, "").await?;
+        has_metric(&app, "bulkerapp_destination_answers", &[id], " 0").await?;
+        let is_logged = |line: &String| line.contains(topic.name()) && line.contains(reason);
+        assert!(app.service.lines().iter().any(is_logged), "{id}: {:#?}", app.service.lines());
+    }
+    assert_eq!((status(&app, "/ready").await?, status(&app, "/health").await?), (200, 200));
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_yaml_file_that_is_not_readable_is_named_at_the_start_and_later() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let folder = make_folder()?;
+    let file = folder.join("destinations.yaml");
+    let broken = "destinations:\n  one: {type: postgres\n  two: [\n";
+    let place = format!("{}: not a YAML object (line 3, column", file.display());
+    let setup = Setup::new(&kafka, &database)
+        .with("BULKER_CONFIG_SOURCE", &format!("file://{}", file.display()))
+        .with("BULKER_CONFIG_REFRESH_PERIOD_SEC", "1");
+    // at the start there is nothing to go on with
+    fs::write(&file, broken)?;
+    let ran = setup.run(&[]).await?;
+    assert!(!ran.is_success && ran.log.contains("BULKER_CONFIG_SOURCE"), "{}", ran.log);
+    assert!(ran.log.contains(&place), "{}", ran.log);
+    // later, what was read last counts
+    let good = json!({"destinations": {"one": destination("one", &database)}});
+    fs::write(&file, good.to_string())?;
+    let _topic = kafka.adopt(topic(&setup, "one", "batch", "t"));
+    let app = setup.start().await?;
+    fs::write(&file, broken)?;
+    wait_for_detail(&app, "configurationError", &place).await?;
+    has_metric(&app, "bulkerapp_configuration_error", &["\"parse_error\""], "").await?;
+    app.service.wait_for_line(&place, PATIENCE).await?;
+    assert_eq!(post(&app, "one", "t", r#"{"id":0}"#).await?, 200);
+    assert_eq!((status(&app, "/ready").await?, status(&app, "/health").await?), (200, 200));
+    fs::write(&file, good.to_string())?;
+    let is_over = || async {
+        app.health().await.is_ok_and(|details| details["configurationError"].is_null())
+    };
+    wait_until(PATIENCE, is_over).await.context("the error is over")?;
     app.stop().await?;
     fs::remove_dir_all(&folder)?;
     Ok(())
@@ -197,12 +281,15 @@ async fn a_missing_right_to_make_tables_is_named() -> Result<()> {
     let topic = kafka.adopt(setup.topic("t"));
     let app = setup.start().await?;
     assert_eq!(app.post("t", r#"{"id":0}"#).await?, 200);
-    wait_for_detail(&app, "destinationsWithoutOffsets", "it").await?;
-    wait_for_detail(&app, "failingTopics", "table t cannot be made").await?;
+    let denied = "permission denied for schema public";
+    for (name, what) in [("destinationsWithoutOffsets", "bulker_offsets"), ("failingTopics", "t")] {
+        wait_for_detail(&app, name, &format!("table {what} cannot be made")).await?;
+        wait_for_detail(&app, name, denied).await?;
+    }
     has_metric(&app, "bulkerapp_exactly_once", &["it"], " 0").await?;
-    has_metric(&app, "bulkerapp_consumer_error", &[topic.name(), "bulker_stream_error"], "")
-        .await?;
+    has_metric(&app, "bulkerapp_consumer_error", &[topic.name(), "permission_denied"], "").await?;
     app.service.wait_for_line("no right to keep the offsets table", PATIENCE).await?;
+    app.service.wait_for_line(denied, PATIENCE).await?;
     assert_eq!((status(&app, "/ready").await?, status(&app, "/health").await?), (200, 200));
     app.stop().await?;
     database.execute(&format!("drop owned by {role}; drop role {role}")).await
@@ -232,6 +319,7 @@ async fn a_certificate_of_kafka_that_is_not_trusted_is_named() -> Result<()> {
     let answers = || async { status(&app, "/health").await.is_ok_and(|status| status == 200) };
     wait_until(PATIENCE, answers).await.context("/health answers")?;
     wait_for_detail(&app, "kafkaError", "certificate").await?;
+    has_metric(&app, "bulkerapp_kafka_unreachable_total", &["\"certificate\""], "").await?;
     assert_eq!((status(&app, "/ready").await?, status(&app, "/health").await?), (503, 200));
     app.service.wait_for_line("certificate verify failed", PATIENCE).await?;
     app.stop().await?;
@@ -258,7 +346,8 @@ async fn two_instances_with_one_index_double_nothing_and_are_named() -> Result<(
     let is_named = || async {
         for app in [&first, &second] {
             let details = app.health().await.unwrap_or_default();
-            if details["topicsLoadedByOthersToo"].to_string().contains(topic.name()) {
+            let others = &details["topicsLoadedByOthersToo"][topic.name()];
+            if others.as_str().is_some_and(|text| text.contains("INSTANCE_INDEX")) {
                 return true;
             }
         }
@@ -273,6 +362,8 @@ async fn two_instances_with_one_index_double_nothing_and_are_named() -> Result<(
     let overtaken = |metrics: &str| metrics.contains("bulkerapp_overtaken_loads_total{");
     let metrics = [first.get("/metrics").await?, second.get("/metrics").await?];
     assert!(metrics.iter().any(|metrics| overtaken(metrics)));
+    let logs = [first.service.lines(), second.service.lines()].concat();
+    assert!(logs.iter().any(|line| line.contains("two instances have the same INSTANCE_INDEX")));
     first.stop().await?;
     second.stop().await?;
     crate::app::assert_exactly_once(&database, "t", count).await

@@ -113,6 +113,11 @@ async fn a_refused_event_waits_with_its_reason_and_the_others_are_loaded() -> Re
     let app = shop.start().await?;
     shop.wait_for_tally("100 = 90 + 0 + 10 + 0").await?;
     assert_eq!(shop.failed(&app, "retry").await?.len(), 10);
+    let first = &shop.failed(&app, "retry&details=true").await?[0];
+    let first: serde_json::Value = serde_json::from_str(first)?;
+    assert!(first["reason"].to_string().contains("positive"), "{first}");
+    assert!(first["retryAt"].as_str() > first["failedAt"].as_str(), "{first}");
+    assert_eq!(first["event"]["amount"], -1);
     app.stop().await?;
     // then the others are there, and each refused one waits, as it was, with all that is known
     assert_eq!(shop.rows().await?, "90 rows, 90 ids");

@@ -30,6 +30,8 @@ use super::{
 /// How much later than the server we give up on a statement. The server's own time-out comes first, unless
 /// the server, or the way to it, is gone without a word.
 const GRACE: Duration = Duration::from_secs(30);
+/// How long it is asked why there was no connection.
+const ASK_WHY_FOR: Duration = Duration::from_secs(3);
 
 /// Limits of a destination's connections.
 #[derive(Debug, Clone)]
@@ -126,10 +128,31 @@ impl Postgres {
 
     /// A connection that answers.
     pub async fn connection(&self) -> Result<Connection, LoadError> {
-        let connection =
-            self.0.pool.acquire().await.map_err(|error| sort(error, Purpose::Other))?;
+        let connection = match self.0.pool.acquire().await {
+            Ok(connection) => connection,
+            Err(sqlx::Error::PoolTimedOut) => return Err(self.why_no_connection().await),
+            Err(error) => return Err(sort(error, Purpose::Other)),
+        };
         let patience = self.0.settings.statement_timeout + GRACE;
         Ok(Connection { inner: connection, is_sound: true, patience })
+    }
+
+    /// The pool tries until its time is over, and keeps to itself what went wrong: one more attempt tells.
+    async fn why_no_connection(&self) -> LoadError {
+        let options = self.0.pool.connect_options();
+        let place = format!("{}:{}", options.get_host(), options.get_port());
+        let reason = match tokio::time::timeout(ASK_WHY_FOR, options.connect()).await {
+            Err(_) => format!("{place} does not answer"),
+            Ok(Err(error)) => match sort(error, Purpose::Other) {
+                LoadError::Connection { reason } => format!("{place}: {reason}"),
+                error => return error,
+            },
+            Ok(Ok(connection)) => {
+                let _ = connection.close().await; // it was only a question
+                "no free connection in time".to_owned()
+            }
+        };
+        LoadError::Connection { reason }
     }
 
     /// Closes all connections; those in use once they come back.

@@ -40,7 +40,7 @@ fn copy_line(context: &str) -> Option<u64> {
     })
 }
 
-/// What PostgreSQL said. Neither its `Display` nor its `Debug` shows the text: that quotes values of rows.
+/// What PostgreSQL said. Neither its `Display` nor its `Debug` shows a text that may quote values of rows.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ServerError {
     /// Five characters, see PostgreSQL's appendix "Error Codes".
@@ -56,7 +56,12 @@ pub struct ServerError {
     pub(crate) first_value: Option<String>,
     /// The server's own words. They may hold values: never logged, only handed to whoever owns the data.
     pub full_text: String,
+    /// The server's own words where they hold names and no values: which right, column or table is missing.
+    pub(crate) safe_text: Option<String>,
 }
+
+/// A right, a column, a table or a schema is missing: the words name it, and quote no value.
+const WORDS_ARE_NAMES: [&str; 4] = ["42501", "42703", "42P01", "3F000"];
 
 impl std::fmt::Debug for ServerError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,7 +77,11 @@ impl std::fmt::Display for ServerError {
         named
             .iter()
             .filter_map(|(what, name)| Some((what, name.as_deref()?)))
-            .try_for_each(|(what, name)| write!(f, ", {what} {name}"))
+            .try_for_each(|(what, name)| write!(f, ", {what} {name}"))?;
+        match &self.safe_text {
+            Some(text) => write!(f, " ({text})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -82,6 +91,11 @@ pub enum LoadError {
     /// The server went away or cannot be reached: the same batch, sent again, may succeed.
     #[error("lost the connection to the database: {reason}; the same load can be tried again")]
     Connection { reason: String },
+    /// No connection, for want of TLS that both sides agree on. May succeed later: certificates are renewed.
+    #[error(
+        "no TLS connection to the database: {reason}; look at sslMode and the certificates of the credentials"
+    )]
+    Tls { reason: String },
     /// The connection broke during COMMIT: only the database knows whether it happened.
     #[error("the answer to COMMIT was lost: {reason}; look at the checkpoint before loading again")]
     CommitUnknown { reason: String },
@@ -94,6 +108,9 @@ pub enum LoadError {
     /// The database is there and asks to be tried again: locks, time-outs, shutdown, too many connections.
     #[error("the database is busy: {0}; try again later")]
     Busy(Box<ServerError>),
+    /// The database refused a statement about something else than the rows' table.
+    #[error("the database refused a statement: {error}; grant the right, or repair what it names")]
+    Statement { error: Box<ServerError> },
     /// The database refused the rows: only other rows, or another table, can succeed.
     #[error("table {table} refused the batch: {error}; other rows or another table can help")]
     Refused { table: String, error: Box<ServerError> },
@@ -124,6 +141,7 @@ impl LoadError {
         matches!(
             self,
             LoadError::Connection { .. }
+                | LoadError::Tls { .. }
                 | LoadError::CommitUnknown { .. }
                 | LoadError::CheckpointFailed(_)
                 | LoadError::Busy(_)
@@ -160,6 +178,7 @@ impl LoadError {
     pub fn server_error(&self) -> Option<&ServerError> {
         match self {
             LoadError::Busy(error)
+            | LoadError::Statement { error }
             | LoadError::Refused { error, .. }
             | LoadError::Schema { error, .. } => Some(error),
             _ => None,
@@ -192,7 +211,7 @@ pub(crate) fn sort(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
         sqlx::Error::Configuration(error) => LoadError::Config(error.to_string()),
         // these are about the connection: their text is the operating system's or the driver's
         sqlx::Error::Io(error) => LoadError::Connection { reason: error.to_string() },
-        sqlx::Error::Tls(error) => LoadError::Connection { reason: format!("TLS: {error}") },
+        sqlx::Error::Tls(error) => LoadError::Tls { reason: error.to_string() },
         sqlx::Error::PoolTimedOut => {
             LoadError::Connection { reason: "no free connection in time".to_owned() }
         }
@@ -211,6 +230,7 @@ fn sort_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadError
         key: error.detail().and_then(KeyHint::parse),
         first_value: error.detail().and_then(first_value),
         full_text: format!("{}{detail}", error.message()),
+        safe_text: has_names_only(error).then(|| error.message().to_owned()),
     });
     match (&server.sqlstate[..2.min(server.sqlstate.len())], purpose) {
         ("08", _) => LoadError::Connection { reason: server.to_string() },
@@ -228,10 +248,13 @@ fn sort_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadError
         (_, Purpose::Schema { table }) => {
             LoadError::Schema { table: table.to_owned(), error: server }
         }
-        (_, Purpose::Other) => {
-            LoadError::Schema { table: server.table.clone().unwrap_or_default(), error: server }
-        }
+        (_, Purpose::Other) => LoadError::Statement { error: server },
     }
+}
+
+/// A trigger may raise any code with any words.
+fn has_names_only(error: &PgDatabaseError) -> bool {
+    WORDS_ARE_NAMES.contains(&error.code()) && error.routine() != Some("exec_stmt_raise")
 }
 
 fn kind_of(error: &sqlx::Error) -> &'static str {

@@ -7,8 +7,8 @@ use memchr::memmem;
 
 use crate::routes::range::{LogError, time};
 
-const ORIGINAL_TOPIC: &CStr = c"original_topic";
-const REASON: &CStr = c"error";
+pub(super) const ORIGINAL_TOPIC: &CStr = c"original_topic";
+pub(super) const REASON: &CStr = c"error";
 
 /// Why a request cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,8 @@ pub(super) enum BadRequest {
     Status(String),
     #[error("unknown mode: {0} (should be 'batch' or 'stream')")]
     Mode(String),
+    #[error("unknown details: {0} (should be 'true' or 'false')")]
+    Details(String),
     #[error(transparent)]
     Time(#[from] LogError),
 }
@@ -43,6 +45,8 @@ pub(super) struct Filter {
     /// Milliseconds, both inclusive, of when they failed.
     start: Option<i64>,
     end: Option<i64>,
+    /// Each event with its reason instead of the bare event.
+    pub(super) has_details: bool,
 }
 
 impl Filter {
@@ -55,6 +59,7 @@ impl Filter {
             reason: String::new(),
             start: None,
             end: None,
+            has_details: false,
         };
         for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(_, v)| !v.is_empty())
         {
@@ -70,6 +75,9 @@ impl Filter {
                 ("reason", _) => filter.reason = value.into_owned(),
                 ("start", text) => filter.start = time("start", text)?,
                 ("end", text) => filter.end = time("end", text)?,
+                ("details", "true") => filter.has_details = true,
+                ("details", "false") => filter.has_details = false,
+                ("details", _) => return Err(BadRequest::Details(value.into_owned())),
                 _ => {}
             }
         }
@@ -159,6 +167,7 @@ mod tests {
         let refused = |query| Filter::read("pg", query).unwrap_err().to_string();
         assert_eq!(refused("status=x"), "unknown status: x (should be 'retry' or 'dead')");
         assert_eq!(refused("mode=x"), "unknown mode: x (should be 'batch' or 'stream')");
+        assert_eq!(refused("details=x"), "unknown details: x (should be 'true' or 'false')");
         assert_eq!(
             refused("end=x"),
             "'end' parameter must be either unix timestamp or date in '2006-01-02' format"

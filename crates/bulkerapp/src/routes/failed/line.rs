@@ -1,14 +1,47 @@
-//! A failed event as a line of JSON.
+//! A failed event as a line of JSON: bare, as the original shows it, or with what is known of its failure.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use warehouse::check_event;
 
 /// Brackets that a text may have that is not JSON but may be hjson: its parser recurses.
 const MOST_BRACKETS: usize = 256;
 
-/// Appends the event and the line's end. A JSON object keeps its digits and the order of its keys; an hjson object
-/// becomes JSON; anything else becomes an object that holds it as text.
+/// What is known of a failure. In JSON these fields come before the event.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Details {
+    pub(super) table_name: String,
+    pub(super) mode: &'static str,
+    /// The database's words, cut to 256 code points.
+    pub(super) reason: String,
+    /// How often it was sent back to its topic.
+    pub(super) retries: u32,
+    /// RFC 3339.
+    pub(super) failed_at: Option<String>,
+    /// When it is due again; `None` for a dead letter.
+    pub(super) retry_at: Option<String>,
+}
+
+/// Appends the event and the line's end.
 pub(super) fn write_line(value: &[u8], out: &mut Vec<u8>) {
+    write_event(value, out);
+    out.push(b'\n');
+}
+
+/// Appends an object of the details, with the event as `event`, and the line's end.
+pub(super) fn write_detailed_line(details: &Details, value: &[u8], out: &mut Vec<u8>) {
+    let mut head = serde_json::to_vec(details).expect("texts and numbers only");
+    head.pop(); // the brace: the event follows as it is, with its digits and the order of its keys
+    out.extend_from_slice(&head);
+    out.extend_from_slice(b",\"event\":");
+    write_event(value, out);
+    out.extend_from_slice(b"}\n");
+}
+
+/// A JSON object keeps its digits and the order of its keys; an hjson object becomes JSON; anything else becomes an
+/// object that holds it as text.
+fn write_event(value: &[u8], out: &mut Vec<u8>) {
     if check_event(value).is_ok() {
         write_without_whitespace(value, out);
     } else {
@@ -17,7 +50,6 @@ pub(super) fn write_line(value: &[u8], out: &mut Vec<u8>) {
         );
         out.extend_from_slice(object.to_string().as_bytes());
     }
-    out.push(b'\n');
 }
 
 /// `json` is JSON.
@@ -74,6 +106,25 @@ mod tests {
         assert_eq!(line(b"[1,\n2]"), "{\"UNPARSABLE_MESSAGE\":\"[1,\\n2]\"}\n");
         assert_eq!(line(b"{\"a\":"), "{\"UNPARSABLE_MESSAGE\":\"{\\\"a\\\":\"}\n");
         assert_eq!(line(b"\xff"), "{\"UNPARSABLE_MESSAGE\":\"\u{fffd}\"}\n");
+    }
+
+    #[test]
+    fn details_come_before_the_event_as_it_is() {
+        let details = Details {
+            table_name: "a\"b".to_owned(),
+            mode: "batch",
+            reason: "too long".to_owned(),
+            retries: 2,
+            failed_at: Some("2025-11-24T16:00:00.123Z".to_owned()),
+            retry_at: None,
+        };
+        let mut out = Vec::new();
+        write_detailed_line(&details, b"{\"b\": 1.0}", &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"tableName\":\"a\\\"b\",\"mode\":\"batch\",\"reason\":\"too long\",\"retries\":2,\
+             \"failedAt\":\"2025-11-24T16:00:00.123Z\",\"retryAt\":null,\"event\":{\"b\":1.0}}\n"
+        );
     }
 
     #[test]

@@ -13,7 +13,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use kafkabase::{Mode, TopicId};
+use jiff::Timestamp;
+use kafkabase::{Message, Mode, TopicId};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -22,11 +23,12 @@ use crate::{
     loading::{FateState, Fates},
     state::AppState,
 };
-use filter::{Filter, Status};
-use line::write_line;
+use filter::{Filter, ORIGINAL_TOPIC, REASON, Status};
+use line::{Details, write_detailed_line, write_line};
 
 const ORIGIN: &CStr = c"bulker_origin";
 const RETRIES: &CStr = c"retries";
+const RETRY_TIME: &CStr = c"retry_time";
 /// How long the destination's database may take to tell what it knows.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -56,8 +58,12 @@ pub(super) async fn failed(
     let lines = state.failed_events.read(&topic, move |message, out| {
         let is_wanted = filter.wants(&prefix, message)
             && fates.counts(message.header(ORIGIN), message.header(RETRIES));
-        if is_wanted {
-            write_line(message.payload(), out);
+        if !is_wanted {
+            return;
+        }
+        match filter.has_details {
+            true => write_detailed_line(&details(&prefix, message, status), message.payload(), out),
+            false => write_line(message.payload(), out),
         }
     });
     match lines.await {
@@ -67,6 +73,25 @@ pub(super) async fn failed(
             ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(chunks)).into_response()
         }
         Err(error) => masked_error("consumer error", &chain(&error)),
+    }
+}
+
+fn details(prefix: &str, message: &Message, status: Status) -> Details {
+    let text = |name| String::from_utf8_lossy(message.header(name).unwrap_or_default());
+    let topic = TopicId::parse(prefix, &text(ORIGINAL_TOPIC));
+    let (mode, table_name) = topic.map_or_else(Default::default, |id| (id.mode.as_str(), id.table));
+    Details {
+        table_name,
+        mode,
+        reason: text(REASON).into_owned(),
+        retries: text(RETRIES).parse().unwrap_or(0),
+        failed_at: message
+            .timestamp_ms()
+            .and_then(|at| Some(Timestamp::from_millisecond(at).ok()?.to_string())),
+        retry_at: match status {
+            Status::Retry => message.header(RETRY_TIME).map(|_| text(RETRY_TIME).into_owned()),
+            Status::Dead => None, // it has the time of an attempt that there will not be
+        },
     }
 }
 
