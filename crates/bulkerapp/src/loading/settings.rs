@@ -8,7 +8,7 @@ use clap::Args;
 /// How topics are loaded. Read with the prefix of the service.
 #[derive(Debug, Clone, Args)]
 pub struct LoaderConfig {
-    /// Topics that are loaded at a time. One destination gets half of them at most.
+    /// Topics that are loaded at a time. One destination gets three quarters of them at most.
     #[arg(long, default_value = "8", value_parser = integer::<u32>)]
     pub loader_workers: u32,
     /// MiB of parsed events that are held at a time; past it batches end early.
