@@ -56,9 +56,7 @@ impl Workers {
             return None;
         }
         let usual = self.per_destination;
-        let has_worker = |lane: &&mut Lane| {
-            lane.busy < if lane.is_unreachable { 1 } else { usual }
-        };
+        let has_worker = |lane: &&mut Lane| lane.busy < if lane.is_unreachable { 1 } else { usual };
         let lanes = self.lanes.values_mut().filter(has_worker);
         let longest = lanes
             .filter_map(|lane| lane.waiting.front().map(|(since, _)| *since).zip(Some(lane)))
@@ -105,7 +103,11 @@ mod tests {
     #[test]
     fn those_that_wait_longest_run_first() {
         let mut workers = Workers::new(2, 2);
-        workers.queue(vec![(3, topic("a", "third")), (1, topic("b", "first")), (2, topic("a", "second"))]);
+        workers.queue(vec![
+            (3, topic("a", "third")),
+            (1, topic("b", "first")),
+            (2, topic("a", "second")),
+        ]);
         assert_eq!(started(&mut workers), ["first", "second"]);
         workers.release("b");
         assert_eq!(started(&mut workers), ["third"]);
