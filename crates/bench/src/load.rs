@@ -39,6 +39,15 @@ pub(crate) async fn streamed(parts: &Parts, events: u64) -> Result<Comparison> {
     beside_copy(parts, "stream", "stream, draining a backlog", events, r#"mode: "stream""#).await
 }
 
+/// Loads a little, so that what Kafka makes once, its topic of group offsets and ours of shares, is there.
+pub(crate) async fn warm_up(parts: &Parts) -> Result<()> {
+    let options = r#"mode: "batch", frequency: 0.0167"#;
+    load(parts, ("batch", "warm_up"), 1_000, options, |number| number).await?;
+    let mut database = parts.database().await?;
+    database.execute("drop table bench_warm_up").await?;
+    Ok(database.close().await?)
+}
+
 async fn beside_copy(
     parts: &Parts,
     mode: &str,
@@ -145,7 +154,7 @@ async fn load(
     let topic = format!("in.id.{destination}.m.{mode}.t.bench_{name}");
     parts.create_topic(&topic).await?;
     eprintln!("filling {topic} with {events} events");
-    parts.fill_topic(&topic, events, key_of)?;
+    parts.fill_topic(&topic, events, "snappy", key_of)?;
     let mut database = parts.database().await?;
     checkpoint(&mut database).await?;
 

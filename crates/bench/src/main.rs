@@ -5,6 +5,7 @@ mod events;
 mod http_load;
 mod intake;
 mod load;
+mod neighbours;
 mod parts;
 mod process;
 mod refused;
@@ -48,7 +49,7 @@ enum Command {
         /// How many topics an instance is given, one after the other.
         #[arg(long, value_delimiter = ',', default_value = "1000,5000")]
         topics: Vec<usize>,
-        /// Only these: `load`, `merge`, `refused`, `stream`, `topics`, `intake`.
+        /// Only these: `load`, `merge`, `refused`, `stream`, `topics`, `neighbours`, `intake`.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
@@ -67,6 +68,7 @@ async fn main() -> Result<()> {
             let parts = Parts::from_environment(bulkerapp)?;
             let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
             let mut report = Report::new()?;
+            load::warm_up(&parts).await?;
             for round in 1..=rounds {
                 eprintln!("round {round} of {rounds}");
                 if wanted("load") {
@@ -93,6 +95,9 @@ async fn main() -> Result<()> {
                     for count in &topics {
                         report.add(topics::many(&parts, *count).await?);
                     }
+                }
+                if wanted("neighbours") && round == 1 {
+                    report.add(neighbours::big_beside_small(&parts, events).await?);
                 }
                 if wanted("intake") {
                     for connections in [64, 256] {

@@ -104,7 +104,6 @@ impl Parts {
             .env("BULKER_RAW_AUTH_TOKENS", TOKEN)
             .env("BULKER_INSTANCE_ID", "bench")
             .env("BULKER_KAFKA_BOOTSTRAP_SERVERS", &self.kafka)
-            .env("BULKER_TOPIC_MANAGER_REFRESH_PERIOD_SEC", "1")
             .env("BULKER_ENABLE_CONSUMERS", loads.to_string())
             .env("BULKER_BATCH_RUNNER_DEFAULT_PERIOD_SEC", "1")
             .env(
@@ -174,25 +173,29 @@ impl Parts {
         Ok(())
     }
 
-    /// Fills a topic with `count` events; `key_of` maps an event's number to the number it is written with.
+    /// Fills a topic with `count` events; `key_of` maps an event's number to the number it is written with. Returns the
+    /// bytes of keys and values.
     pub(crate) fn fill_topic(
         &self,
         topic: &str,
         count: u64,
+        compression: &str,
         key_of: impl Fn(u64) -> u64,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let producer: ThreadedProducer<_> = self
             .client()
             .set("acks", "all")
             .set("linger.ms", "50")
             .set("batch.num.messages", "10000")
             .set("queue.buffering.max.messages", "200000")
-            .set("compression.type", "snappy")
+            .set("compression.type", compression)
             .create()?;
+        let mut bytes = 0;
         let mut event = String::new();
         for number in 0..count {
             write_event(&mut event, key_of(number));
             let key = number.to_string();
+            bytes += (key.len() + event.len()) as u64;
             let mut record =
                 BaseRecord::<str, str>::to(topic).key(&key).payload(&event).partition(0);
             while let Err((error, returned)) = producer.send(record) {
@@ -204,7 +207,7 @@ impl Parts {
             }
         }
         producer.flush(Duration::from_secs(120))?;
-        Ok(())
+        Ok(bytes)
     }
 
     /// How many records a topic of one partition holds.

@@ -49,6 +49,27 @@ impl Process {
         self.status("Threads:")
     }
 
+    /// Bytes that it received over the connections that it has to `server`, an address with a port.
+    pub(crate) fn bytes_received(&self, server: &str) -> Result<f64> {
+        let port = server.rsplit(':').next().unwrap_or_default();
+        let output = Command::new("ss")
+            .args(["-Htinp", &format!("dport = :{port}")])
+            .output()
+            .context("start ss (of iproute2)")?;
+        let ours = format!("pid={},", self.0.id());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut lines = text.lines();
+        let mut received = 0.0;
+        // two lines a connection: who has it, and its numbers
+        while let (Some(owner), Some(numbers)) = (lines.next(), lines.next()) {
+            let bytes = numbers.split_whitespace().find_map(|n| n.strip_prefix("bytes_received:"));
+            if owner.contains(&ours) {
+                received += bytes.and_then(|bytes| bytes.parse::<f64>().ok()).unwrap_or(0.0);
+            }
+        }
+        Ok(received)
+    }
+
     /// A number of `/proc/<pid>/status`; sizes are in KiB.
     fn status(&self, name: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;

@@ -22,9 +22,7 @@ const LIMIT_MIB: (f64, f64) = (112.5, 0.0375);
 /// One event in each of `count` topics, loaded after the start; then idle.
 pub(crate) async fn many(parts: &Parts, count: usize) -> Result<Comparison> {
     let destination = format!("bench{}", uuid::Uuid::new_v4().simple());
-    let topics: Vec<_> = (0..count)
-        .map(|number| format!("in.id.{destination}.m.batch.t.bench_many_{number}"))
-        .collect();
+    let topics = names(&destination, count);
     eprintln!("making {count} topics");
     parts.create_topics(&topics).await?;
     parts.one_event_each(&topics)?;
@@ -51,7 +49,7 @@ pub(crate) async fn many(parts: &Parts, count: usize) -> Result<Comparison> {
     ]);
     let peak = server.peak_memory_mib()?;
     server.stop()?;
-    clean_up(&mut database, count).await?;
+    drop_tables(&mut database, count).await?;
     database.close().await?;
     parts.delete_topics(&topics).await?;
     Ok(Comparison {
@@ -64,16 +62,23 @@ pub(crate) async fn many(parts: &Parts, count: usize) -> Result<Comparison> {
     })
 }
 
-/// Topics of the destination that are loaded. 0 before the offsets table is there.
-async fn loaded(database: &mut PgConnection, destination: &str) -> i64 {
+/// Topics of a destination, each of a table of its own.
+pub(crate) fn names(destination: &str, count: usize) -> Vec<String> {
+    (0..count)
+        .map(|number| format!("in.id.{destination}.m.batch.t.bench_many_{number}"))
+        .collect()
+}
+
+/// How many of them are loaded. 0 before the offsets table is there.
+pub(crate) async fn loaded(database: &mut PgConnection, destination: &str) -> i64 {
     let sql = format!(
-        "select count(*) from public.bulker_offsets where topic like 'in.id.{destination}.%' and next_offset > 0"
+        "select count(*) from public.bulker_offsets where topic like 'in.id.{destination}.m.batch.t.bench_many_%' and next_offset > 0"
     );
     database.fetch_one(sql.as_str()).await.map_or(0, |row| row.get(0))
 }
 
-/// Drops the tables in groups: locks of one transaction are bounded.
-async fn clean_up(database: &mut PgConnection, count: usize) -> Result<()> {
+/// Drops their tables, in groups: locks of one transaction are bounded.
+pub(crate) async fn drop_tables(database: &mut PgConnection, count: usize) -> Result<()> {
     let names: Vec<_> = (0..count).map(|number| format!("bench_many_{number}")).collect();
     for group in names.chunks(200) {
         let sql = format!("drop table if exists {}", group.join(", "));

@@ -137,6 +137,7 @@ async fn killed_twenty_times(
 ) -> Result<()> {
     const KILLS: u64 = 20;
     const EVENTS: usize = 100_000;
+    let events = std::env::var("KILL_EVENTS").map_or(Ok(EVENTS), |events| events.parse())?;
     let topic = kafka.adopt(topic);
     let port = testkit::free_port()?;
     let posting = Posting::start(port, "t", 16);
@@ -144,10 +145,11 @@ async fn killed_twenty_times(
     loop {
         let mut app = setup.spawn_on(port)?;
         app.service.wait_for_ok(port, "/ready", PATIENCE).await?;
-        if kills >= KILLS && posting.answered() >= EVENTS {
+        if kills >= KILLS && posting.answered() >= events {
             let answered = posting.finish().await;
             loaded_to_the_end(kafka, database, topic.name()).await?;
             app.stop().await?;
+            println!("{kills} kills, {} events answered", answered.len());
             return assert_answered_once(database, "t", &answered).await;
         }
         // the moment of the kill is random within the time that a few batches take
