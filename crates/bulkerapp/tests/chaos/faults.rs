@@ -13,6 +13,9 @@ pub(crate) enum Part {
     Kafka,
     Postgres,
     Redis,
+    /// Of the first instance's spool.
+    FirstDisk,
+    SecondDisk,
 }
 
 /// How it breaks. Afterwards it is started or continued, on the same port and data.
@@ -27,6 +30,21 @@ pub(crate) enum Harm {
     Frozen,
     /// Asked to end, as at a restart.
     Stopped,
+    /// A disk takes nothing.
+    Full,
+    /// A disk takes the beginning of each file, so that writes end in the middle of an event.
+    Torn,
+}
+
+impl Harm {
+    /// Bytes that a file may have while a disk suffers this.
+    pub(crate) fn largest_file(self) -> Option<u64> {
+        match self {
+            Harm::Full => Some(0),
+            Harm::Torn => Some(TORN_AT),
+            Harm::Killed | Harm::KilledAtCommit | Harm::Frozen | Harm::Stopped => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -52,34 +70,38 @@ struct Habit {
     harms: &'static [Harm],
     /// Milliseconds of health between two faults.
     healthy: Range<u64>,
-    /// Milliseconds that it is frozen. Instances: longer than the session that the others grant them, sometimes.
-    frozen: Range<u64>,
+    /// Milliseconds that it is frozen, or full. Instances: longer than the session that the others grant them, sometimes.
+    lasting: Range<u64>,
 }
 
 /// Milliseconds that a part stays down.
 const DOWN: Range<u64> = 0..4_000;
+/// Within the spool's files, at no boundary of its records.
+const TORN_AT: u64 = 20_001;
 
-const HABITS: [Habit; 5] = [
+const HABITS: [Habit; 7] = [
     instance(Part::FirstInstance),
     instance(Part::SecondInstance),
     Habit {
         part: Part::Kafka,
         harms: &[Harm::Killed, Harm::Frozen, Harm::Stopped],
         healthy: 10_000..22_000,
-        frozen: 1_000..9_000,
+        lasting: 1_000..9_000,
     },
     Habit {
         part: Part::Postgres,
         harms: &[Harm::Killed, Harm::Frozen, Harm::Stopped, Harm::Stopped],
         healthy: 6_000..18_000,
-        frozen: 1_000..8_000,
+        lasting: 1_000..8_000,
     },
     Habit {
         part: Part::Redis,
         harms: &[Harm::Killed, Harm::Frozen, Harm::Stopped],
         healthy: 5_000..15_000,
-        frozen: 1_000..8_000,
+        lasting: 1_000..8_000,
     },
+    disk(Part::FirstDisk),
+    disk(Part::SecondDisk),
 ];
 
 const fn instance(part: Part) -> Habit {
@@ -93,8 +115,13 @@ const fn instance(part: Part) -> Habit {
             Harm::Stopped,
         ],
         healthy: 4_000..12_000,
-        frozen: 1_000..14_000,
+        lasting: 1_000..14_000,
     }
+}
+
+/// Full for long, since it matters only while Kafka is away as well.
+const fn disk(part: Part) -> Habit {
+    Habit { part, harms: &[Harm::Full, Harm::Torn], healthy: 3_000..12_000, lasting: 3_000..15_000 }
 }
 
 /// The faults of each part, in their order, none of which begins after `length`.
@@ -106,7 +133,7 @@ pub(crate) fn plan(seed: u64, length: Duration) -> Vec<Vec<Fault>> {
         while at < length {
             let harm = random.pick(habit.harms);
             let lasts = random.millis(match harm {
-                Harm::Frozen => habit.frozen.clone(),
+                Harm::Frozen | Harm::Full | Harm::Torn => habit.lasting.clone(),
                 Harm::Killed | Harm::KilledAtCommit | Harm::Stopped => DOWN,
             });
             faults.push(Fault { part: habit.part, harm, at, lasts });

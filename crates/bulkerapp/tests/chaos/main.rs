@@ -1,15 +1,19 @@
 //! Everything breaks, again and again, while events are posted: each of them ends in one place.
 //!
-//! Two instances share twenty topics (batch and stream, plain and deduplicated); one event in a hundred is bad. Instances,
-//! Kafka, PostgreSQL and Redis are killed, frozen and restarted, as a seed decides. `CHAOS_SECONDS` (60) and `CHAOS_SEED`
-//! (chosen) come from the environment; `make chaos` runs ten minutes.
+//! Two instances, each with a spool, share twenty topics (batch and stream, plain and deduplicated); one event in a hundred
+//! is bad. Instances, Kafka, PostgreSQL and Redis are killed, frozen and restarted, and the spools' disks are full, as a seed
+//! decides. The last fault is the same for all seeds: Kafka is away until the spools are full. `CHAOS_SECONDS` (60) and
+//! `CHAOS_SEED` (chosen) come from the environment; `make chaos` runs ten minutes.
 
 #[allow(dead_code)] // the other test uses all of it
 #[path = "../it/app.rs"]
 mod app;
 
 mod account;
+mod disk;
 mod faults;
+mod instance;
+mod last_fault;
 mod random;
 mod settle;
 mod tables;
@@ -24,7 +28,7 @@ use tokio::time::Instant;
 use crate::{
     account::Summary,
     settle::{STALL, settle},
-    traffic::Traffic,
+    traffic::{Answers, Traffic},
     world::World,
 };
 
@@ -61,17 +65,26 @@ async fn run(world: &Arc<World>, seed: u64, length: Duration) -> Result<()> {
     );
 
     world.is_ready(STALL).await?;
+    last_fault::fill_spools(world, &traffic, began).await?;
+
+    world.is_ready(STALL).await?;
     traffic.goes_on_everywhere(STALL).await?;
     let attempts = traffic.attempts();
-    let answered = traffic.finish().await;
+    let answers = traffic.finish().await?;
     let calm = Instant::now();
     let (pause, topic) = settle(world).await?;
     println!("chaos: all is loaded after {:.1?}; {topic} paused for {pause:.1?}", calm.elapsed());
     repairing.abort();
-    world.stop().await?;
+    let spooled = world.stop().await?;
+    let Answers { answered, spool_full, disk_failed } = answers;
     let summary = account::check(world, &answered).await?;
-    println!("chaos: {attempts} attempts; {summary:?}");
-    ensure_it_was_a_test(&summary)
+    println!(
+        "chaos: {attempts} attempts; {spooled} events in the spools, {spool_full} refused by full spools, \
+         {disk_failed} by their disks; {summary:?}"
+    );
+    ensure_it_was_a_test(&summary)?;
+    ensure!(spooled > 0 && spool_full > 0 && disk_failed > 0, "the spools were not tried");
+    Ok(())
 }
 
 /// A run that refused nothing, or brought nothing back, proves less than it says.

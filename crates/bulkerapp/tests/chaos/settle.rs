@@ -1,8 +1,8 @@
-//! After the last fault everything is loaded, and no topic stands still meanwhile.
+//! After the last fault everything is sent and loaded, and no spool and no topic stands still meanwhile.
 
 use std::{collections::HashMap, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use tokio::time::Instant;
 
 use crate::{tables::Table, world::World};
@@ -11,15 +11,15 @@ use crate::{tables::Table, world::World};
 pub(crate) const STALL: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How far a topic is.
+/// How far a topic is, or a spool.
 struct Standing {
     topic: String,
     position: String,
     is_done: bool,
 }
 
-/// Waits until all topics are loaded to their ends and no refused event waits; answers the longest time for which a
-/// topic stood still.
+/// Waits until the spools are empty, all topics are loaded to their ends and no refused event waits; answers the longest
+/// time for which one of them stood still.
 pub(crate) async fn settle(world: &World) -> Result<(Duration, String)> {
     let mut longest = (Duration::ZERO, String::new());
     let mut seen: HashMap<String, (String, Instant)> = HashMap::new();
@@ -47,8 +47,24 @@ pub(crate) async fn settle(world: &World) -> Result<(Duration, String)> {
     }
 }
 
-async fn look(world: &World) -> Result<Vec<Standing>> {
+/// How far the spools are. In quarantine there is nothing: Kafka refuses no event for good here.
+async fn spools(world: &World) -> Result<Vec<Standing>> {
     let mut standings = Vec::new();
+    for number in 0..world.ports.len() {
+        let spool = world.spool(number).await?;
+        ensure!(spool.quarantined == 0, "events in quarantine:\n{}", world.health().await);
+        standings.push(Standing {
+            topic: format!("the spool of instance {number}"),
+            position: format!("{} events wait", spool.waiting),
+            is_done: spool.waiting == 0,
+        });
+    }
+    Ok(standings)
+}
+
+async fn look(world: &World) -> Result<Vec<Standing>> {
+    // the spools first: what leaves them is behind the ends that are asked for next
+    let mut standings = spools(world).await?;
     let retry = world.setup.retry_topic();
     if world.kafka.topics().await?.contains(&retry) {
         let end = world.kafka.end_offset(&retry, 0).await?;

@@ -1,7 +1,7 @@
-//! Clients that post without end, each attempt with a new id, and remember what was answered with 200.
+//! Clients that post without end, each attempt with a new id, and remember what was answered with 200, and why not.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -41,6 +41,26 @@ struct Shared {
     stop: AtomicBool,
     next: AtomicU64,
     answered: Mutex<Vec<HashSet<u64>>>,
+    /// By instance.
+    refusals: [Refusals; 2],
+    /// 503 for any other reason: with a spool there is none.
+    strange: Mutex<BTreeSet<String>>,
+}
+
+/// How often an instance said no, by the reason that it gave.
+#[derive(Debug, Default)]
+struct Refusals {
+    full: AtomicU64,
+    disk: AtomicU64,
+}
+
+/// What the clients were told, over all.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    /// The ids of each table that got a 200.
+    pub(crate) answered: Vec<HashSet<u64>>,
+    pub(crate) spool_full: u64,
+    pub(crate) disk_failed: u64,
 }
 
 impl Traffic {
@@ -50,13 +70,16 @@ impl Traffic {
             stop: AtomicBool::new(false),
             next: AtomicU64::new(0),
             answered: Mutex::new(Table::all().map(|_| HashSet::new()).collect()),
+            refusals: Default::default(),
+            strange: Mutex::default(),
         });
         let mut clients = JoinSet::new();
-        for port in ports.into_iter().flat_map(|port| [port; CLIENTS]) {
+        let instances = ports.into_iter().enumerate();
+        for (instance, port) in instances.flat_map(|instance| [instance; CLIENTS]) {
             let shared = shared.clone();
             clients.spawn(async move {
                 while !shared.is_stopped() {
-                    if shared.post_over_one_connection(port).await.is_err() {
+                    if shared.post_over_one_connection(instance, port).await.is_err() {
                         tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                     }
                 }
@@ -81,11 +104,28 @@ impl Traffic {
         reached.with_context(|| format!("{} tables get no 200", missing()))
     }
 
-    /// Ends the clients and answers the ids of each table that got a 200.
-    pub(crate) async fn finish(mut self) -> Vec<HashSet<u64>> {
+    /// How often an instance said that its spool is full.
+    pub(crate) fn spool_full(&self, instance: usize) -> u64 {
+        self.shared.refusals[instance].full.load(Ordering::Relaxed)
+    }
+
+    /// How often an instance said that its disk fails.
+    pub(crate) fn disk_failed(&self, instance: usize) -> u64 {
+        self.shared.refusals[instance].disk.load(Ordering::Relaxed)
+    }
+
+    /// Ends the clients. An error when one was told no without a reason that it may have.
+    pub(crate) async fn finish(mut self) -> Result<Answers> {
         self.shared.stop.store(true, Ordering::Relaxed);
         while self.clients.join_next().await.is_some() {}
-        std::mem::take(&mut *self.shared.answered.lock().expect("nobody panics while holding it"))
+        let strange = self.shared.strange.lock().expect("nobody panics while holding it").clone();
+        ensure!(strange.is_empty(), "503 although the spool may take it: {strange:#?}");
+        let answered = std::mem::take(
+            &mut *self.shared.answered.lock().expect("nobody panics while holding it"),
+        );
+        let spool_full = self.spool_full(0) + self.spool_full(1);
+        let disk_failed = self.disk_failed(0) + self.disk_failed(1);
+        Ok(Answers { answered, spool_full, disk_failed })
     }
 
     fn counts(&self) -> Vec<usize> {
@@ -100,24 +140,39 @@ impl Shared {
     }
 
     /// Posts until the connection fails or an event is not taken.
-    async fn post_over_one_connection(&self, port: u16) -> Result<()> {
+    async fn post_over_one_connection(&self, instance: usize, port: u16) -> Result<()> {
         let mut stream = timeout(GIVE_UP_AFTER, TcpStream::connect(("127.0.0.1", port))).await??;
         stream.set_nodelay(true)?;
         while !self.is_stopped() {
             let id = self.next.fetch_add(1, Ordering::Relaxed);
             let request = request(id, &event(id, self.began.elapsed()));
-            let status = timeout(GIVE_UP_AFTER, exchange(&mut stream, &request)).await??;
-            match status {
+            let answer = timeout(GIVE_UP_AFTER, exchange(&mut stream, &request)).await??;
+            match status_of(&answer)? {
                 200 => {
                     let mut answered = self.answered.lock().expect("nobody panics");
                     answered[Table::of(id).index()].insert(id);
                 }
-                503 => tokio::time::sleep(PAUSE_AFTER_FAILURE).await,
+                503 => {
+                    self.note_refusal(instance, &answer);
+                    tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                }
                 status => bail!("status {status}"),
             }
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())
+    }
+
+    fn note_refusal(&self, instance: usize, answer: &str) {
+        let refusals = &self.refusals[instance];
+        if answer.contains("spool is full") {
+            refusals.full.fetch_add(1, Ordering::Relaxed);
+        } else if answer.contains("the spool's disk failed") {
+            refusals.disk.fetch_add(1, Ordering::Relaxed);
+        } else {
+            let body = answer.split("\r\n\r\n").last().unwrap_or_default();
+            self.strange.lock().expect("nobody panics").insert(body.to_owned());
+        }
     }
 }
 
@@ -136,13 +191,15 @@ fn request(id: u64, event: &str) -> String {
     )
 }
 
-async fn exchange(stream: &mut TcpStream, request: &str) -> Result<u16> {
+async fn exchange(stream: &mut TcpStream, request: &str) -> Result<String> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = [0; 4096];
     // answers are far shorter than a segment, so one read has all of it
     let read = stream.read(&mut answer).await?;
     ensure!(read > 0, "connection closed");
-    let text = String::from_utf8_lossy(&answer[..read]);
-    let status = text.split(' ').nth(1).context("no status")?;
-    Ok(status.parse()?)
+    Ok(String::from_utf8_lossy(&answer[..read]).into_owned())
+}
+
+fn status_of(answer: &str) -> Result<u16> {
+    Ok(answer.split(' ').nth(1).context("no status")?.parse()?)
 }

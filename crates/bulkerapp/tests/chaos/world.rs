@@ -1,27 +1,31 @@
 //! Servers of the run's own and two bulkerapps that share the topics, each of which can be broken.
 
-use std::{os::unix::process::ExitStatusExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 use testkit::{
     Database, Kafka,
     native::{self, OwnKafka, OwnPostgres, OwnRedis},
-    proxy::{Event, PostgresProxy, Then},
 };
 use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 
 use crate::{
-    app::{App, PATIENCE, Setup},
+    app::Setup,
+    disk::Disk,
     faults::{Fault, Harm, Part},
+    instance::{Instance, SpoolHealth},
 };
 
 /// As often as an event comes back, in a second or two each time, before it is a dead letter.
 const RETRY_COUNT: &str = "3";
+/// So that a spool is full after seconds without Kafka.
+const SPOOL_MAX_MB: &str = "1";
+/// The one broker has no replicas to wait for, only requests in its sockets.
+const LOOKUP_WAIT_MS: &str = "3000";
+const WAIT_FOR_DELIVERY_MS: &str = "300";
 /// Between two faults of a part, however long the first took.
 const WELL: Duration = Duration::from_secs(2);
-/// How long an instance may take to its next load.
-const COMMIT_WITHIN: Duration = Duration::from_secs(3);
-const SIGTERM: i32 = 15;
 const OPTIONS: &str = r#"mode: "batch", frequency: 0.0167, retryFrequency: 0.0167, batchSize: 500"#;
 
 pub(crate) struct World {
@@ -29,50 +33,12 @@ pub(crate) struct World {
     pub(crate) kafka: Kafka,
     pub(crate) database: Database,
     pub(crate) ports: [u16; 2],
-    instances: [Mutex<Instance>; 2],
-    own_kafka: OwnKafka,
+    pub(crate) instances: [Mutex<Instance>; 2],
+    pub(crate) disks: [Arc<Disk>; 2],
+    pub(crate) own_kafka: OwnKafka,
     own_postgres: OwnPostgres,
     own_redis: OwnRedis,
-}
-
-struct Instance {
-    setup: Setup,
-    /// Between the instance and PostgreSQL.
-    proxy: PostgresProxy,
-    app: App,
-    /// What its processes wrote that have ended.
-    log: Vec<String>,
-}
-
-impl Instance {
-    async fn start(setup: &Setup, database: &Database) -> Result<Instance> {
-        let proxy = PostgresProxy::start(database.host(), database.port()).await?;
-        let setup = setup.clone().through(&proxy.host(), proxy.port());
-        let app = setup.start().await?;
-        Ok(Instance { setup, proxy, app, log: Vec::new() })
-    }
-
-    /// Kills it when its next load has committed, or after a while without a load.
-    async fn kill_at_commit(&mut self) -> Result<()> {
-        let kill = self.app.service.killer();
-        self.proxy.on(Event::BeforeCommitAnswer, move |moment| {
-            if moment.copied_bytes == 0 {
-                return Then::Forward;
-            }
-            kill();
-            Then::Cut
-        });
-        let killed = self.app.service.wait(COMMIT_WITHIN).await;
-        self.proxy.clear();
-        if killed.is_err() {
-            self.app.service.kill9().await?;
-        }
-        Ok(())
-    }
-
-    fn lines(&self) -> Vec<String> {
-        [self.log.clone(), self.app.service.lines()].concat()
-    }
+    _spools: TempDir,
 }
 
 impl World {
@@ -85,12 +51,31 @@ impl World {
             .with_options(OPTIONS)
             .with("BULKER_MESSAGES_RETRY_COUNT", RETRY_COUNT)
             .with("BULKER_MESSAGES_RETRY_BACKOFF_BASE", "0")
+            .with("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", WAIT_FOR_DELIVERY_MS)
+            .with("BULKER_SPOOL_MAX_MB", SPOOL_MAX_MB)
+            .with("BULKER_SPOOL_LOOKUP_WAIT_MS", LOOKUP_WAIT_MS)
             .with("BULKER_REDIS_URL", own_redis.url());
-        let first = Instance::start(&setup, &database).await?;
-        let second = Instance::start(&setup, &database).await?;
-        let ports = [first.app.port, second.app.port];
+        let spools = tempfile::tempdir()?;
+        let disks = [Arc::new(Disk::default()), Arc::new(Disk::default())];
+        let start = async |number: usize| {
+            let folder = spools.path().join(number.to_string());
+            Instance::start(&setup, &database, &folder, disks[number].clone()).await
+        };
+        let (first, second) = (start(0).await?, start(1).await?);
+        let ports = [first.port(), second.port()];
         let instances = [Mutex::new(first), Mutex::new(second)];
-        Ok(World { setup, kafka, database, ports, instances, own_kafka, own_postgres, own_redis })
+        Ok(World {
+            setup,
+            kafka,
+            database,
+            ports,
+            instances,
+            disks,
+            own_kafka,
+            own_postgres,
+            own_redis,
+            _spools: spools,
+        })
     }
 
     /// Breaks the parts as planned; answers when all faults are over.
@@ -131,40 +116,14 @@ impl World {
 
     async fn inflict(&self, fault: &Fault) -> Result<()> {
         match fault.part {
-            Part::FirstInstance => self.break_instance(0, fault).await,
-            Part::SecondInstance => self.break_instance(1, fault).await,
+            Part::FirstInstance => self.instances[0].lock().await.suffer(fault).await,
+            Part::SecondInstance => self.instances[1].lock().await.suffer(fault).await,
             Part::Kafka => break_part(&self.own_kafka, fault).await,
             Part::Postgres => break_part(&self.own_postgres, fault).await,
             Part::Redis => break_part(&self.own_redis, fault).await,
+            Part::FirstDisk => fill_disk(&self.disks[0], fault).await,
+            Part::SecondDisk => fill_disk(&self.disks[1], fault).await,
         }
-    }
-
-    async fn break_instance(&self, number: usize, fault: &Fault) -> Result<()> {
-        let mut instance = self.instances[number].lock().await;
-        let service = &mut instance.app.service;
-        if let Ok(status) = service.wait(Duration::ZERO).await {
-            bail!("it had ended by itself, with {status}");
-        }
-        match fault.harm {
-            Harm::Frozen => {
-                service.stop_process()?;
-                tokio::time::sleep(fault.lasts).await;
-                return service.continue_process();
-            }
-            Harm::Killed => service.kill9().await?,
-            Harm::KilledAtCommit => instance.kill_at_commit().await?,
-            Harm::Stopped => {
-                let status = service.terminate(PATIENCE).await?;
-                // one that was only just started dies of the signal
-                let is_new = status.signal() == Some(SIGTERM);
-                ensure!(status.success() || is_new, "ended with {status}");
-            }
-        }
-        let lines = instance.app.service.lines();
-        instance.log.extend(lines);
-        tokio::time::sleep(fault.lasts).await;
-        instance.app = instance.setup.spawn_on(self.ports[number])?; // whatever is there of the other parts
-        Ok(())
     }
 
     /// Both instances take traffic.
@@ -187,17 +146,20 @@ impl World {
         health
     }
 
-    /// Stops both, as an orchestrator does. No part of them may have panicked on the way.
-    pub(crate) async fn stop(&self) -> Result<()> {
+    /// What an instance says of its spool.
+    pub(crate) async fn spool(&self, number: usize) -> Result<SpoolHealth> {
+        self.instances[number].lock().await.spool().await
+    }
+
+    /// Stops both, and answers how many events were in their spools.
+    pub(crate) async fn stop(&self) -> Result<u64> {
+        let mut spooled = 0;
         for instance in &self.instances {
             let mut instance = instance.lock().await;
-            let status = instance.app.service.terminate(PATIENCE).await?;
-            ensure!(status.success(), "ended with {status}");
-            let lines = instance.lines();
-            let panic = lines.iter().find(|line| line.contains("panicked at"));
-            ensure!(panic.is_none(), "{panic:?}");
+            instance.stop().await?;
+            spooled += instance.spooled();
         }
-        Ok(())
+        Ok(spooled)
     }
 
     /// Writes what the instances wrote, and answers where it is.
@@ -220,9 +182,16 @@ async fn break_part(part: &native::Part, fault: &Fault) -> Result<()> {
             tokio::time::sleep(fault.lasts).await;
             return part.continue_process();
         }
-        Harm::Killed | Harm::KilledAtCommit => part.kill9().await?,
+        Harm::Killed => part.kill9().await?,
         Harm::Stopped => part.shut_down().await?,
+        Harm::KilledAtCommit | Harm::Full | Harm::Torn => bail!("not for a server"),
     }
     tokio::time::sleep(fault.lasts).await;
     part.restart().await
+}
+
+async fn fill_disk(disk: &Disk, fault: &Fault) -> Result<()> {
+    disk.limit_files(Some(fault.harm.largest_file().context("not for a disk")?)).await?;
+    tokio::time::sleep(fault.lasts).await;
+    disk.limit_files(None).await
 }

@@ -108,6 +108,8 @@ enum Stuck {
     Spool(#[from] SpoolError),
     #[error("kafka does not tell of the topic")]
     Silent,
+    #[error("the disk is full, and other topics have the oldest events")]
+    NotItsTurn,
     #[error("{0}")]
     Send(SendError),
 }
@@ -190,10 +192,11 @@ impl<'a> Replay<'a> {
         info!(topic = self.topic.name(), "events of this topic go to kafka again");
     }
 
-    /// Kafka being away is told elsewhere, and not once for each topic.
+    /// Kafka being away, or a disk being full, is told elsewhere, and not once for each topic.
     fn tell(&mut self, stuck: &Stuck) {
         let text = stuck.to_string();
-        if matches!(stuck, Stuck::Silent | Stuck::NotMade(_)) || self.told == text {
+        let is_told = matches!(stuck, Stuck::Silent | Stuck::NotItsTurn | Stuck::NotMade(_));
+        if is_told || self.told == text {
             debug!(topic = self.topic.name(), error = text, "replay waits");
         } else {
             warn!(topic = self.topic.name(), error = text, "replay waits");
@@ -222,6 +225,9 @@ impl<'a> Replay<'a> {
         self.until_idle().await;
         if self.spool().has_handed(name) {
             return self.look_for_handed().await;
+        }
+        if !self.spool().is_turn_of(name) {
+            return Err(Stuck::NotItsTurn);
         }
         if self.events == 1 {
             self.ensure_topic().await?;

@@ -65,6 +65,16 @@ impl TopicIndex {
         self.waiting.len() - self.gone
     }
 
+    /// The number of the last one that is in this segment.
+    pub(super) fn last_in(&self, segment: u32) -> Option<u64> {
+        self.waiting().filter(|entry| entry.place.segment == segment).last().map(|entry| entry.seq)
+    }
+
+    /// Whether the medium has it that the event was handed over, some time.
+    pub(super) fn was_handed(&self, seq: u64) -> bool {
+        self.position(seq).is_some_and(|at| self.waiting[at].handed_at != 0)
+    }
+
     /// How many of them may be in Kafka.
     pub(super) fn handed_count(&self) -> usize {
         self.handed
@@ -151,6 +161,11 @@ impl Index {
     /// Bytes of events in a segment.
     pub(super) fn live_bytes(&self, segment: u32) -> u64 {
         self.live.get(&segment).copied().unwrap_or_default()
+    }
+
+    /// The oldest segment with events.
+    pub(super) fn oldest_segment(&self) -> Option<u32> {
+        self.live.iter().filter(|(_, bytes)| **bytes > 0).map(|(segment, _)| *segment).min()
     }
 
     /// When the oldest event that is to be sent was received.

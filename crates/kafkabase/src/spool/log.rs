@@ -21,7 +21,8 @@ use super::{
 };
 
 const SUFFIX: &str = ".spool";
-/// Part of a segment that is kept for marks on a full disk. The two marks of an event take a tenth of the smallest one.
+/// Part of a segment that is kept for marks on a full disk. That an event was handed over takes a fifth of the smallest one, if it
+/// is marked alone.
 pub(super) const RESERVE_SHARE: u64 = 4;
 
 pub(super) struct Log {

@@ -18,6 +18,8 @@ mod status;
 mod writer;
 
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod model;
 
 #[cfg(test)]
@@ -274,7 +276,22 @@ impl Spool {
 
     /// Notes that these events are handed to librdkafka now; `Ok` once that is on the medium.
     pub(crate) async fn mark_handed(&self, topic: &str, seqs: Vec<u64>) -> Result<(), SpoolError> {
-        self.mark(topic, Mark::Handed(millis(SystemTime::now())), seqs).await
+        let (again, first): (Vec<u64>, Vec<u64>) = {
+            let books = self.shared.books();
+            let was_handed =
+                |seq: &u64| books.index.topic(topic).is_some_and(|t| t.was_handed(*seq));
+            seqs.into_iter().partition(was_handed)
+        };
+        let now = millis(SystemTime::now());
+        if !first.is_empty() {
+            self.mark(topic, Mark::Handed(now), first).await?;
+        }
+        // a mark is there from the first time: a Kafka that fails for long must not fill the disk with more
+        let mut books = self.shared.books();
+        for seq in again {
+            books.index.apply(topic, seq, &Mark::Handed(now));
+        }
+        Ok(())
     }
 
     /// Puts events away that Kafka refused for good, with the reason.

@@ -39,9 +39,15 @@ struct DiskState {
 
 /// A disk that forgets what was not synced.
 #[derive(Clone, Default)]
-struct ForgetfulDisk(Arc<Mutex<DiskState>>);
+pub(super) struct ForgetfulDisk(Arc<Mutex<DiskState>>);
 
 impl ForgetfulDisk {
+    /// With room for so many bytes.
+    pub(super) fn of_size(capacity: u64) -> ForgetfulDisk {
+        let state = DiskState { capacity: Some(capacity), ..DiskState::default() };
+        ForgetfulDisk(Arc::new(Mutex::new(state)))
+    }
+
     fn fail_after(&self, operations: usize, is_power_cut: bool) {
         let mut state = self.0.lock().unwrap();
         state.fails_after = Some(operations);
@@ -229,7 +235,7 @@ struct Checked {
     truth: HashMap<&'static str, BTreeMap<u64, Truth>>,
 }
 
-fn settings() -> SpoolSettings {
+pub(super) fn settings() -> SpoolSettings {
     SpoolSettings { folder: "not used".into(), max_bytes: 20_000, topic_share: 0.5 }
 }
 
@@ -456,40 +462,4 @@ proptest! {
         }
         checked.act(&Action::PowerCut { luck: 7 });
     }
-}
-
-#[tokio::test]
-async fn a_full_disk_still_takes_the_marks_that_make_room_on_it() {
-    // given a disk that is smaller than the spool may be, full of events
-    let disk = ForgetfulDisk::default();
-    disk.0.lock().unwrap().capacity = Some(10_000);
-    let settings = SpoolSettings { topic_share: 1.0, ..settings() };
-    let spool = Spool::open_on(Box::new(disk.clone()), &settings, metrics()).unwrap();
-    let append = || {
-        let event = EventParts { topic: "t", key: b"k", headers: &[], value: &[b'v'; 100] };
-        let (done, written) = mpsc::channel();
-        let done = Box::new(move |result| done.send(result).unwrap());
-        spool.append(event, None, done).and_then(|_| written.recv().unwrap())
-    };
-    let mut count = 0;
-    while append().is_ok() {
-        count += 1;
-    }
-    assert!(count > 20, "{count}");
-    for _ in 0..3 {
-        assert_eq!(append(), Err(SpoolError::Disk));
-    }
-    let status = spool.status();
-    assert_eq!((status.takes, status.problem.as_deref()), (false, Some("the disk is full")));
-    // when they are sent
-    while spool.status().waiting > 0 {
-        let events = spool.first("t", 5, 10_000).await.unwrap();
-        let seqs: Vec<u64> = events.iter().map(SpooledEvent::seq).collect();
-        spool.mark_handed("t", seqs.clone()).await.unwrap();
-        spool.remove("t", seqs);
-    }
-    // then there is room again
-    let takes = || async { spool.status().takes };
-    testkit::wait_until(std::time::Duration::from_secs(30), takes).await.unwrap();
-    assert_eq!(append(), Ok(()));
 }

@@ -54,7 +54,24 @@ impl Spool {
         waiting == 0 && !books.pending_bytes.contains_key(topic)
     }
 
-    /// The oldest events of a topic up to `bytes`, at least one, and not beyond one that has to be looked for.
+    /// Whether events of the topic may be sent now. On a full disk there is room for few marks, so that those topics come
+    /// first, and go no further, that keep the oldest file from being deleted.
+    pub(crate) fn is_turn_of(&self, topic: &str) -> bool {
+        self.last_sendable(topic).is_some()
+    }
+
+    /// The number of the last event of the topic that may be sent now.
+    fn last_sendable(&self, topic: &str) -> Option<u64> {
+        let books = self.shared.books();
+        if !books.is_low {
+            return Some(u64::MAX);
+        }
+        // what comes before it may have been copied to a newer file: the order counts
+        books.index.topic(topic)?.last_in(books.index.oldest_segment()?)
+    }
+
+    /// The oldest events of a topic up to `bytes`, at least one where one may be sent, and not beyond one that has to be looked
+    /// for.
     pub(crate) async fn first(
         &self,
         topic: &str,
@@ -62,8 +79,10 @@ impl Spool {
         bytes: usize,
     ) -> Result<Vec<SpooledEvent>, SpoolError> {
         let mut left = bytes;
+        let Some(last) = self.last_sendable(topic) else { return Ok(Vec::new()) };
         self.read(topic, move |index| {
-            let sendable = index.waiting().take_while(|entry| entry.stage != Stage::Handed);
+            let is_sendable = |entry: &&Entry| entry.stage != Stage::Handed && entry.seq <= last;
+            let sendable = index.waiting().take_while(is_sendable);
             let within = sendable.take(events).enumerate().take_while(|(number, entry)| {
                 let length = entry.place.length as usize;
                 let fits = *number == 0 || length <= left;

@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use super::{
     Books, Done, Op, Shared, SpoolError,
     index::{Entry, Place, Stage},
-    log::{Appended, Log},
+    log::{Appended, Log, RESERVE_SHARE},
     record::{EventParts, Facts, Mark, encode_event, encode_mark, seal, set_seq},
 };
 
@@ -15,6 +15,9 @@ use super::{
 const GATHER_REMOVALS: Duration = Duration::from_millis(100);
 /// How often a disk that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Part of a segment that is copied on a full disk: what marks leave of the reserve.
+const COPY_SHARE: u64 = 5 * RESERVE_SHARE;
 
 /// Writes until the spool is dropped.
 pub(super) fn run(shared: &Shared) {
@@ -96,41 +99,27 @@ impl Batch {
                 Op::Mark { mark, seqs, .. } => encode_mark(mark, seqs),
             });
         }
-        // also when there is nothing at all: a disk that failed is tried again
-        if !self.removed.is_empty() || records.is_empty() {
+        let mut log = shared.log();
+        let is_hurt = shared.books().problem.is_some();
+        // a full disk has no room for what may be forgotten
+        let notes_removals = !self.removed.is_empty() && !log.is_low();
+        if notes_removals {
             records.push(encode_mark(&Mark::Removed, &self.removed));
+        } else if records.is_empty() && is_hurt {
+            records.push(encode_mark(&Mark::Removed, &[])); // to try a disk that failed
         }
         let slices: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
-        let mut log = shared.log();
         let Appended { places, mut error } = log.append(&slices);
         let mut places: Vec<Option<Place>> = places.into_iter().map(Some).collect();
         places.resize(records.len(), None);
         if error.as_ref().is_some_and(|error| log.make_room(error)) {
-            error = self.write_marks(&mut log, &slices, &mut places);
+            error = None; // what was not written is refused, and comes again if it may
         }
-        let answers = self.settle(shared, &mut log, &records, &places, error);
+        let answers = self.settle(shared, &mut log, &records, &places, notes_removals, error);
         drop(log);
         for (done, result) in answers {
             done(result);
         }
-    }
-
-    /// Writes the marks among what was not written.
-    fn write_marks(
-        &self,
-        log: &mut Log,
-        records: &[&[u8]],
-        places: &mut [Option<Place>],
-    ) -> Option<io::Error> {
-        let is_mark = |number: usize| !matches!(self.ops.get(number), Some(Op::Event { .. }));
-        let left: Vec<usize> =
-            (0..records.len()).filter(|n| places[*n].is_none() && is_mark(*n)).collect();
-        let marks: Vec<&[u8]> = left.iter().map(|number| records[*number]).collect();
-        let appended = log.append(&marks);
-        for (number, place) in left.into_iter().zip(appended.places) {
-            places[number] = Some(place);
-        }
-        appended.error
     }
 
     /// Takes what was written into the books.
@@ -140,6 +129,7 @@ impl Batch {
         log: &mut Log,
         records: &[Vec<u8>],
         places: &[Option<Place>],
+        notes_removals: bool,
         error: Option<io::Error>,
     ) -> Vec<(Done, Result<(), SpoolError>)> {
         let mut books = shared.books();
@@ -191,8 +181,8 @@ impl Batch {
                 Op::Mark { done, .. } => answers.push((done, Err(SpoolError::Disk))),
             }
         }
-        // the last record is theirs, if there are any
-        if places.last().is_some_and(Option::is_none) {
+        // theirs is the last record
+        if !notes_removals || places.last().is_some_and(Option::is_none) {
             books.removed.extend(self.removed);
         }
         books.file_bytes = log.bytes();
@@ -239,6 +229,8 @@ fn tidy_once(shared: &Shared, log: &mut Log) -> bool {
     let live = shared.books().index.live_bytes(oldest);
     match live {
         0 => delete(shared, log, oldest),
+        // on a full disk, copies take from what is kept for marks
+        _ if log.is_low() && live > log.segment_bytes() / COPY_SHARE => false,
         _ if is_mostly_dead(shared, log) => copy(shared, log, oldest),
         _ => false,
     }
