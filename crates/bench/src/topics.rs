@@ -64,9 +64,7 @@ pub(crate) async fn many(parts: &Parts, count: usize) -> Result<Comparison> {
 
 /// Topics of a destination, each of a table of its own.
 pub(crate) fn names(destination: &str, count: usize) -> Vec<String> {
-    (0..count)
-        .map(|number| format!("in.id.{destination}.m.batch.t.bench_many_{number}"))
-        .collect()
+    (0..count).map(|number| format!("in.id.{destination}.m.batch.t.bench_many_{number}")).collect()
 }
 
 /// How many of them are loaded. 0 before the offsets table is there.

@@ -1,15 +1,17 @@
 //! How many bytes of parsed events are held, over all runs of this instance.
 //!
-//! Nobody ever waits for memory: a reader that finds the limit passed ends its batch early, the batch
-//! is loaded, and its bytes come back. So two half-filled batches cannot wait for each other.
+//! A batch may take half of what the others leave, and ends there. So all of them together stay below the limit, and as
+//! much is left to the batch after it: of one run that reads a batch while another is loaded each gets a third in the end,
+//! of many runs each a small part. Nobody ever waits for memory, so two half-filled batches cannot wait for each other.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Batches smaller than this are never ended for the sake of memory: they would cost more than they free.
-const WORTH_ENDING: usize = 1 << 20;
+/// Batches smaller than this are never ended for the sake of memory: they would cost more than they free, and it
+/// is about what an empty one takes.
+const WORTH_ENDING: usize = 2 << 20;
 
 /// The limit and what is held against it; cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,8 +31,7 @@ impl MemoryBudget {
         HeldMemory { budget: self.clone(), bytes: 0 }
     }
 
-    /// Bytes held now.
-    pub(super) fn held(&self) -> usize {
+    fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 }
@@ -52,7 +53,8 @@ impl HeldMemory {
             held.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
         }
         self.bytes = bytes;
-        bytes >= WORTH_ENDING && self.budget.held() > self.budget.limit
+        let others = self.budget.held().saturating_sub(bytes);
+        bytes >= WORTH_ENDING && bytes >= self.budget.limit.saturating_sub(others) / 2
     }
 }
 
@@ -67,13 +69,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_ended_only_past_the_limit_and_when_it_frees_something() {
-        let budget = MemoryBudget::new(10 << 20);
-        let mut large = budget.batch();
-        let mut small = budget.batch();
-        assert!(!large.set(9 << 20), "below the limit");
-        assert!(!small.set(WORTH_ENDING - 1));
-        assert!(large.set(10 << 20), "past the limit");
+    fn a_batch_may_take_half_of_what_the_others_leave() {
+        let budget = MemoryBudget::new(64 << 20);
+        let (mut first, mut second) = (budget.batch(), budget.batch());
+        assert!(!first.set((32 << 20) - 1));
+        assert!(first.set(32 << 20), "half of 64 MiB");
+        assert!(!second.set((16 << 20) - 1));
+        assert!(second.set(16 << 20), "half of the 32 MiB that are left");
+        drop(first);
+        assert!(!second.set(16 << 20), "it is free again");
+    }
+
+    #[test]
+    fn a_small_batch_goes_on_whatever_is_held() {
+        let budget = MemoryBudget::new(8 << 20);
+        let (mut large, mut small) = (budget.batch(), budget.batch());
+        large.set(9 << 20);
         assert!(!small.set(WORTH_ENDING - 1), "ending it would free next to nothing");
     }
 

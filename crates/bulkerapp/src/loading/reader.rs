@@ -27,6 +27,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// A batch's bytes are looked at once per so many records.
 const ACCOUNT_EVERY: u64 = 64;
 
+/// Records of the first batch of a run, where more are allowed.
+const FIRST_BATCH: u64 = 10_000;
+
 /// What one run reads.
 #[derive(Debug, Clone)]
 pub(super) struct ReadPlan {
@@ -41,6 +44,16 @@ pub(super) struct ReadPlan {
     pub(super) batch_size_bytes: u64,
     /// How long nothing may arrive before the end before the read counts as stuck.
     pub(super) stall_after: Duration,
+}
+
+impl ReadPlan {
+    /// Records of the next batch. Batches of a run grow to their size, so that the database begins early, and shrink before the
+    /// end, so that little is left to it when all is read: reading and loading overlap.
+    fn size_of_next(&self, batches: u32, next_offset: i64) -> u64 {
+        let left = u64::try_from(self.end - next_offset).unwrap_or(0);
+        let grown = FIRST_BATCH << batches.min(32);
+        self.batch_size.min(grown).min((left / 2).max(FIRST_BATCH))
+    }
 }
 
 /// Events that are loaded in one transaction.
@@ -96,11 +109,14 @@ pub(super) fn read_batches(
     let places = Arc::new(Semaphore::new(2));
     let mut next = plan.start;
     let mut left_over = None;
+    let mut batches = 0;
     while next < plan.end {
         let Ok(place) = runtime.block_on(places.clone().acquire_owned()) else {
             return;
         };
-        let mut open = OpenBatch::new(plan, next, budget.batch());
+        let size = plan.size_of_next(batches, next);
+        batches += 1;
+        let mut open = OpenBatch::new(plan, next, size, budget.batch());
         let end = open.fill(&mut reader, &mut left_over, stop);
         if stop.is_cancelled() {
             return;
@@ -124,7 +140,7 @@ pub(super) fn read_what_is_there(
     budget: &MemoryBudget,
     from: i64,
 ) -> Result<Option<ParsedBatch>, ReadError> {
-    let mut open = OpenBatch::new(plan, from, budget.batch());
+    let mut open = OpenBatch::new(plan, from, plan.batch_size, budget.batch());
     while !open.is_full() {
         match reader.try_next()? {
             Fetched::Message(message) => open.take(message)?,
@@ -138,6 +154,8 @@ pub(super) fn read_what_is_there(
 /// A batch that is being filled.
 struct OpenBatch<'a> {
     plan: &'a ReadPlan,
+    /// Records that it takes at most.
+    size: u64,
     first_offset: i64,
     next_offset: i64,
     received: u64,
@@ -152,9 +170,10 @@ struct OpenBatch<'a> {
 }
 
 impl<'a> OpenBatch<'a> {
-    fn new(plan: &'a ReadPlan, first_offset: i64, held: HeldMemory) -> OpenBatch<'a> {
+    fn new(plan: &'a ReadPlan, first_offset: i64, size: u64, held: HeldMemory) -> OpenBatch<'a> {
         OpenBatch {
             plan,
+            size,
             first_offset,
             next_offset: first_offset,
             received: 0,
@@ -240,7 +259,7 @@ impl<'a> OpenBatch<'a> {
     }
 
     fn is_full(&mut self) -> bool {
-        if self.received >= self.plan.batch_size || self.groups.is_full() {
+        if self.received >= self.size || self.groups.is_full() {
             return true;
         }
         if self.received == 0 || !self.received.is_multiple_of(ACCOUNT_EVERY) {
@@ -271,5 +290,54 @@ impl<'a> OpenBatch<'a> {
             held: self.held,
             _place: place,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use warehouse::{RowsOf, StreamOptions};
+
+    use super::*;
+
+    fn sizes(batch_size: u64, records: i64) -> Vec<i64> {
+        let events = GroupPlan {
+            topic: "t".to_owned(),
+            table: "t".to_owned(),
+            options: Arc::new(StreamOptions::default()),
+            rows: RowsOf::Batch,
+        };
+        let stall_after = Duration::from_secs(1);
+        let plan = ReadPlan {
+            events,
+            start: 0,
+            end: records,
+            batch_size,
+            batch_size_bytes: 0,
+            stall_after,
+        };
+        let (mut next, mut sizes) = (0, Vec::new());
+        while next < plan.end {
+            let size = i64::try_from(plan.size_of_next(u32::try_from(sizes.len()).unwrap(), next));
+            let size = size.unwrap().min(plan.end - next);
+            sizes.push(size);
+            next += size;
+        }
+        sizes
+    }
+
+    #[test]
+    fn large_batches_grow_at_the_beginning_of_a_run_and_shrink_before_its_end() {
+        assert_eq!(
+            sizes(50_000, 200_000),
+            [10_000, 20_000, 40_000, 50_000, 40_000, 20_000, 10_000, 10_000]
+        );
+    }
+
+    #[test]
+    fn small_batches_have_the_size_that_they_may_have() {
+        assert_eq!(sizes(10_000, 25_000), [10_000, 10_000, 5_000]);
+        assert_eq!(sizes(3, 7), [3, 3, 1]);
     }
 }

@@ -11,7 +11,7 @@ pub struct LoaderConfig {
     /// Topics that are loaded at a time. One destination gets three quarters of them at most.
     #[arg(long, default_value = "8", value_parser = integer::<u32>)]
     pub loader_workers: u32,
-    /// MiB of parsed events that are held at a time; past it batches end early.
+    /// MiB of parsed events that are held at a time; a batch ends at half of what is free of it.
     #[arg(long, default_value = "192", value_parser = integer::<u32>)]
     pub loader_memory_limit_mb: u32,
     /// Seconds after which a long run looks at the consumer group again.

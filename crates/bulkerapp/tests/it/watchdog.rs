@@ -97,7 +97,7 @@ async fn a_kafka_that_hangs_is_an_alarm_until_the_topic_moves_again() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_whose_database_hangs_leaves_the_others_alone() -> Result<()> {
-    const HANGING_TOPICS: usize = 60;
+    const HANGING_TOPICS: usize = 200;
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
     // given a server that takes connections and never says a word
     let mute = TcpListener::bind(("127.0.0.1", 0)).await?;

@@ -18,7 +18,7 @@ use super::{
     transfer::{self, Selection},
 };
 
-const FIRST_PAUSE: u32 = 16;
+const FIRST_PAUSE: u32 = 1;
 const MAX_PAUSE: u32 = 1024;
 
 /// Tables that had repeats.
@@ -122,13 +122,13 @@ mod tests {
     fn after_a_repeat_more_and_more_loads_are_merged_at_once() {
         let table = TableName { schema: "s".to_owned(), table: "t".to_owned() };
         let repeats = Repeats::default();
-        for expected in [16, 32, 64, 128, 256, 512, 1024, 1024] {
+        for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024] {
             assert!(repeats.is_worth_a_try(&table));
             repeats.tried(&table, false);
             assert_eq!(merges(&repeats, &table), expected);
         }
         repeats.tried(&table, true);
         repeats.tried(&table, false);
-        assert_eq!(merges(&repeats, &table), 16, "a load of new keys starts over");
+        assert_eq!(merges(&repeats, &table), 1, "a load of new keys starts over");
     }
 }
