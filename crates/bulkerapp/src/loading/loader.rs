@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
-    metrics,
+    hand_over, metrics,
     pauses::PausedDestinations,
     reader::ReadError,
     retries::RetryRun,
@@ -298,7 +298,9 @@ impl<S: LoadSource> Loader<S> {
         let places = self.hand_over_places.clone();
         self.hand_overs.spawn(async move {
             let _place = places.acquire().await;
-            if let Err(error) = hand_over(&context, &topic, target.as_deref(), &stop).await {
+            if let Err(error) =
+                hand_over::of_topic(&context, &topic, target.as_deref(), &stop).await
+            {
                 warn!(
                     topic = topic.name,
                     error = %chain(&error),
@@ -533,22 +535,5 @@ impl<S: LoadSource> Loader<S> {
         } else {
             info!("loader stopped");
         }
-    }
-}
-
-/// Brings Kafka to where the topic stands.
-async fn hand_over(
-    context: &RunContext,
-    topic: &Arc<OwnedTopic>,
-    target: Option<&LoadTarget>,
-    stop: &CancellationToken,
-) -> Result<(), RunError> {
-    match target {
-        _ if topic.mode == Mode::Retry => RetryRun { context, topic, stop }.hand_over().await,
-        // also what it never loaded itself: a loader that was killed may not have told Kafka
-        Some(target) if !topic.is_told() => {
-            TopicRun { context, topic, target, stop }.hand_over().await
-        }
-        _ => Ok(()),
     }
 }

@@ -10,6 +10,7 @@ mod counters;
 mod envelope;
 mod fates;
 mod groups;
+mod hand_over;
 mod loader;
 mod mark;
 mod memory;

@@ -31,7 +31,7 @@ use super::{
 };
 
 /// How often a run starts over in a row before it gives the topic back to the schedule.
-const MAX_STARTS: usize = 8;
+pub(super) const MAX_STARTS: usize = 8;
 
 /// What all runs share.
 #[derive(Clone)]
@@ -448,39 +448,6 @@ impl TopicRun<'_> {
         }
     }
 
-    /// Brings Kafka to the row before the service stops, so that the original can take over.
-    pub(super) async fn hand_over(&self) -> Result<(), RunError> {
-        let Some(offsets) = self.target.offsets().await? else {
-            return Ok(());
-        };
-        for _ in 0..MAX_STARTS {
-            // a COMMIT that is under way has to end first: it may be that of a loader that was killed
-            let row = offsets.read_settled(&self.key()).await?;
-            let (admin, topic) = (&self.context.admin, self.topic.name.as_str());
-            if admin.group_members(topic).await? > 0 {
-                return Ok(());
-            }
-            let committed = admin.group_offset(topic, topic, self.topic.partition).await?;
-            let mark = match (row, Group::from(committed)) {
-                (_, Group::Unmarked(_)) | (None, Group::None) => return Ok(()),
-                (Some(row), Group::Marked(mark)) if mark == self.mark(&offsets, &row) => {
-                    return Ok(());
-                }
-                (Some(row), Group::None | Group::Marked(_)) => self.mark(&offsets, &row),
-                // restored from before the row: whoever goes on has to load again what the restore took away
-                (None, Group::Marked(mark)) if mark.ledger == offsets.ledger() => {
-                    if mark.offset == mark.began {
-                        return Ok(());
-                    }
-                    Mark { offset: mark.began, ..mark }
-                }
-                (None, Group::Marked(_)) => return Ok(()), // of another database; its offset stands
-            };
-            self.commit(&mark).await?;
-        }
-        Err(RunError::Contended)
-    }
-
     pub(super) async fn is_unmarked(&self) -> Result<bool, AdminError> {
         let topic = self.topic.name.as_str();
         let committed = self.context.admin.group_offset(topic, topic, self.topic.partition).await?;
@@ -493,12 +460,12 @@ impl TopicRun<'_> {
         Ok(())
     }
 
-    async fn commit(&self, mark: &Mark) -> Result<(), AdminError> {
+    pub(super) async fn commit(&self, mark: &Mark) -> Result<(), AdminError> {
         let (topic, partition) = (self.topic.name.as_str(), self.topic.partition);
         self.context.admin.set_group_offset(topic, topic, partition, mark.to_group_offset()).await
     }
 
-    fn mark(&self, offsets: &Offsets, row: &OffsetsRow) -> Mark {
+    pub(super) fn mark(&self, offsets: &Offsets, row: &OffsetsRow) -> Mark {
         Mark {
             ledger: offsets.ledger(),
             epoch: row.epoch,
