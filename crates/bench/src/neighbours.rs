@@ -33,7 +33,7 @@ pub(crate) async fn big_beside_small(parts: &Parts, events: u64) -> Result<Compa
     let (mut small_took, mut big_took) = (None, None);
     while small_took.is_none() || big_took.is_none() {
         ensure!(started.elapsed() < DEADLINE, "not loaded within {} s", DEADLINE.as_secs());
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await; // how exact the figures are
         if topics::loaded(&mut database, &destination).await >= i64::try_from(SMALL)? {
             small_took.get_or_insert_with(|| started.elapsed());
         }

@@ -145,7 +145,7 @@ impl Parts {
         let started = Instant::now();
         while known_topics(&producer, topics)? < topics.len() {
             ensure!(started.elapsed() < DEADLINE, "the brokers do not know all topics");
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(Duration::from_millis(500)); // polling: metadata tells nobody when it changes
         }
         let mut event = String::new();
         for (number, topic) in (0..).zip(topics) {

@@ -34,7 +34,7 @@ pub(super) async fn of_topic(
 
 impl TopicRun<'_> {
     /// Brings Kafka to the row before the service stops, so that the original can take over.
-    pub(super) async fn hand_over(&self) -> Result<(), RunError> {
+    async fn hand_over(&self) -> Result<(), RunError> {
         let Some(offsets) = self.target.offsets().await? else {
             return Ok(());
         };

@@ -150,11 +150,7 @@ impl AckProducer {
         headers: &[(&str, &[u8])],
     ) -> Result<(), SendError> {
         let event = EventParts { topic: topic.name(), key, headers, value };
-        let result = self.send_parts(topic, event).await;
-        if let Err(error) = &result {
-            topic.count(error);
-        }
-        result
+        self.send_parts(topic, event).await.inspect_err(|error| topic.count(error))
     }
 
     /// Sends a record without a value and headers, perhaps without a key. `Ok` means that Kafka acknowledged it (in durable
@@ -164,7 +160,7 @@ impl AckProducer {
         topic: &Arc<ProducerTopic>,
         key: Option<&[u8]>,
     ) -> Result<(), SendError> {
-        let result = match self.enqueue(topic, key, None, None) {
+        let answer = match self.enqueue(topic, key, None, None) {
             Ok(Enqueued::Handed(_)) if self.shared.mode == AckMode::Async => Ok(()),
             Ok(Enqueued::Handed(handed)) => {
                 match tokio::time::timeout(self.shared.wait, handed.answer).await {
@@ -175,10 +171,7 @@ impl AckProducer {
             Ok(Enqueued::Diverted | Enqueued::Held(_)) => Err(SendError::Blocked),
             Err(error) => Err(error),
         };
-        if let Err(error) = &result {
-            topic.count(error);
-        }
-        result
+        answer.inspect_err(|error| topic.count(error))
     }
 
     /// How many topics send no events to Kafka because it does not acknowledge, or because older ones are in the spool.

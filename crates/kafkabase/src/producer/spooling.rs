@@ -34,11 +34,8 @@ impl AckProducer {
         headers: &[(&str, &[u8])],
     ) -> Result<(), SendError> {
         let event = EventParts { topic: topic.name(), key, headers, value };
-        let result = self.spool_only(topic, event, SendError::Blocked).await;
-        if let Err(error) = &result {
-            topic.count(error);
-        }
-        result
+        let answer = self.spool_only(topic, event, SendError::Blocked).await;
+        answer.inspect_err(|error| topic.count(error))
     }
 
     /// An event that librdkafka does not get. `error`: why; it is the answer where there is no spool.
