@@ -463,3 +463,15 @@ proptest! {
         checked.act(&Action::PowerCut { luck: 7 });
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_deleted_brings_no_removed_event_back_at_a_clean_start() {
+    for _ in 0..200 {
+        // given a disk that fails once the event is written, so that its file cannot be deleted
+        let mut checked = Checked::new();
+        checked.act(&Action::FailAfter { operations: 3, is_power_cut: false });
+        checked.append(TOPICS[0], &[0], true, true);
+        // when it works again and the spool is opened anew, then the event is not there
+        checked.act(&Action::Reopen);
+    }
+}

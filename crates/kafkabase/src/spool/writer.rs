@@ -217,12 +217,11 @@ fn tidy(shared: &Shared) {
 /// True while there may be more to do.
 fn tidy_once(shared: &Shared, log: &mut Log) -> bool {
     {
-        let mut books = shared.books();
+        let books = shared.books();
         let totals = books.index.totals();
         let is_idle = books.queue.is_empty() && books.problem.is_none();
         if totals.waiting + totals.quarantined == 0 && is_idle && log.bytes() > 0 {
             log.seal(); // nothing is there: nothing has to be kept of what was
-            books.removed.clear();
         }
     }
     let Some(oldest) = log.oldest() else { return false };
@@ -251,6 +250,9 @@ fn delete(shared: &Shared, log: &mut Log, segment: u32) -> bool {
     let mut books = shared.books();
     books.index.forget_segment(segment);
     books.file_bytes = log.bytes();
+    if books.file_bytes == 0 {
+        books.removed.clear(); // without a file there is nothing to note a removal of
+    }
     true
 }
 
