@@ -14,16 +14,16 @@ lint: ## checks the format and runs clippy; any warning fails
 	cargo clippy --workspace --all-targets -- -D warnings
 
 unit: ## runs the unit tests: no Kafka, no database
-	cargo test --workspace --lib --bins --exclude testkit -- --skip loading::model
+	cargo test --workspace --lib --bins --exclude testkit -- --skip protocol::model
 
 test: ## runs all tests against real parts that it starts and stops itself
 	@scripts/test
 
 model: ## searches larger worlds of the loading protocol; with WITHOUT=<rule>, shows what goes wrong without it
 ifdef WITHOUT
-	@MODEL_WITHOUT=$(WITHOUT) cargo test -p bulkerapp --lib without_the_rule_that_is_named -- --ignored --nocapture
+	@MODEL_WITHOUT=$(WITHOUT) cargo test -p loader --lib without_the_rule_that_is_named -- --ignored --nocapture
 else
-	@MODEL_DEEP=yes cargo test --release -p bulkerapp --lib loading::model -- --nocapture --test-threads 2 --skip needed
+	@MODEL_DEEP=yes cargo test --release -p loader --lib protocol::model -- --nocapture --test-threads 2 --skip needed
 endif
 
 vectors: ## runs the cases of any folder: make vectors SUITE=loading DIR=<folder>

@@ -108,5 +108,5 @@ async fn load(postgres: &Postgres, kind: &Kind, events: &[String]) -> Result<usi
     }
     let mut batch = Batch::new("bench_refused", options.into())?;
     events.iter().try_for_each(|event| batch.push(event.as_bytes()))?;
-    Ok(postgres.load(vec![batch], None, ISOLATE).await?.refused.len())
+    Ok(postgres.load(vec![batch], ISOLATE).await?.refused.len())
 }

@@ -12,7 +12,9 @@ use eventslog::EventsLogConfig;
 use kafkabase::{AckMode, KafkaConfig};
 use tracing::{debug, info};
 
-use crate::{destinations::SourceConfig, loading::LoaderConfig};
+use loader::LoaderConfig;
+
+use crate::destinations::SourceConfig;
 
 /// What names of variables start with.
 pub const PREFIX: &str = "BULKER";

@@ -14,6 +14,11 @@ use kafkabase::{
     AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics,
     TopicSettings, topic_name,
 };
+use loader::{
+    LoaderSettings, LoaderStatus, Loading, LoadingConfig, MetricsTopic, OwnedTopics, Ownership,
+    Pauses, PausesConfig, RefusalConfig, Reporter, RetryBackoff, Shard, SharedRetry, SharesTopic,
+    Stats, TargetDefaults, TargetSource,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -21,13 +26,8 @@ use tracing::{info, warn};
 use crate::{
     bulk_places::BulkPlaces,
     config::Config,
-    destinations::{Configuration, ConfigurationStatus, Destinations, RedisSettings},
+    destinations::{Configuration, ConfigurationStatus, Destinations, RedisSettings, Targets},
     failed_events::FailedEvents,
-    loading::{
-        self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, MetricsTopic, OwnedTopics,
-        Ownership, ParkingConfig, Pauses, PausesConfig, Reporter, Shard, SharedRetry, SharesTopic,
-        Stats, TargetDefaults, Targets,
-    },
     metrics, routes, spool,
     state::{AppState, Limits},
     tables::Tables,
@@ -54,7 +54,7 @@ const DRAIN_SHARE: u32 = 4;
 /// Starts everything, serves until a signal, stops in reverse order within the deadline.
 pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     metrics::register();
-    loading::register_metrics();
+    loader::register_metrics();
     let stop = stop_on_signal().context("watch for signals")?;
     let auth = Arc::new(TokenAuth::new(&config.app)?);
     let redis = RedisSettings::from(&config.events_log);
@@ -92,12 +92,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         eventslog::open(&config.events_log, log_metrics).context("settings of the events log")?;
     let pauses = Arc::new(pauses(config, &client, admin.clone(), &topics));
     let targets = open_targets(config, destinations.clone());
-    let list_targets = {
-        let targets = targets.clone();
-        Box::new(move || targets.opened().iter().cloned().collect())
-    };
     let prefix = &config.kafka.kafka_topic_prefix;
-    let stats = Arc::new(Stats::new(admin.clone(), topics.clone(), prefix, list_targets));
+    let stats = Arc::new(Stats::new(admin.clone(), topics.view(), prefix, targets.clone()));
     let http = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build().context("HTTP client")?;
 
     // bound before anything is loaded: a taken port ends the start
@@ -230,14 +226,16 @@ fn start_loading(
     let loading = LoadingConfig {
         reporter: Arc::new(Reporter::new(events_log, metrics_topic, producer.clone())),
         producer,
-        parking: ParkingConfig {
+        refusals: RefusalConfig {
             topic_prefix: config.kafka.kafka_topic_prefix.clone(),
             dead_letter_topic: config.kafka.kafka_destinations_dead_letter_topic_name.clone(),
             retry_settings: TopicSettings::retry(&config.kafka),
             dead_letter_settings: TopicSettings::dead_letter(&config.kafka),
             retry_count: retries.messages_retry_count,
-            backoff_base: retries.messages_retry_backoff_base,
-            backoff_max: retries.messages_retry_backoff_max_delay,
+            backoff: RetryBackoff::from_minutes(
+                retries.messages_retry_backoff_base,
+                retries.messages_retry_backoff_max_delay,
+            ),
         },
         ownership: ownership.clone(),
         pauses: pauses.clone(),
@@ -264,8 +262,8 @@ fn start_loading(
         topic: config.kafka.kafka_destinations_retry_topic_name.clone(),
         period: i64::from(retries.batch_runner_default_retry_period_sec),
     };
-    let source = Arc::new(OwnedTopics::new(topics.clone(), targets, ownership, shared_retry));
-    loading::spawn(loading, source, stop).context("Kafka's settings")
+    let source = Arc::new(OwnedTopics::new(topics.view(), targets, ownership, shared_retry));
+    loader::spawn(loading, source, stop).context("Kafka's settings")
 }
 
 /// Three quarters: the others get some also while one destination hangs.
@@ -284,7 +282,7 @@ pub(crate) fn open_targets(config: &Config, destinations: Arc<Destinations>) -> 
         period: i64::from(config.server.batch_runner_default_period_sec),
         retry_period: i64::from(config.retries.batch_runner_default_retry_period_sec),
         batch_size: u64::from(config.server.batch_runner_default_batch_size),
-        remember_fates: 2
+        remember_states: 2
             * (config.kafka.kafka_retry_topic_retention_hours
                 + config.kafka.kafka_topic_retention_hours
                 + config.kafka.kafka_dead_topic_retention_hours),
@@ -310,7 +308,7 @@ fn pauses(
         client: client.clone(),
         producer: Box::new(move || ConfirmedProducer::new(&kafka, CLIENT_ID, PARK_TIMEOUT)),
     };
-    Pauses::new(pauses, admin, topics.clone())
+    Pauses::new(pauses, admin, topics.view())
 }
 
 /// The consumer group by which instances share the topics.
@@ -353,7 +351,7 @@ async fn measure(
         }
         let age = configuration.borrow().age().unwrap_or_default().as_secs();
         metrics::CONFIGURATION_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
-        targets.opened();
+        targets.targets(); // opens what is new
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(MEASURE_EVERY) => {}

@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use appbase::auth::TokenAuth;
 use eventslog::EventsLog;
 use kafkabase::AckProducer;
+use loader::{LoadTarget, LoaderStatus, Pauses, Stats};
 use tokio::sync::watch;
 
 use crate::{
     bulk_places::BulkPlaces,
-    destinations::{ConfigurationStatus, Destinations},
+    destinations::{ConfigurationStatus, Destinations, Targets},
     failed_events::FailedEvents,
-    loading::{LoadTarget, LoaderStatus, Pauses, Stats, Targets},
     tables::Tables,
     topics::Topics,
 };

@@ -13,11 +13,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use kafkabase::{
-    Admin, AdminError, ClientError, KafkaConfig, Mode, NotMade, TopicId, TopicMaker, TopicMetadata,
-    TopicSettings, last_client_error,
+    Admin, AdminError, ClientError, KafkaConfig, Mode, NotMade, OurTopic, TopicId, TopicMaker,
+    TopicMetadata, TopicSettings, TopicSnapshot, TopicView, last_client_error,
 };
 use tokio::{
     sync::{Notify, OnceCell},
@@ -45,32 +44,6 @@ pub fn pauses_topic(prefix: &str) -> String {
     format!("{prefix}bulker-pauses")
 }
 
-/// A topic of ours, as a look at the cluster found it.
-#[derive(Debug, Clone)]
-pub struct OurTopic {
-    pub name: String,
-    pub id: TopicId,
-    pub partitions: usize,
-}
-
-/// What the last look at the cluster found.
-#[derive(Debug, Default)]
-pub struct TopicSnapshot {
-    /// When it was; `None` before the first.
-    pub at: Option<(Instant, SystemTime)>,
-    pub topics: HashMap<String, OurTopic>,
-    /// Topics of profile builders, which make them themselves.
-    pub profiles: HashSet<String>,
-    /// Whether the retry topic is there that all destinations share.
-    pub has_shared_retry: bool,
-    /// Whether the topic is there that holds pauses of destinations.
-    pub has_pauses: bool,
-    /// Our topics with fewer than two replicas.
-    pub few_replicas: usize,
-    /// Our topics that take an event with fewer than two replicas in sync.
-    pub few_in_sync: usize,
-}
-
 /// The topics of this installation.
 pub struct Topics {
     admin: Admin,
@@ -80,7 +53,7 @@ pub struct Topics {
     settings: TopicSettings,
     standing: StandingTopics,
     destinations: Arc<Destinations>,
-    snapshot: ArcSwap<TopicSnapshot>,
+    view: TopicView,
     /// Topics that were made or seen here, ahead of the snapshot.
     known: RwLock<HashSet<String>>,
     making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
@@ -117,7 +90,7 @@ impl Topics {
             settings: TopicSettings::table(config),
             standing: StandingTopics::new(config),
             destinations,
-            snapshot: ArcSwap::default(),
+            view: TopicView::default(),
             known: RwLock::default(),
             making: Mutex::default(),
             look_again: Notify::new(),
@@ -129,12 +102,17 @@ impl Topics {
 
     /// What the last look found.
     pub fn snapshot(&self) -> Arc<TopicSnapshot> {
-        self.snapshot.load_full()
+        self.view.load()
+    }
+
+    /// The same for those who load, without the rest.
+    pub fn view(&self) -> TopicView {
+        self.view.clone()
     }
 
     /// Whether the topic is known to be there.
     pub fn is_known(&self, name: &str) -> bool {
-        self.snapshot.load().topics.contains_key(name)
+        self.view.has(name)
             || self.known.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
@@ -161,7 +139,7 @@ impl Topics {
 
     /// Whether a profile builder's topic is there. Kafka is asked only while the last look found none.
     pub async fn has_profiles(&self, name: &str) -> Result<bool, AdminError> {
-        if self.snapshot.load().profiles.contains(name) {
+        if self.view.load().profiles.contains(name) {
             return Ok(true);
         }
         match self.admin.topic_id(name).await {
@@ -342,7 +320,7 @@ impl Topics {
             snapshot.topics.insert(topic.name.clone(), found);
         }
         snapshot.few_in_sync = self.count_few_in_sync(&snapshot.topics).await;
-        let before = self.snapshot.load();
+        let before = self.view.load();
         if (snapshot.few_replicas, snapshot.few_in_sync)
             != (before.few_replicas, before.few_in_sync)
         {
@@ -366,7 +344,7 @@ impl Topics {
         if before.at.is_some() {
             known.retain(|name| !before.topics.contains_key(name));
         }
-        self.snapshot.store(Arc::new(snapshot));
+        self.view.store(snapshot);
     }
 
     /// Topics are described once; the setting hardly ever changes.

@@ -12,6 +12,7 @@ mod outstanding;
 mod producer;
 mod spool;
 mod topic;
+mod topic_view;
 
 pub use admin::Admin;
 pub use client_log::{ClientError, last_client_error};
@@ -35,3 +36,4 @@ pub use topic::{
     ALL_TABLES, MAX_TOPIC_NAME, Mode, TopicId, TopicNameError, check_length, fnv1a, is_topic_part,
     topic_name,
 };
+pub use topic_view::{OurTopic, TopicSnapshot, TopicView};

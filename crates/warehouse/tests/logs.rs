@@ -8,8 +8,8 @@ use std::{
 use anyhow::Result;
 use warehouse::{
     StreamOptions,
+    bulk::{BulkMode, Stream},
     postgres::{Credentials, Postgres, Settings},
-    stream::{Mode, Stream},
 };
 
 #[derive(Clone, Default)]
@@ -46,7 +46,7 @@ async fn no_value_of_a_row_is_logged_at_any_level() -> Result<()> {
     let credentials = Credentials::read(&database.credentials())?;
     let postgres = Postgres::new(&credentials, Settings::default())?;
     // when rows are stored and refused
-    for mode in [Mode::Stream, Mode::Batch] {
+    for mode in [BulkMode::Stream, BulkMode::Batch] {
         for id in ["1", "\"s3cret\"", "99999999999999999999"] {
             let options = Arc::new(StreamOptions::default());
             let mut stream = Stream::open(postgres.clone(), "t", mode, options)?;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use warehouse::{
     MemoryLimit, StreamOptions,
+    bulk::{BatchStream, BulkMode},
     postgres::{Credentials, Postgres, Settings},
-    stream::{BatchStream, Mode},
 };
 
 const MEBIBYTE: usize = 1 << 20;
@@ -37,7 +37,7 @@ async fn a_batch_beyond_its_limit_loads_in_bounded_memory() -> Result<()> {
     let options = Arc::new(StreamOptions::default());
     let limit = MemoryLimit { bytes: 128 * MEBIBYTE, folder: std::env::temp_dir() };
     let mut stream =
-        BatchStream::new(postgres, "t", Mode::Batch, options)?.with_memory_limit(limit);
+        BatchStream::new(postgres, "t", BulkMode::Batch, options)?.with_memory_limit(limit);
     // given a batch of few columns with long texts, larger than all the memory that it may take
     let count = megabytes * MEBIBYTE / TEXT;
     let long = "a long text, and more of it. ".repeat(TEXT / 29);

@@ -8,11 +8,11 @@ use std::{collections::HashMap, ffi::OsString, process::ExitCode, sync::Arc, tim
 use anyhow::{Context, Result, bail, ensure};
 use appbase::config::Environment;
 use kafkabase::Admin;
+use loader::{LoadTarget, StartAt, TargetSource};
 
 use crate::{
     config::Config,
     destinations::{Configuration, Destinations, RedisSettings},
-    loading::{LoadTarget, StartAt},
     service, spool,
 };
 
@@ -106,7 +106,7 @@ async fn destinations(
     let redis = RedisSettings::from(&config.events_log);
     let configuration = Configuration::start(&config.source, &redis, environment).await?;
     let destinations = configuration.destinations();
-    let targets = service::open_targets(config, destinations.clone()).opened();
+    let targets = service::open_targets(config, destinations.clone()).targets();
     let targets = targets.iter().map(|target| (target.destination_id.clone(), target.clone()));
     Ok((destinations, targets.collect()))
 }

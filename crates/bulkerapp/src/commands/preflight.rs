@@ -10,17 +10,13 @@ use appbase::{auth::TokenAuth, config::Environment, telemetry::chain};
 use futures_util::StreamExt;
 use kafkabase::{Admin, Fetcher, FetcherSettings, Mode, TopicId, TopicMetadata, last_client_error};
 
-use super::{CLIENT_ID, admin, destinations};
-use crate::{
-    config::Config,
-    destinations::Destinations,
-    loading::{
-        LoadTarget, Rights, Standing, Standings, is_retry_topic_in_order, paused_destinations,
-        rights,
-    },
-    service,
-    topics::pauses_topic,
+use loader::{
+    LoadTarget, SwitchoverStatus, SwitchoverStatuses, is_retry_topic_in_order, paused_destinations,
 };
+use warehouse::LedgerRights;
+
+use super::{CLIENT_ID, admin, destinations};
+use crate::{config::Config, destinations::Destinations, service, topics::pauses_topic};
 
 /// How long a database may take.
 const DATABASE_WITHIN: Duration = Duration::from_secs(15);
@@ -28,8 +24,6 @@ const DATABASE_WITHIN: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 16;
 /// Topics that a line names.
 const SHOWN: usize = 10;
-/// The oldest PostgreSQL that is expected to work.
-const OLDEST_POSTGRESQL: i32 = 120_000;
 
 pub(super) async fn run(
     config: &Config,
@@ -256,53 +250,54 @@ impl Look<'_> {
     async fn at_destination(&self, report: &mut Report, target: &LoadTarget, topics: Vec<String>) {
         let what = format!("destination {}", target.destination_id);
         let asked = async {
-            let rights = rights(target).await?;
-            let standings = Standings::read(self.admin, target, &self.kafka.id).await?;
-            Ok((rights, standings))
+            let rights = target.warehouse.ledger_rights().await?;
+            let statuses = SwitchoverStatuses::read(self.admin, target, &self.kafka.id).await?;
+            Ok((rights, statuses))
         };
         let asked = tokio::time::timeout(DATABASE_WITHIN, asked).await;
-        let answer: Result<(Rights, Standings<'_>), warehouse::LoadError> = match asked {
-            Ok(answer) => answer,
-            Err(_) => return report.fail(&what, "the database does not answer in time"),
-        };
-        let (rights, standings) = match answer {
+        let answer: Result<(LedgerRights, SwitchoverStatuses<'_>), warehouse::LoadError> =
+            match asked {
+                Ok(answer) => answer,
+                Err(_) => return report.fail(&what, "the database does not answer in time"),
+            };
+        let (rights, statuses) = match answer {
             Ok(found) => found,
             Err(error) => return report.fail(&what, &chain(&error).to_string()),
         };
-        let version = rights.server_version;
-        if version < OLDEST_POSTGRESQL {
-            report.fail(&what, &format!("PostgreSQL {} is too old", version / 10_000));
+        let LedgerRights { server, is_too_old, missing } = rights;
+        if is_too_old {
+            report.fail(&what, &format!("{server} is too old"));
         }
-        match rights.missing_for_rows() {
-            None => report.ok(&what, &format!("PostgreSQL {}, rights", version / 10_000)),
+        match missing {
+            None => report.ok(&what, &format!("{server}, rights")),
             Some(grant) => {
                 let text = format!("no right to keep offsets: at-least-once. {grant}");
                 report.fail(&what, &text);
             }
         }
-        self.at_offsets(report, &what, &standings, topics).await;
+        self.at_offsets(report, &what, &statuses, topics).await;
     }
 
     async fn at_offsets(
         &self,
         report: &mut Report,
         what: &str,
-        standings: &Standings<'_>,
+        statuses: &SwitchoverStatuses<'_>,
         topics: Vec<String>,
     ) {
         let count = topics.len();
         let asked = topics.into_iter().map(|topic| async move {
-            let found = standings.of(&topic).await;
+            let found = statuses.of(&topic).await;
             (topic, found)
         });
         let found: Vec<_> = futures_util::stream::iter(asked).buffered(AT_ONCE).collect().await;
         let (mut bad, mut moved) = (Vec::new(), Vec::new());
-        for (topic, standing) in found {
-            match standing {
-                Ok(standing) => match self.complaint(&standing) {
+        for (topic, status) in found {
+            match status {
+                Ok(status) => match self.complaint(&status) {
                     Some(complaint) => bad.push(format!("{topic} ({complaint})")),
                     None => moved.extend(
-                        standing
+                        status
                             .notice
                             .map(|(kind, events)| format!("{topic} ({kind}, {events} offsets)")),
                     ),
@@ -326,13 +321,13 @@ impl Look<'_> {
         }
     }
 
-    fn complaint(&self, standing: &Standing) -> Option<String> {
+    fn complaint(&self, status: &SwitchoverStatus) -> Option<String> {
         if !self.back {
-            return standing.held.map(str::to_owned);
+            return status.held.map(str::to_owned);
         }
-        (!standing.is_handed_over()).then(|| {
-            let row = standing.row.map_or("none".to_owned(), |row| row.to_string());
-            let group = standing.group.map_or("none".to_owned(), |group| group.to_string());
+        (!status.is_handed_over()).then(|| {
+            let row = status.position.map_or("none".to_owned(), |row| row.to_string());
+            let group = status.group.map_or("none".to_owned(), |group| group.to_string());
             format!("row {row}, group {group}")
         })
     }

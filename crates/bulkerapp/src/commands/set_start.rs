@@ -5,12 +5,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use appbase::config::Environment;
 use kafkabase::{Mode, TopicId};
+use loader::{StartAt, set_start};
 
 use super::{admin, destinations};
-use crate::{
-    config::Config,
-    loading::{StartAt, set_start},
-};
+use crate::config::Config;
 
 pub(super) async fn run(
     config: &Config,
@@ -30,14 +28,14 @@ pub(super) async fn run(
     let topics = admin.topics().await.context("Kafka does not answer")?;
     ensure!(topics.iter().any(|known| known.name == topic), "Kafka has no topic {topic}");
     let set = set_start(&admin, target, topic, at).await?;
-    if let Some(offset) = set.obeyed {
+    if let Some(offset) = set.applied {
         println!("obeyed first: somebody else had set the consumer group to {offset}");
     }
     match set.from {
         Some(from) => println!("{topic}: {from} -> {}", set.to),
         None => println!("{topic}: not loaded before -> {}", set.to),
     }
-    if !set.told_kafka {
+    if !set.is_committed {
         println!(
             "Kafka's group does not know yet; the row rules, and a load or a clean stop tells it"
         );

@@ -2,15 +2,12 @@
 
 use kafkabase::Mode;
 use serde_json::{Map, Value};
-use warehouse::StreamOptions;
+use warehouse::{Kind, StreamOptions};
 
 use super::{
     document::Found,
     parse::{self, DestinationProblem},
 };
-
-/// The type that this version loads.
-pub(crate) const POSTGRES: &str = "postgres";
 
 /// A destination as its source has it. Two are the same when all of this is, order in arrays included; the order of
 /// an object's fields does not count.
@@ -46,7 +43,7 @@ impl Destination {
             problems.extend(options.set(key, value).err().map(|error| error.to_string()));
         }
         problems.extend(options.validate().err().map(|error| error.to_string()));
-        if config.kind != POSTGRES {
+        if Kind::parse(&config.kind).is_none() {
             problems.push(format!(
                 "type {:?}: this version loads destinations of type postgres only",
                 config.kind
@@ -75,9 +72,14 @@ impl Destination {
         }
     }
 
+    /// What its warehouse is; `None`: one that this version does not load.
+    pub fn kind(&self) -> Option<Kind> {
+        Kind::parse(&self.config.kind)
+    }
+
     /// Whether its topics can be loaded.
     pub fn is_loadable(&self) -> bool {
-        self.config.kind == POSTGRES
+        self.kind().is_some()
     }
 
     /// Tables whose topics are there before their first event.

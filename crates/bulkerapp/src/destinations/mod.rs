@@ -13,13 +13,14 @@ mod parse;
 mod registry;
 mod settings;
 mod sources;
+mod targets;
 
 pub use configuration::{Configuration, ConfigurationError, ConfigurationStatus};
-pub(crate) use destination::POSTGRES;
 pub use destination::{Destination, DestinationConfig};
 pub use registry::{Destinations, Snapshot};
 pub use settings::{RedisSettings, SourceConfig};
 pub use sources::SourceError;
+pub use targets::Targets;
 
 #[cfg(test)]
 pub(crate) mod samples {

@@ -10,7 +10,9 @@ use axum::{
 use tracing::error;
 
 use super::Authorized;
-use crate::{loading::Stats, state::AppState};
+use loader::Stats;
+
+use crate::state::AppState;
 
 /// How long a reply waits for counters that destinations keep; Prometheus gives up after 10 s, unless told otherwise.
 const COUNTERS_WITHIN: Duration = Duration::from_secs(5);

@@ -31,7 +31,9 @@ use axum::{
     routing::{MethodFilter, on},
 };
 
-use crate::{loading::Stats, state::AppState};
+use loader::Stats;
+
+use crate::state::AppState;
 
 /// Methods and paths, for redirects of those that differ by a slash at the end.
 const ROUTES: [(Method, &str); 17] = [

@@ -15,7 +15,9 @@ use serde_json::json;
 use tracing::warn;
 
 use super::Admin;
-use crate::{loading::PauseError, state::AppState};
+use loader::PauseError;
+
+use crate::state::AppState;
 
 /// Answers with `{"destinationId":…,"paused":true,"since":…}` once the pause is kept. 404 for an unknown destination, 503
 /// where Kafka does not keep it.

@@ -133,8 +133,8 @@ fn details(state: &AppState) -> Value {
         add("pausedDestinations", Value::Object(since.collect()));
     }
     let loader = state.loader.borrow();
-    if !loader.overtaken.is_empty() {
-        add("topicsLoadedByOthersToo", json!(loader.overtaken));
+    if !loader.fenced.is_empty() {
+        add("topicsLoadedByOthersToo", json!(loader.fenced));
     }
     if !loader.held.is_empty() {
         add("heldTopics", json!(loader.held));

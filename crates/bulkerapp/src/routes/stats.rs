@@ -14,10 +14,9 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use super::Authorized;
-use crate::{
-    loading::{DestinationStats, StatsSnapshot, TableStats},
-    state::AppState,
-};
+use loader::{DestinationStats, StatsSnapshot, TableStats};
+
+use crate::state::AppState;
 
 /// Tables, and destinations without one, of a reply that names no limit, and at most.
 const DEFAULT_LIMIT: usize = 100;

@@ -14,13 +14,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
-use warehouse::{
-    LoadError,
-    postgres::{Credentials, probe},
-};
+use warehouse::{Kind, LoadError, Warehouse};
 
 use super::Authorized;
-use crate::destinations::POSTGRES;
 
 /// Bytes of a configuration: certificates are its largest part.
 const LARGEST_BODY: usize = 1 << 20;
@@ -59,11 +55,10 @@ impl IntoResponse for TestError {
 pub(super) async fn test(_: Authorized, body: Body) -> Result<Response, TestError> {
     let body = read_body(body, LARGEST_BODY).await?;
     let (kind, credentials) = parse(&body)?;
-    if kind != POSTGRES {
+    let Some(kind) = Kind::parse(&kind) else {
         return Err(TestError::Open(format!("unknown bulker implementation type: {kind}")));
-    }
-    let credentials = Credentials::read(&credentials)?;
-    match tokio::time::timeout(PATIENCE, probe(&credentials)).await {
+    };
+    match tokio::time::timeout(PATIENCE, Warehouse::probe(kind, &credentials)).await {
         Ok(answered) => answered?,
         Err(_) => {
             return Err(TestError::Open(format!("no answer within {} s", PATIENCE.as_secs())));

@@ -4,10 +4,11 @@
 //! server's checks are the same. Everything else goes as text.
 
 use super::{
-    encode::{RowWriter, in_order},
     fit::Fit,
+    row_writer::{RowWriter, in_order},
+    types::Wire,
 };
-use crate::row::{Cell, Row};
+use crate::rows::row::{Cell, Row};
 
 /// What a COPY in binary format begins with: signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -17,30 +18,6 @@ const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 const MICROSECONDS: i64 = 1_000_000;
 /// From 1970-01-01 to 2000-01-01, which PostgreSQL counts from.
 const EPOCH_DAYS: i64 = 10_957;
-
-/// A type that is written in its binary form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wire {
-    Text,
-    Int8,
-    Float8,
-    Bool,
-    Timestamptz,
-}
-
-impl Wire {
-    /// The form of a type as the catalog, or a statement of ours, spells it.
-    pub(crate) fn of(sql_type: &str) -> Option<Wire> {
-        Some(match sql_type {
-            "text" => Wire::Text,
-            "bigint" => Wire::Int8,
-            "double precision" => Wire::Float8,
-            "boolean" => Wire::Bool,
-            "timestamp with time zone" => Wire::Timestamptz,
-            _ => return None,
-        })
-    }
-}
 
 /// Writes the rows of one batch.
 pub(super) struct BinaryWriter<'a> {

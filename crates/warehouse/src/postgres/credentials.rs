@@ -10,7 +10,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use super::{error::LoadError, quote_ident, quote_literal};
+use super::{quote_ident, quote_literal};
+use crate::error::LoadError;
 
 const DEFAULT_PORT: u16 = 5432;
 

@@ -3,9 +3,8 @@
 use uuid::Uuid;
 
 use super::{
-    quote_ident, quote_literal,
-    table::{Key, TableName},
-    types,
+    catalog::{Key, TableName},
+    quote_ident, quote_literal, types,
 };
 
 /// Characters of a table's name in the name of its staging table.

@@ -1,11 +1,11 @@
 //! Rows as the text that the server reads: in the text format of COPY, or value by value.
 
 use super::{
-    binary::BinaryWriter,
     fit::{Action, Fit},
+    row_writer::{RowWriter, in_order},
 };
-use crate::{
-    batch::Column,
+use crate::rows::{
+    columns::Column,
     convert,
     json::write_string,
     row::{Cell, Row},
@@ -19,53 +19,6 @@ const NULL_FIELD: &[u8] = b"\\N\t";
 const MICROSECONDS: usize = 6;
 /// Canonical timestamps up to this length have no more than that.
 const SHORT_TIMESTAMP: usize = "2022-08-18T14:17:22.123456Z".len();
-
-/// Turns the rows of one batch into what COPY reads.
-pub(crate) trait RowWriter {
-    /// The name of the format.
-    fn format(&self) -> &'static str;
-    /// What comes before the first row.
-    fn begin(&self, out: &mut Vec<u8>);
-    fn row(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>);
-    /// What comes after the last.
-    fn end(&self, out: &mut Vec<u8>);
-}
-
-/// The fastest format that takes all values of the batch.
-pub(crate) fn writer<'a>(fit: &'a Fit, columns: &'a [Column]) -> Box<dyn RowWriter + 'a> {
-    match BinaryWriter::new(fit) {
-        Some(binary) => Box::new(binary),
-        None => Box::new(Encoder::new(fit, columns)),
-    }
-}
-
-/// The common case: a row's values come in the order of the columns, and `write` takes all of them. `false`: not so, and
-/// what was written is of no use.
-#[inline]
-pub(super) fn in_order(
-    fit: &Fit,
-    row: Row<'_>,
-    null: &[u8],
-    out: &mut Vec<u8>,
-    mut write: impl FnMut(u32, &Cell<'_>, &mut Vec<u8>) -> bool,
-) -> bool {
-    let mut next = 0;
-    for cell in row.cells() {
-        let Some(column) = fit.column_of_slot[cell.slot as usize] else {
-            return false;
-        };
-        if column < next {
-            return false;
-        }
-        (next..column).for_each(|_| out.extend_from_slice(null));
-        if !write(column, &cell, out) {
-            return false;
-        }
-        next = column + 1;
-    }
-    (next as usize..fit.columns.len()).for_each(|_| out.extend_from_slice(null));
-    true
-}
 
 impl RowWriter for Encoder<'_> {
     fn format(&self) -> &'static str {

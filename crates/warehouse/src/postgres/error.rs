@@ -1,17 +1,8 @@
-//! Why a load failed, split by what the caller does next.
+//! What PostgreSQL's errors mean to whoever loads.
 
 use sqlx::postgres::PgDatabaseError;
 
-use crate::{options::OptionError, row::RowError};
-
-/// A key that a constraint was violated for, as the server prints it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeyHint {
-    /// Names, separated by `, `.
-    pub(crate) columns: String,
-    /// Texts of the values, separated by `, `.
-    pub(crate) values: String,
-}
+use crate::error::{KeyHint, LoadError, ServerError};
 
 impl KeyHint {
     /// From `Key (a, b)=(1, 2) …`; the words around it are in the server's language.
@@ -40,151 +31,8 @@ fn copy_line(context: &str) -> Option<u64> {
     })
 }
 
-/// What PostgreSQL said. Neither its `Display` nor its `Debug` shows a text that may quote values of rows.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct ServerError {
-    /// Five characters, see PostgreSQL's appendix "Error Codes".
-    pub sqlstate: String,
-    pub table: Option<String>,
-    pub column: Option<String>,
-    pub constraint: Option<String>,
-    /// The line of a COPY that the server was at, from 1. A hint: rows are looked at in groups.
-    pub(crate) copy_line: Option<u64>,
-    /// The columns and values of a key that the server named.
-    pub(crate) key: Option<KeyHint>,
-    /// The first column's value of the row that the server named.
-    pub(crate) first_value: Option<String>,
-    /// The server's own words. They may hold values: never logged, only handed to whoever owns the data.
-    pub full_text: String,
-    /// The server's own words where they hold names and no values: which right, column or table is missing.
-    pub(crate) safe_text: Option<String>,
-}
-
 /// A right, a column, a table or a schema is missing: the words name it, and quote no value.
 const WORDS_ARE_NAMES: [&str; 4] = ["42501", "42703", "42P01", "3F000"];
-
-impl std::fmt::Debug for ServerError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
-    }
-}
-
-impl std::fmt::Display for ServerError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SQLSTATE {}", self.sqlstate)?;
-        let named =
-            [("table", &self.table), ("column", &self.column), ("constraint", &self.constraint)];
-        named
-            .iter()
-            .filter_map(|(what, name)| Some((what, name.as_deref()?)))
-            .try_for_each(|(what, name)| write!(f, ", {what} {name}"))?;
-        match &self.safe_text {
-            Some(text) => write!(f, " ({text})"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Why a load failed. Its text and that of its sources hold no row values.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The server went away or cannot be reached: the same batch, sent again, may succeed.
-    #[error("lost the connection to the database: {reason}; the same load can be tried again")]
-    Connection { reason: String },
-    /// No connection, for want of TLS that both sides agree on. May succeed later: certificates are renewed.
-    #[error(
-        "no TLS connection to the database: {reason}; look at sslMode and the certificates of the credentials"
-    )]
-    Tls { reason: String },
-    /// The connection broke during COMMIT: only the database knows whether it happened.
-    #[error("the answer to COMMIT was lost: {reason}; look at the checkpoint before loading again")]
-    CommitUnknown { reason: String },
-    /// The caller's checkpoint is not what it was: somebody else loaded, nothing was loaded here.
-    #[error("the checkpoint was moved by somebody else; start over from where it is")]
-    CheckpointMoved,
-    /// The caller could not say where the checkpoint moves to: nothing was loaded.
-    #[error("the checkpoint cannot be moved: {0}; the same load can be tried again")]
-    CheckpointFailed(String),
-    /// The database is there and asks to be tried again: locks, time-outs, shutdown, too many connections.
-    #[error("the database is busy: {0}; try again later")]
-    Busy(Box<ServerError>),
-    /// The database refused a statement about something else than the rows' table.
-    #[error("the database refused a statement: {error}; grant the right, or repair what it names")]
-    Statement { error: Box<ServerError> },
-    /// The database refused the rows: only other rows, or another table, can succeed.
-    #[error("table {table} refused the batch: {error}; other rows or another table can help")]
-    Refused { table: String, error: Box<ServerError> },
-    /// The database refused to make or change the table.
-    #[error(
-        "table {table} cannot be made or changed: {error}; grant the right, or change the table or the options"
-    )]
-    Schema { table: String, error: Box<ServerError> },
-    /// The batch's rows beyond its memory limit cannot be read back from disk.
-    #[error("rows on disk cannot be read: {0}; look at the disk of the temporary folder")]
-    Spill(#[from] std::io::Error),
-    /// What the caller configured cannot work.
-    #[error("misconfigured: {0}")]
-    Config(String),
-    #[error("the options do not fit")]
-    Options(#[from] OptionError),
-    #[error("an event cannot be loaded")]
-    Row(#[from] RowError),
-}
-
-impl LoadError {
-    pub fn config(reason: impl Into<String>) -> LoadError {
-        LoadError::Config(reason.into())
-    }
-
-    /// Whether the same load may succeed later without anybody changing anything.
-    pub fn is_retriable(&self) -> bool {
-        matches!(
-            self,
-            LoadError::Connection { .. }
-                | LoadError::Tls { .. }
-                | LoadError::CommitUnknown { .. }
-                | LoadError::CheckpointFailed(_)
-                | LoadError::Busy(_)
-        )
-    }
-
-    /// Whether somebody else held a lock for too long.
-    pub(crate) fn is_lock_timeout(&self) -> bool {
-        self.server_error().is_some_and(|error| error.sqlstate == "55P03")
-    }
-
-    /// Whether the database's user lacks a right.
-    pub fn is_permission_denied(&self) -> bool {
-        self.server_error().is_some_and(|error| error.sqlstate == "42501")
-    }
-
-    /// Whether a table that a statement names is not there.
-    pub fn is_undefined_table(&self) -> bool {
-        self.server_error().is_some_and(|error| error.sqlstate == "42P01")
-    }
-
-    /// Whether the table cannot be changed as one event alone may ask for: a type that does not exist, a default that is
-    /// none. Without that event the load may succeed.
-    pub fn may_be_one_events_fault(&self) -> bool {
-        let LoadError::Schema { error, .. } = self else {
-            return false;
-        };
-        // undefined type, syntax of a type, invalid column definition, type of a default
-        matches!(error.sqlstate.as_str(), "42704" | "42601" | "42611" | "42804" | "42P16")
-            || error.sqlstate.starts_with("22")
-    }
-
-    /// What the server said, if it was the server.
-    pub fn server_error(&self) -> Option<&ServerError> {
-        match self {
-            LoadError::Busy(error)
-            | LoadError::Statement { error }
-            | LoadError::Refused { error, .. }
-            | LoadError::Schema { error, .. } => Some(error),
-            _ => None,
-        }
-    }
-}
 
 /// What a statement was for; it decides what a refusal means.
 #[derive(Debug, Clone, Copy)]
@@ -199,14 +47,14 @@ pub(crate) enum Purpose<'a> {
     Other,
 }
 
-/// Sorts an error of sqlx by what the caller does next.
-pub(crate) fn sort(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
+/// Classifies an error of sqlx by what the caller does next.
+pub(crate) fn classify(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
     match error {
         sqlx::Error::Database(error) => {
             let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else {
                 return LoadError::Connection { reason: "an error of another driver".to_owned() };
             };
-            sort_server_error(error, purpose)
+            classify_server_error(error, purpose)
         }
         sqlx::Error::Configuration(error) => LoadError::Config(error.to_string()),
         // these are about the connection: their text is the operating system's or the driver's
@@ -219,7 +67,7 @@ pub(crate) fn sort(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
     }
 }
 
-fn sort_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadError {
+fn classify_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadError {
     let detail = error.detail().map(|detail| format!(" {detail}")).unwrap_or_default();
     let server = Box::new(ServerError {
         sqlstate: error.code().to_owned(),

@@ -7,12 +7,19 @@
 
 use std::{collections::HashSet, io};
 
-use super::{binary::Wire, ddl::NewColumn, table::Table, types};
-use crate::{
-    batch::{Batch, Column, Given},
+use super::{
+    catalog::Table,
+    ddl::NewColumn,
+    quote_ident,
+    types::{self, Wire},
+};
+use crate::rows::{
+    batch::Batch,
+    columns::{Column, Given},
     convert::{self, TextStyle},
     data_type::DataType,
     row::{Cell, Kind},
+    type_names::sql_type,
 };
 
 /// The column that takes what fits nowhere else.
@@ -118,7 +125,7 @@ fn own_type(cell: &Cell<'_>) -> DataType {
 impl Fit {
     pub(crate) fn new(batch: &Batch, against: Against<'_>) -> io::Result<Fit> {
         let fitted = |slot: u32| {
-            let column = &batch.columns[slot as usize];
+            let column = &batch.columns()[slot as usize];
             let present = against.table.and_then(|table| table.column(&column.name));
             match present {
                 Some(present) if !against.made.contains(&present.name) => FitColumn::to_present(
@@ -131,7 +138,7 @@ impl Fit {
             }
         };
         let mut candidates: Vec<Option<FitColumn>> =
-            (0..).take(batch.columns.len()).map(|slot| Some(fitted(slot))).collect();
+            (0..).take(batch.columns().len()).map(|slot| Some(fitted(slot))).collect();
         let first_misfit = first_misfit(batch, &candidates)?;
         let mut making = Making::new(batch, against, first_misfit);
         for slot in order(batch, against)? {
@@ -171,7 +178,7 @@ impl Fit {
 
     /// Quoted names of the columns, in order.
     pub(crate) fn quoted_columns(&self) -> Vec<String> {
-        self.columns.iter().map(|column| super::quote_ident(&column.name)).collect()
+        self.columns.iter().map(|column| quote_ident(&column.name)).collect()
     }
 
     /// Whether COPY straight into the table could refuse what an insert with casts takes.
@@ -201,9 +208,9 @@ struct Making<'a> {
 impl<'a> Making<'a> {
     fn new(batch: &'a Batch, against: Against<'a>, unmapped_since: Option<usize>) -> Making<'a> {
         let fit = Fit {
-            columns: Vec::with_capacity(batch.order.len()),
+            columns: Vec::with_capacity(batch.columns().order().len()),
             missing: Vec::new(),
-            column_of_slot: vec![None; batch.columns.len()],
+            column_of_slot: vec![None; batch.columns().len()],
             unmapped: None,
             beyond_limit: 0,
         };
@@ -212,7 +219,7 @@ impl<'a> Making<'a> {
     }
 
     fn take(&mut self, slot: u32, candidate: FitColumn) {
-        let column = &self.batch.columns[slot as usize];
+        let column = &self.batch.columns()[slot as usize];
         if column.first_row > self.unmapped_since && self.unmapped_since.is_some() {
             self.add_unmapped();
         }
@@ -278,7 +285,7 @@ impl<'a> Making<'a> {
                 self.count += 1;
                 self.fit.missing.push(NewColumn {
                     name: UNMAPPED.to_owned(),
-                    ddl_type: types::sql_type(DataType::Json).to_owned(),
+                    ddl_type: sql_type(DataType::Json).to_owned(),
                 });
             }
             let name = UNMAPPED.to_owned();
@@ -299,7 +306,7 @@ impl<'a> Making<'a> {
 /// Slots in the order in which their columns are made.
 fn order(batch: &Batch, against: Against<'_>) -> io::Result<Vec<u32>> {
     if against.free != Free::FirstRow || batch.options.schema.is_empty() {
-        return Ok(batch.order.clone());
+        return Ok(batch.columns().order().to_vec());
     }
     // the first event makes the table; what is declared besides comes after its columns
     let mut slots = Vec::new();
@@ -307,7 +314,8 @@ fn order(batch: &Batch, against: Against<'_>) -> io::Result<Vec<u32>> {
         slots.extend(row.cells().map(|cell| cell.slot));
         true
     })?;
-    let rest: Vec<_> = batch.order.iter().filter(|slot| !slots.contains(slot)).copied().collect();
+    let rest: Vec<_> =
+        batch.columns().order().iter().filter(|slot| !slots.contains(slot)).copied().collect();
     slots.extend(rest);
     Ok(slots)
 }
@@ -393,9 +401,9 @@ fn ddl_type(column: &Column) -> &str {
     match &column.definition {
         Some(definition) => match &definition.given {
             Given::Sql(sql_type) => &sql_type.ddl,
-            Given::Declared(data_type) => types::sql_type(*data_type),
+            Given::Declared(data_type) => sql_type(*data_type),
         },
-        None => types::sql_type(column.inferred.unwrap_or(DataType::String)),
+        None => sql_type(column.inferred.unwrap_or(DataType::String)),
     }
 }
 

@@ -5,15 +5,17 @@
 use std::sync::Arc;
 
 use super::{
-    client::{Connection, Postgres},
+    catalog::Table,
+    change::{Prepared, Rules},
+    client::Connection,
     encode::Encoder,
-    error::{LoadError, Purpose},
-    load::SchemaChanges,
-    prepare::{Prepared, Rules},
+    error::Purpose,
+    pool::Postgres,
     quote_ident, quote_literal,
-    table::Table,
 };
-use crate::{batch::Batch, convert::TextStyle, row::RowError};
+use crate::error::LoadError;
+use crate::load::SchemaChanges;
+use crate::rows::{batch::Batch, convert::TextStyle, row::RowError};
 
 /// Changes of the table stand also when the event is refused afterwards.
 const RULES: Rules = Rules {
@@ -59,7 +61,7 @@ fn insert_sql(prepared: &Prepared) -> Result<Option<String>, LoadError> {
     let Prepared { batch, name, fit, table, .. } = prepared;
     let mut values = Vec::new();
     batch.rows.visit(0..1, |number, row| {
-        values = Encoder::new(fit, &batch.columns).texts(number, row);
+        values = Encoder::new(fit, batch.columns()).texts(number, row);
         true
     })?;
     if values.is_empty() {

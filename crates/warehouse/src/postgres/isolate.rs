@@ -15,14 +15,14 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
+    change::Prepared,
     client::Connection,
-    error::{KeyHint, LoadError, ServerError},
-    load::{RefusedRow, survivors},
     new_keys::may_be_repeat,
-    prepare::Prepared,
     transfer::{self, Selection},
 };
-use crate::batch::Batch;
+use crate::error::{KeyHint, LoadError, ServerError};
+use crate::load::RefusedRow;
+use crate::rows::batch::Batch;
 
 const MAX_SUBTRANSACTIONS: usize = 60;
 /// Into so many segments a batch is cut: small enough that a bad row costs little, few enough to leave
@@ -100,7 +100,7 @@ impl Isolation {
             loaded: 0,
         };
         let refused: Vec<_> = known.refused.keys().copied().collect();
-        rows.kept = survivors(prepared, &refused)?;
+        rows.kept = prepared.survivors(&refused)?;
         if known.pieces.is_empty() {
             known.pieces = segments(known.sorted_until..total);
         }
@@ -111,7 +111,7 @@ impl Isolation {
         }
         // a refused row may have stood for others of its key: the next best of them takes its place
         let refused: Vec<_> = known.refused.keys().copied().collect();
-        if survivors(prepared, &refused)? == rows.kept {
+        if prepared.survivors(&refused)? == rows.kept {
             return Ok(Some(sending.loaded));
         }
         known.sorted_until = 0;
@@ -386,7 +386,7 @@ impl Sending<'_> {
     fn row_with_key(&self, piece: &Selection, key: &KeyHint) -> Result<Option<usize>, LoadError> {
         let batch: &Batch = &self.prepared.batch;
         let slots: Option<Vec<u32>> =
-            key.columns.split(", ").map(|column| batch.slot_of(column)).collect();
+            key.columns.split(", ").map(|column| batch.columns().slot_of(column)).collect();
         let Some(slots) = slots else {
             return Ok(None);
         };

@@ -4,46 +4,25 @@
 //! writers, so the ALTER that attaches both only changes the catalog. Invariant: whatever fails leaves nothing
 //! behind that slows or refuses anybody's writes.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::time::Duration;
 
 use sqlx::Row;
 use tracing::{info, warn};
 
 use super::{
-    client::{Connection, Postgres},
+    catalog::{Table, TableName},
+    client::Connection,
     ddl::{self, KeyChange},
-    error::{LoadError, Purpose, ServerError},
-    load::SchemaChanges,
-    prepare::{Patience, undo_change_sql},
+    error::Purpose,
+    patience::{Patience, undo_change_sql},
+    pool::Postgres,
     quote_ident, quote_literal,
-    table::{Table, TableName},
 };
+use crate::error::LoadError;
+use crate::load::SchemaChanges;
 
 /// An index over a large table takes its time.
 const BUILD_PATIENCE: Duration = Duration::from_secs(6 * 3600);
-
-/// Keys that the rows of a table refused, until something changes there.
-#[derive(Default)]
-pub(super) struct RefusedKeys(Mutex<HashMap<(TableName, Vec<String>), Refusal>>);
-
-struct Refusal {
-    /// What the table was when the key was refused.
-    state: String,
-    error: ServerError,
-}
-
-impl RefusedKeys {
-    fn get(&self, name: &TableName, key: &[String], state: &str) -> Option<ServerError> {
-        let refused = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let refusal = refused.get(&(name.clone(), key.to_vec()))?;
-        (refusal.state == state).then(|| refusal.error.clone())
-    }
-
-    fn insert(&self, name: &TableName, key: &[String], state: String, error: ServerError) {
-        let mut refused = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        refused.insert((name.clone(), key.to_vec()), Refusal { state, error });
-    }
-}
 
 impl Postgres {
     /// Gives the table the key if it lacks it. A key that the table's rows refuse is an error, now and until rows or

@@ -1,155 +1,76 @@
-//! The load: batches into their tables in one transaction, with the caller's checkpoint.
+//! The load: batches into their tables in one transaction, staged first, committed later.
 //!
-//! Invariant: the rows of all batches and the move of the checkpoint become visible together or not at
-//! all. The checkpoint is locked after all changes to tables and before the first row is sent, and moves in
-//! the last statement before COMMIT, which must hit one row: a COMMIT of an aborted transaction answers
-//! ROLLBACK without an error.
+//! Invariant: the rows of all batches and the changes of the ledger become visible together or not at all. The position is
+//! locked after all changes to tables and before the first row is sent, and moves in the last statement before COMMIT,
+//! which must hit one row: a COMMIT of an aborted transaction answers ROLLBACK without an error.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-use futures_util::future::BoxFuture;
+use std::{sync::Arc, time::Instant};
 
 use super::{
-    client::{Connection, Postgres},
-    error::{LoadError, Purpose, ServerError},
+    catalog::Table,
+    change::{Prepared, Rules},
+    client::Connection,
+    error::Purpose,
     isolate::Isolation,
-    prepare::{Prepared, Rules},
-    table::Table,
+    ledger,
+    pool::Postgres,
     transfer::{self, Selection},
 };
 use crate::{
-    batch::{Batch, Replaces},
-    convert::TextStyle,
-    dedup,
+    error::{LoadError, ServerError},
+    ledger::{Fence, LedgerChanges},
+    load::{
+        LoadCounts, LoadOptions, LoadReport, LoadedTable, Refusals, RefusedRow, RowsOf,
+        SchemaChanges,
+    },
+    rows::{
+        batch::{Batch, Replaces},
+        convert::TextStyle,
+    },
 };
 
-/// Statements of the caller that run in the load's transaction; nothing here looks into them.
-pub struct Checkpoint {
-    /// A `select … for update` that must answer one row: the checkpoint is what the caller thinks.
-    pub lock: String,
-    /// Called when all rows are sent. Answers an `update` that must hit one row; it runs last before COMMIT, after
-    /// whatever stands before it. An error rolls everything back. What takes long in here holds the rows' locks.
-    pub advance: Advance,
-}
-
-/// See [`Checkpoint::advance`].
-pub type Advance =
-    Box<dyn for<'a> Fn(&'a LoadReport) -> BoxFuture<'a, Result<String, LoadError>> + Send + Sync>;
-
-/// How batches are loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LoadOptions {
-    pub refusals: Refusals,
-    pub schema_changes: SchemaChanges,
-    pub rows: RowsOf,
-}
-
-/// What the rows of a batch stand for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RowsOf {
-    /// A batch: all rows have all its columns, those that an event lacks are NULL.
-    #[default]
-    Batch,
-    /// Single events that are alike ([`Batch::push_alike`]): the result is that of inserting one after the other. What an event
-    /// lacks stays as it is, or gets its default.
-    Events,
-}
-
-/// What a row that the database refuses does to the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Refusals {
-    /// Nothing is loaded.
-    #[default]
-    Fail,
-    /// The others are loaded, and the report names it. A batch that replaces rows fails all the same.
-    Isolate,
-}
-
-/// Where tables are changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SchemaChanges {
-    /// In short transactions of their own, before the load: nobody waits for our rows behind our locks.
-    #[default]
-    BeforeLoad,
-    /// In the load's transaction, rolled back with it. So are, always, those for a batch that replaces rows.
-    InLoad,
-}
-
-/// What became of the events of a load.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LoadCounts {
-    /// Rows inserted or updated.
-    pub loaded: u64,
-    /// Events that are no row of their own: replaced by another one with the same key in their batch, or without
-    /// any column where the batch has none.
-    pub merged: u64,
-    /// Rows that the database refused.
-    pub refused: u64,
-}
-
-/// A row that the database refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedRow {
-    /// The place of its batch among those of the load.
-    pub batch: usize,
-    /// The number of its event in the batch, from 0.
-    pub row: usize,
-    pub error: ServerError,
-}
-
-/// A table that rows were loaded into.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LoadedTable {
-    /// The place of its batch among those of the load.
-    pub batch: usize,
-    pub name: String,
-    /// Names and SQL types, in the table's order.
-    pub columns: Vec<(String, String)>,
-    /// Columns of the primary key, in its order.
-    pub key: Vec<String>,
-    pub key_name: Option<String>,
-}
-
-/// What a load did.
-#[derive(Debug, Clone, Default)]
-pub struct LoadReport {
-    pub counts: LoadCounts,
-    /// In the order of the batches and their events.
-    pub refused: Vec<RefusedRow>,
-    pub tables: Vec<LoadedTable>,
-    /// Reading and changing tables.
-    pub prepared_in: Duration,
-    /// Sending rows and merging them.
-    pub sent_in: Duration,
-    pub committed_in: Duration,
+/// Rows that the database has and nobody sees yet. Dropped without a commit, its connection is closed and the server
+/// rolls everything back, changes in the load's transaction included.
+pub struct Staged {
+    /// `None`: there is nothing to commit.
+    connection: Option<Connection>,
+    report: LoadReport,
+    /// With the schema of the ledger.
+    fence: Option<(String, Fence)>,
 }
 
 impl Postgres {
-    /// Loads all batches in one transaction. Without batches only the checkpoint moves.
-    pub async fn load(
+    /// Sends the rows of all batches in one transaction, which stays open. Without batches only the fence is locked.
+    ///
+    /// Errors: [`LoadError::Fenced`] where the ledger is not what the fence says; [`LoadError::Refused`] for refused rows
+    /// with [`Refusals::Fail`]; [`LoadError::Schema`] for a table that cannot be made or changed; the others say what is
+    /// waited for or misconfigured. After any error, and after a drop, nothing of the rows is visible; columns that were
+    /// added before the load stay.
+    pub async fn stage(
         &self,
         batches: Vec<Batch>,
-        checkpoint: Option<&Checkpoint>,
+        fence: Option<Fence>,
         options: LoadOptions,
-    ) -> Result<LoadReport, LoadError> {
+    ) -> Result<Staged, LoadError> {
         let batches: Vec<_> = batches.into_iter().map(Arc::new).collect();
         let has_work =
             |batch: &Arc<Batch>| !batch.is_empty() || batch.replaces != Replaces::Nothing;
-        if !batches.iter().any(has_work) && checkpoint.is_none() {
-            return Ok(LoadReport::default());
+        let fence = fence.map(|fence| (self.default_schema().to_owned(), fence));
+        if !batches.iter().any(has_work) && fence.is_none() {
+            return Ok(Staged { connection: None, report: LoadReport::default(), fence });
         }
         let mut isolation = Isolation::default();
         loop {
             let mut connection = self.connection().await?;
             let mut report = LoadReport::default();
-            let load = Load { postgres: self, checkpoint, options, isolation: &mut isolation };
-            match load.run(&mut connection, &batches, &mut report).await {
-                Ok(Ended::Committed) => return Ok(report),
+            let fence_sql = fence.as_ref().map(|(schema, fence)| ledger::fence_sql(schema, fence));
+            let attempt = Attempt { postgres: self, fence_sql, options, isolation: &mut isolation };
+            match attempt.run(&mut connection, &batches, &mut report).await {
+                Ok(Ended::Staged) => {
+                    return Ok(Staged { connection: Some(connection), report, fence });
+                }
                 Ok(Ended::RolledBack) => {} // more is known about its rows now
-                Err(LoadError::CheckpointMoved) => return Err(LoadError::CheckpointMoved),
+                Err(LoadError::Fenced) => return Err(LoadError::Fenced),
                 Err(error) => {
                     let in_step = error.server_error().is_some();
                     if in_step {
@@ -166,24 +87,88 @@ impl Postgres {
             }
         }
     }
+
+    /// Stages and commits at once, without a ledger. Errors are those of [`Postgres::stage`] and [`Staged::commit`].
+    pub async fn load(
+        &self,
+        batches: Vec<Batch>,
+        options: LoadOptions,
+    ) -> Result<LoadReport, LoadError> {
+        self.stage(batches, None, options).await?.commit(&LedgerChanges::default()).await
+    }
+}
+
+impl Staged {
+    /// What became of the rows, as it will be once they are committed.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// Makes the rows visible, and the changes of the ledger with them; without a fence there is no ledger to change.
+    ///
+    /// Errors: [`LoadError::CommitUnknown`] where the answer was lost, also by a drop, and only the ledger knows how it
+    /// ended; after any other one nothing is visible.
+    pub async fn commit(self, changes: &LedgerChanges) -> Result<LoadReport, LoadError> {
+        let Staged { connection, mut report, fence } = self;
+        let Some(mut connection) = connection else {
+            return Ok(report);
+        };
+        let started = Instant::now();
+        match commit(&mut connection, fence.as_ref(), changes).await {
+            Ok(()) => {
+                report.committed_in = started.elapsed();
+                Ok(report)
+            }
+            Err(error) => {
+                if error.server_error().is_some() {
+                    connection.roll_back_and_close().await;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn commit(
+    connection: &mut Connection,
+    fence: Option<&(String, Fence)>,
+    changes: &LedgerChanges,
+) -> Result<(), LoadError> {
+    if let Some((schema, fence)) = fence {
+        let advance = ledger::advance_sql(schema, fence, changes);
+        if connection.execute(&advance, Purpose::Other).await? != 1 {
+            connection.roll_back().await?;
+            return Err(LoadError::Fenced);
+        }
+    }
+    match connection.commit(Purpose::Rows { table: "" }).await {
+        Err(LoadError::Connection { reason }) => Err(LoadError::CommitUnknown { reason }),
+        // a session that is ended on purpose may say so after the commit is durable
+        Err(LoadError::Busy(error)) if error.sqlstate.starts_with("57P") => {
+            Err(LoadError::CommitUnknown { reason: error.to_string() })
+        }
+        done => done,
+    }
 }
 
 /// How an attempt ended that met no error.
 enum Ended {
-    Committed,
+    /// All rows are sent, and refusals known.
+    Staged,
     /// Its rows have to be tried again, in another transaction.
     RolledBack,
 }
 
-/// One attempt.
-struct Load<'a> {
+/// One attempt to stage all batches in one transaction.
+struct Attempt<'a> {
     postgres: &'a Postgres,
-    checkpoint: Option<&'a Checkpoint>,
+    /// Must answer one row under the load's transaction.
+    fence_sql: Option<String>,
     options: LoadOptions,
     isolation: &'a mut Isolation,
 }
 
-impl Load<'_> {
+impl Attempt<'_> {
     async fn run(
         mut self,
         connection: &mut Connection,
@@ -212,31 +197,20 @@ impl Load<'_> {
         if !has_begun {
             self.begin(connection).await?;
         }
-        if let Some(checkpoint) = self.checkpoint
-            && connection.run(&checkpoint.lock).await?.len() != 1
+        if let Some(fence_sql) = &self.fence_sql
+            && connection.run(fence_sql).await?.len() != 1
         {
-            connection.run("rollback").await?;
-            return Err(LoadError::CheckpointMoved);
+            connection.roll_back().await?;
+            return Err(LoadError::Fenced);
         }
         for (index, prepared) in &prepared {
             if !self.send(connection, *index, prepared, report).await? {
-                connection.run("rollback").await?;
+                connection.roll_back().await?;
                 return Ok(Ended::RolledBack);
             }
         }
         report.sent_in = started.elapsed();
-
-        let started = Instant::now();
-        if let Some(checkpoint) = self.checkpoint {
-            let advance = (checkpoint.advance)(report).await?;
-            if connection.execute(&advance, Purpose::Other).await? != 1 {
-                connection.run("rollback").await?;
-                return Err(LoadError::CheckpointMoved);
-            }
-        }
-        commit(connection).await?;
-        report.committed_in = started.elapsed();
-        Ok(Ended::Committed)
+        Ok(Ended::Staged)
     }
 
     fn rules(&self, batch: &Batch) -> Rules {
@@ -259,7 +233,7 @@ impl Load<'_> {
             // deferred ones fail at COMMIT, where no row can be cut out any more
             sql.push_str("; set constraints all immediate");
         }
-        connection.run(&sql).await.map(drop)
+        connection.begin(&sql).await
     }
 
     /// Sends one batch. `false`: not all of it, for this transaction has had its share of subtransactions.
@@ -287,7 +261,7 @@ impl Load<'_> {
             counts.merged = total as u64;
         } else {
             transfer::make_room(connection, prepared).await?;
-            let rows = Selection { range: 0..total, kept: survivors(prepared, &[])? };
+            let rows = Selection { range: 0..total, kept: prepared.survivors(&[])? };
             let isolates =
                 self.options.refusals == Refusals::Isolate && batch.replaces == Replaces::Nothing;
             if batch.replaces == Replaces::Table && !prepared.is_new {
@@ -330,27 +304,6 @@ fn null_in_key(table: &str, column: &str) -> ServerError {
     }
 }
 
-/// Which rows are sent: of those with equal keys one, and none of `refused`. `None`: all.
-pub(super) fn survivors(
-    prepared: &Prepared,
-    refused: &[usize],
-) -> Result<Option<Arc<Vec<bool>>>, LoadError> {
-    let Prepared { batch, fit, .. } = prepared;
-    if batch.options.deduplicate {
-        let (key, part) = (prepared.row_key(), prepared.part());
-        let survivors = dedup::survivors(batch, &key, refused, part, |row, cell, out| {
-            fit.stored(row, cell, out)
-        })?;
-        return Ok(Some(Arc::new(survivors)));
-    }
-    if refused.is_empty() {
-        return Ok(None);
-    }
-    let mut kept = vec![true; batch.row_count()];
-    refused.iter().for_each(|row| kept[*row] = false);
-    Ok(Some(Arc::new(kept)))
-}
-
 async fn loaded_table(
     connection: &mut Connection,
     index: usize,
@@ -366,16 +319,4 @@ async fn loaded_table(
     };
     let table = table.cloned().unwrap_or_default();
     Ok(table.describe(index, &name.table))
-}
-
-async fn commit(connection: &mut Connection) -> Result<(), LoadError> {
-    match connection.run_for("commit", Purpose::Rows { table: "" }).await {
-        Ok(_) => Ok(()),
-        Err(LoadError::Connection { reason }) => Err(LoadError::CommitUnknown { reason }),
-        // a session that is ended on purpose may say so after the commit is durable
-        Err(LoadError::Busy(error)) if error.sqlstate.starts_with("57P") => {
-            Err(LoadError::CommitUnknown { reason: error.to_string() })
-        }
-        Err(error) => Err(error),
-    }
 }

@@ -5,60 +5,13 @@
 //! subtransaction; the first repeat ends it, and the rows are merged. A table that had one is merged into at once for
 //! the next loads, twice as many after each vain try, because a vain try leaves dead rows behind.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
-
 use super::{
-    client::{Connection, Postgres},
-    error::{LoadError, ServerError},
-    prepare::Prepared,
-    table::TableName,
+    change::Prepared,
+    client::Connection,
+    pool::Postgres,
     transfer::{self, Selection},
 };
-
-const FIRST_PAUSE: u32 = 1;
-const MAX_PAUSE: u32 = 1024;
-
-/// Tables that had repeats.
-#[derive(Default)]
-pub(super) struct Repeats(Mutex<HashMap<TableName, Pause>>);
-
-#[derive(Default)]
-struct Pause {
-    /// Loads that are merged without a try.
-    left: u32,
-    /// How many those were after the last vain try.
-    last: u32,
-}
-
-impl Repeats {
-    /// Whether it is worth trying that all keys are new.
-    fn is_worth_a_try(&self, table: &TableName) -> bool {
-        let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tables.get(table).is_none_or(|pause| pause.left == 0)
-    }
-
-    /// Rows were merged without a try.
-    fn merged(&self, table: &TableName) {
-        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pause) = tables.get_mut(table) {
-            pause.left = pause.left.saturating_sub(1);
-        }
-    }
-
-    fn tried(&self, table: &TableName, all_were_new: bool) {
-        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all_were_new {
-            tables.remove(table);
-            return;
-        }
-        let pause = tables.entry(table.clone()).or_default();
-        pause.last = (pause.last * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
-        pause.left = pause.last;
-    }
-}
+use crate::error::{LoadError, ServerError};
 
 impl Postgres {
     /// Whether a batch is to be merged, but may do without.
@@ -102,33 +55,4 @@ impl Postgres {
 /// than its table's, and the server does not always say which columns it is over. Merging sorts it out.
 pub(super) fn may_be_repeat(error: &ServerError) -> bool {
     error.sqlstate == "23505"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How many loads are merged before the next try.
-    fn merges(repeats: &Repeats, table: &TableName) -> usize {
-        let mut count = 0;
-        while !repeats.is_worth_a_try(table) {
-            repeats.merged(table);
-            count += 1;
-        }
-        count
-    }
-
-    #[test]
-    fn after_a_repeat_more_and_more_loads_are_merged_at_once() {
-        let table = TableName { schema: "s".to_owned(), table: "t".to_owned() };
-        let repeats = Repeats::default();
-        for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024] {
-            assert!(repeats.is_worth_a_try(&table));
-            repeats.tried(&table, false);
-            assert_eq!(merges(&repeats, &table), expected);
-        }
-        repeats.tried(&table, true);
-        repeats.tried(&table, false);
-        assert_eq!(merges(&repeats, &table), 1, "a load of new keys starts over");
-    }
 }

@@ -7,16 +7,20 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{
+    binary::BinaryWriter,
+    catalog::Table,
+    change::Prepared,
     client::Connection,
     ddl::{self, KeyChange, NewColumn, Staging},
-    encode::{self, Encoder},
-    error::{LoadError, Purpose},
+    encode::Encoder,
+    error::Purpose,
     fit::{Against, Fit, Free},
-    prepare::Prepared,
-    table::Table,
+    row_writer::RowWriter,
 };
-use crate::{
+use crate::error::LoadError;
+use crate::rows::{
     batch::{Batch, Replaces},
+    columns::Column,
     convert::TextStyle,
 };
 
@@ -201,7 +205,7 @@ pub(super) async fn copy(
 ) -> Result<u64, LoadError> {
     let Prepared { batch, name, fit, .. } = prepared;
     let purpose = Purpose::Rows { table: &name.table };
-    let format = encode::writer(fit, &batch.columns).format();
+    let format = writer(fit, batch.columns()).format();
     let columns = fit.quoted_columns().join(", ");
     let sql = format!("copy {place} ({columns}) from stdin with (format {format})");
     let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
@@ -218,13 +222,21 @@ pub(super) async fn copy(
     encoded.and(stored)
 }
 
+/// The fastest format that takes all values of the batch.
+fn writer<'a>(fit: &'a Fit, columns: &'a [Column]) -> Box<dyn RowWriter + 'a> {
+    match BinaryWriter::new(fit) {
+        Some(binary) => Box::new(binary),
+        None => Box::new(Encoder::new(fit, columns)),
+    }
+}
+
 fn send_rows(
     batch: &Batch,
     fit: &Fit,
     rows: &Selection,
     sender: &mpsc::Sender<Vec<u8>>,
 ) -> Result<(), LoadError> {
-    let mut writer = encode::writer(fit, &batch.columns);
+    let mut writer = writer(fit, batch.columns());
     let mut text = Vec::with_capacity(CHUNK + CHUNK / 8);
     writer.begin(&mut text);
     batch.rows.visit(rows.range.clone(), |number, row| {
@@ -252,7 +264,7 @@ pub fn copy_text(batch: &Batch) -> Result<(Vec<String>, Vec<u8>), LoadError> {
     let against = Against { table: None, made: &made, free: Free::None, style: TextStyle::Short };
     let fit = Fit::new(batch, against)?;
     let mut text = Vec::new();
-    let mut encoder = Encoder::new(&fit, &batch.columns);
+    let mut encoder = Encoder::new(&fit, batch.columns());
     batch.rows.visit(0..batch.row_count(), |number, row| {
         encoder.encode(number, row, &mut text);
         true

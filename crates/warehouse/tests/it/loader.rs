@@ -48,7 +48,7 @@ impl Loader {
         how: LoadOptions,
     ) -> Result<LoadReport, LoadError> {
         let batch = batch(options, events);
-        self.postgres.load(vec![batch], None, how).await
+        self.postgres.load(vec![batch], how).await
     }
 
     /// The one number that a query answers.

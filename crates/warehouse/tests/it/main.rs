@@ -1,6 +1,6 @@
 //! The library against real PostgreSQL servers.
 
-mod checkpoint;
+mod ledger;
 mod loader;
 mod merged;
 mod pooler;

@@ -83,7 +83,7 @@ async fn any_object_loads_or_is_refused_by_name() -> Result<()> {
                 }
             }
             let total = batch.row_count() as u64;
-            let counts = loader.postgres.load(vec![batch], None, ISOLATE).await?.counts;
+            let counts = loader.postgres.load(vec![batch], ISOLATE).await?.counts;
             assert_eq!(counts.loaded + counts.merged, total, "{counts:?}");
             assert_eq!(counts.refused, 0, "all types are ours, so all values fit");
             expected += counts.loaded;
@@ -190,7 +190,7 @@ async fn a_batch_on_disk_loads_as_one_in_memory() -> Result<()> {
             }
         }
         sizes.push(batch.byte_size());
-        loader.postgres.load(vec![batch], None, ISOLATE).await?;
+        loader.postgres.load(vec![batch], ISOLATE).await?;
         contents.push(loader.database.query("select to_jsonb(t)::text from t").await?);
     }
     assert!(sizes[1] + (1 << 20) < sizes[0], "bytes in memory: {sizes:?}");

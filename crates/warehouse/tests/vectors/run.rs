@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value};
 use warehouse::{
     LoadOptions, MicroBatch, Refusals, RowsOf, SchemaChanges, StreamOptions,
+    bulk::{BulkMode, Stream, StreamError},
     postgres::{Postgres, quote_ident},
-    stream::{Mode, Stream, StreamError},
 };
 
 use crate::{
@@ -96,7 +96,7 @@ async fn play(
             return Ok(outcome);
         }
     }
-    let mode: Mode = match mode.parse() {
+    let mode: BulkMode = match mode.parse() {
         Ok(mode) => mode,
         Err(error) => {
             outcome.failed = Some(full_text(&error));
@@ -161,7 +161,7 @@ async fn play_together(
         schema_changes: SchemaChanges::BeforeLoad,
         rows: RowsOf::Events,
     };
-    match destination.load(micro_batch.into_batches(), None, load).await {
+    match destination.load(micro_batch.into_batches(), load).await {
         Ok(report) => outcome.refused.extend(report.refused.into_iter().map(|refused| {
             let text = format!("{}: {}", refused.error, refused.error.full_text);
             (event_of[&(refused.batch, refused.row)], text)

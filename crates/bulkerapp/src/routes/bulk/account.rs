@@ -5,7 +5,7 @@ use std::time::Duration;
 use eventslog::BatchBody;
 use serde::Serialize;
 use serde_json::{Value, json};
-use warehouse::stream::State;
+use warehouse::bulk::State;
 
 /// How a call went, as far as it went.
 #[derive(Debug, Default)]
@@ -64,8 +64,8 @@ mod tests {
 
     use warehouse::{
         StreamOptions,
+        bulk::{BulkMode, Stream},
         postgres::{Credentials, Postgres, Settings},
-        stream::{Mode, Stream},
     };
 
     use super::*;
@@ -87,7 +87,7 @@ mod tests {
         let credentials = Credentials::read(&credentials).unwrap();
         let postgres = Postgres::new(&credentials, Settings::default()).unwrap();
         let options = Arc::new(StreamOptions::default());
-        let mut stream = Stream::open(postgres, "t", Mode::Batch, options).unwrap();
+        let mut stream = Stream::open(postgres, "t", BulkMode::Batch, options).unwrap();
         stream.consume(br#"{"a":1}"#).await.unwrap();
         let account = Account { state: Some(stream.abort().clone()), bytes: 7 };
         assert_eq!(

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tracing::info;
 use warehouse::{
     RowError,
-    stream::{Stream, StreamError},
+    bulk::{Stream, StreamError},
 };
 
 use super::{Authorized, masked::masked_error};
@@ -182,7 +182,7 @@ async fn load(
     let _place = state.bulk.take().await;
     let limit = state.bulk.memory_limit();
     let most = limit.bytes * BEYOND_LIMIT;
-    let stream = Stream::open(target.postgres.clone(), &table, mode, Arc::new(options));
+    let stream = Stream::open(target.warehouse.clone(), &table, mode, Arc::new(options));
     let mut stream = stream.map_err(BulkError::create)?.with_memory_limit(limit);
     let stored = feed(&mut stream, lines, most, &mut account.bytes).await;
     if !matches!(stored, Ok(rows) if rows > 0) {

@@ -18,11 +18,10 @@ use kafkabase::{Message, Mode, TopicId};
 use tokio::time::timeout;
 use tracing::warn;
 
+use loader::{EventStates, StateOfRefused};
+
 use super::{Admin, masked::masked_error};
-use crate::{
-    loading::{FateState, Fates},
-    state::AppState,
-};
+use crate::state::AppState;
 use filter::{Filter, ORIGINAL_TOPIC, REASON, Status};
 use line::{Details, write_detailed_line, write_line};
 
@@ -96,15 +95,15 @@ fn details(prefix: &str, message: &Message, status: Status) -> Details {
 }
 
 /// What the destination's database knows of its refused events. Without it, all copies are shown.
-async fn fates(state: &AppState, destination_id: &str, status: Status) -> Fates {
+async fn fates(state: &AppState, destination_id: &str, status: Status) -> EventStates {
     let Some(target) = state.target(destination_id) else {
-        return Fates::unknown();
+        return EventStates::unknown();
     };
     let wanted = match status {
-        Status::Dead => FateState::Dead,
-        Status::Retry => FateState::Waiting,
+        Status::Dead => StateOfRefused::Dead,
+        Status::Retry => StateOfRefused::Waiting,
     };
-    match timeout(ASK_WITHIN, Fates::read(&target, wanted)).await {
+    match timeout(ASK_WITHIN, EventStates::read(&target, wanted)).await {
         Ok(Ok(fates)) => return fates,
         Ok(Err(error)) => warn!(
             destination_id,
@@ -113,5 +112,5 @@ async fn fates(state: &AppState, destination_id: &str, status: Status) -> Fates 
         ),
         Err(_) => warn!(destination_id, "states of refused events not known in time"),
     }
-    Fates::unknown()
+    EventStates::unknown()
 }

@@ -1,0 +1,154 @@
+//! Refused events: what a load does with them, and the mover that brings them back to the topic.
+//!
+//! The states are those of the origins table; only a load's transaction changes them.
+
+use warehouse::{EventState, Origin, PartitionKey};
+
+use super::{
+    super::returning::{Verdict as Judged, judge},
+    Model,
+    rules::Rule,
+    world::{Copied, EVENTS, Effect, Loader, Record, Row, Steps, World, uuid},
+};
+
+/// What a load decides about one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Verdict {
+    loads: bool,
+    state: Option<EventState>,
+    /// The copy that is parked; beyond the last attempt it is a dead letter.
+    parked: Option<Copied>,
+}
+
+const DROPPED: Verdict = Verdict { loads: false, state: None, parked: None };
+
+/// What the load of the loader's batch does, with the table and the states as they are now.
+pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
+    let known = me.row.expect("a loader past its start has a row");
+    let row = world.database.row.unwrap_or(known);
+    let mut effect = Effect {
+        to: Row { next: me.batch_next, topic_id: known.topic_id, ..row },
+        rows: [0; EVENTS],
+        origins: [None; EVENTS],
+        parked: [None; 2],
+        dead: [false; EVENTS],
+    };
+    let states = me.states.unwrap_or(world.database.origins);
+    let mut seen = [false; EVENTS];
+    for record in me.batch.into_iter().flatten() {
+        let (event, verdict) = match record {
+            Record::Event(event) => (event, first_reading(model, world, event)),
+            // moved twice, by a mover that was killed: one of them is enough
+            Record::Copy(Copied { event, .. }) if seen[usize::from(event)] => (event, DROPPED),
+            Record::Copy(copied) => {
+                let event = usize::from(copied.event);
+                seen[event] = true;
+                (copied.event, returning(model, world, (row, states[event]), copied))
+            }
+            Record::Marker => continue,
+        };
+        let event = usize::from(event);
+        effect.rows[event] += u8::from(verdict.loads);
+        effect.origins[event] = verdict.state.or(effect.origins[event]);
+        match verdict.parked {
+            Some(copied) if copied.attempt >= model.attempts => effect.dead[event] = true,
+            Some(copied) => {
+                let free = effect.parked.iter_mut().find(|place| place.is_none());
+                *free.expect("a batch has few refused rows") = Some(copied);
+            }
+            None => {}
+        }
+    }
+    effect
+}
+
+fn first_reading(model: &Model, world: &World, event: u8) -> Verdict {
+    if is_refused(model, world, event) {
+        return refused(model, Copied { event, attempt: 0, is_foreign: false });
+    }
+    Verdict { loads: true, state: None, parked: None }
+}
+
+fn returning(
+    model: &Model,
+    world: &World,
+    (row, state): (Row, Option<EventState>),
+    copied: Copied,
+) -> Verdict {
+    let has = |rule| model.rules.has(rule);
+    let loads = match state {
+        Some(EventState::Loaded | EventState::Dead) if !has(Rule::SettledCopiesAreDropped) => true,
+        None if !has(Rule::RefusalsAreWritten) => true,
+        None if !has(Rule::UncoveredCopiesLoad) => false,
+        None if is_of_earlier_topic(world, row, copied) && !has(Rule::EarlierTopicsAreCovered) => {
+            true
+        }
+        state => judge(state, &origin(world, copied), &key(), &row.to_position()) != Judged::Drop,
+    };
+    if !loads {
+        DROPPED
+    } else if is_refused(model, world, copied.event) {
+        refused(model, copied)
+    } else {
+        Verdict { loads, state: Some(EventState::Loaded), parked: None }
+    }
+}
+
+fn is_of_earlier_topic(world: &World, row: Row, copied: Copied) -> bool {
+    let place = world.places[usize::from(copied.event)];
+    !copied.is_foreign && place.is_some_and(|(id, _)| id != row.topic_id)
+}
+
+fn key() -> PartitionKey {
+    PartitionKey { cluster_id: "cluster".to_owned(), topic: "topic".to_owned(), partition: 0 }
+}
+
+/// What the headers of a copy say of the place where its event was read first.
+fn origin(world: &World, copied: Copied) -> Origin {
+    let PartitionKey { cluster_id: cluster, topic, partition } = key();
+    let (topic_id, offset) = world.places[usize::from(copied.event)].unwrap_or_default();
+    let topic = if copied.is_foreign { "retry topic".to_owned() } else { topic };
+    Origin { cluster, topic, topic_id: Some(uuid(topic_id)), partition, offset: i64::from(offset) }
+}
+
+fn refused(model: &Model, copied: Copied) -> Verdict {
+    let parked = Copied { attempt: copied.attempt + 1, ..copied };
+    let state = if !model.rules.has(Rule::OriginsOfLoadedRowsOnly) {
+        Some(EventState::Loaded)
+    } else if parked.attempt >= model.attempts {
+        Some(EventState::Dead)
+    } else {
+        model.rules.has(Rule::RefusalsAreWritten).then_some(EventState::Refused)
+    };
+    Verdict { loads: false, state, parked: Some(parked) }
+}
+
+pub(super) fn is_refused(model: &Model, world: &World, event: u8) -> bool {
+    world.is_table_broken && model.fragile.contains(&event)
+}
+
+/// Whether an event is a dead letter that counts.
+pub(super) fn is_dead(model: &Model, world: &World, event: usize) -> bool {
+    let state = world.database.origins[event];
+    world.dead_letters[event]
+        && (state == Some(EventState::Dead) || !model.rules.has(Rule::DeadLettersCountByState))
+}
+
+/// The mover brings the next parked copy back to the topic, at least once.
+pub(super) fn mover_steps(world: &World, steps: &mut Steps) {
+    let Some(Some(copied)) = world.parked.get(usize::from(world.moved)) else {
+        return;
+    };
+    if world.original.is_live {
+        return; // it is ours, and starts with us
+    }
+    let mut next = *world;
+    next.topic.push(Record::Copy(*copied));
+    if next.budget.repeated_moves > 0 {
+        let mut again = next;
+        again.budget.repeated_moves -= 1;
+        steps.push("mover", "brings a copy back and is killed before it notes so", again);
+    }
+    next.moved += 1;
+    steps.push("mover", "brings a copy back", next);
+}

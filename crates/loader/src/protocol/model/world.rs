@@ -1,0 +1,393 @@
+//! The state of a small world: one topic, its group, a database with a backup, two loaders, the original.
+//!
+//! Everything is a plain value that can be copied, compared and hashed. Numbers are as small as the worlds:
+//! an offset, an epoch, an id is a `u8`. Where the real code decides, they become its own types.
+
+use kafkabase::GroupOffset as CommittedOffset;
+use uuid::Uuid;
+use warehouse::{EventState, Position};
+
+use super::super::mark::{GroupOffset, Mark};
+
+/// Events of all incarnations of the topic together.
+pub(super) const EVENTS: usize = 5;
+/// Offsets of one incarnation.
+pub(super) const PLACES: usize = 8;
+/// Copies that ever enter the retry topic.
+pub(super) const PARKED: usize = 6;
+/// Records of a batch.
+pub(super) const BATCH: usize = 3;
+
+/// What lies at an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Record {
+    Event(u8),
+    /// A refused event that came back from the retry topic.
+    Copy(Copied),
+    /// The marker of a Kafka transaction: it has an offset and is never delivered.
+    Marker,
+}
+
+/// A refused event on its way through the retry topic; its origin is the event's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Copied {
+    pub(super) event: u8,
+    /// How often it was refused before.
+    pub(super) attempt: u8,
+    /// Refused by the original: its origin is its place in the retry topic.
+    pub(super) is_foreign: bool,
+}
+
+/// One incarnation of the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Topic {
+    pub(super) id: u8,
+    pub(super) low: u8,
+    pub(super) end: u8,
+    pub(super) records: [Option<Record>; PLACES],
+}
+
+impl Topic {
+    pub(super) fn push(&mut self, record: Record) {
+        self.records[usize::from(self.end)] = Some(record);
+        self.end += 1;
+    }
+}
+
+/// What the group's offset is, as Kafka keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Committed {
+    pub(super) offset: u8,
+    pub(super) mark: Option<SmallMark>,
+}
+
+/// A [`Mark`] of small numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct SmallMark {
+    pub(super) ledger: u8,
+    pub(super) epoch: u8,
+    pub(super) offset: u8,
+    pub(super) began: u8,
+}
+
+impl SmallMark {
+    pub(super) fn committed(self) -> Committed {
+        Committed { offset: self.offset, mark: Some(self) }
+    }
+
+    fn to_mark(self) -> Mark {
+        Mark {
+            ledger: uuid(self.ledger),
+            epoch: i64::from(self.epoch),
+            offset: i64::from(self.offset),
+            began: i64::from(self.began),
+        }
+    }
+}
+
+/// What the loaders make of the group's offset: by way of the text that Kafka keeps, so that the real code
+/// reads it.
+pub(super) fn group_of(committed: Option<Committed>) -> GroupOffset {
+    GroupOffset::from(committed.map(|committed| CommittedOffset {
+        offset: i64::from(committed.offset),
+        metadata: committed.mark.map_or_else(String::new, |mark| mark.to_mark().to_string()),
+    }))
+}
+
+pub(super) fn is_unmarked(committed: Option<Committed>) -> bool {
+    matches!(group_of(committed), GroupOffset::Unmarked(_))
+}
+
+pub(super) fn uuid(small: u8) -> Uuid {
+    Uuid::from_u128(u128::from(small) + 1)
+}
+
+/// An [`Position`] of small numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Row {
+    pub(super) next: u8,
+    pub(super) epoch: u8,
+    pub(super) began: u8,
+    pub(super) topic_id: u8,
+}
+
+impl Row {
+    pub(super) fn to_position(self) -> Position {
+        Position {
+            next_offset: i64::from(self.next),
+            epoch: i64::from(self.epoch),
+            began: i64::from(self.began),
+            topic_id: Some(uuid(self.topic_id)),
+        }
+    }
+
+    pub(super) fn mark(self, ledger: u8) -> SmallMark {
+        SmallMark { ledger, epoch: self.epoch, offset: self.next, began: self.began }
+    }
+
+    /// Whether a compare-and-set on (offset, epoch) takes one for the other.
+    pub(super) fn is_unmoved(self, now: Option<Row>) -> bool {
+        now.is_some_and(|now| (now.next, now.epoch) == (self.next, self.epoch))
+    }
+}
+
+/// The destination, as far as it is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Database {
+    pub(super) ledger: u8,
+    pub(super) row: Option<Row>,
+    /// How often each event is in the table.
+    pub(super) table: [u8; EVENTS],
+    pub(super) origins: [Option<EventState>; EVENTS],
+}
+
+/// What a load's transaction does once it commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Effect {
+    pub(super) to: Row,
+    pub(super) rows: [u8; EVENTS],
+    pub(super) origins: [Option<EventState>; EVENTS],
+    /// Goes to the retry topic before the commit.
+    pub(super) parked: [Option<Copied>; 2],
+    /// Events that go to the dead letter before the commit.
+    pub(super) dead: [bool; EVENTS],
+}
+
+/// Where a loader stands: the name is that of the step it takes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Pc {
+    /// Between runs.
+    Idle,
+    /// Stopped cleanly: group and row agree, or somebody decided on the group's offset.
+    Stopped,
+    Members,
+    /// The n-th of the facts that say where to start.
+    Fact(u8),
+    Settle,
+    StepOverGap,
+    Claim,
+    Read,
+    CheckTopicId,
+    ReadGroupAgain,
+    ClaimAgain,
+    Lock,
+    Park,
+    Commit,
+    AskRow,
+    /// Only without `RowMovesWithTheRows`: the row's own transaction.
+    MoveRow,
+    /// Only without `ParkedBeforeCommit`.
+    ParkLate,
+    TellReadGroup,
+    TellCommit,
+    StopReadRow,
+    StopMembers,
+    StopReadGroup,
+    StopCommit,
+}
+
+/// One of the two loaders: where it stands and what it remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Loader {
+    pub(super) pc: Pc,
+    /// Kafka acknowledged a start since this process owns the topic.
+    pub(super) claimed: bool,
+    /// Runs that it may still begin.
+    pub(super) runs: u8,
+    /// Times that this run, or this stop, started over.
+    pub(super) starts: u8,
+    pub(super) ledger: u8,
+    pub(super) row: Option<Row>,
+    /// Only without `LoadNeverInserts`: `row` is not in the database yet.
+    pub(super) is_row_absent: bool,
+    pub(super) group: Option<Committed>,
+    pub(super) earlier_id: u8,
+    pub(super) topic_id: u8,
+    pub(super) low: u8,
+    pub(super) end: u8,
+    pub(super) batch: [Option<Record>; BATCH],
+    pub(super) batch_next: u8,
+    /// Only without `StatesUnderTheLock`: the states of the batch's copies.
+    pub(super) states: Option<[Option<EventState>; EVENTS]>,
+    pub(super) effect: Option<Effect>,
+}
+
+impl Loader {
+    pub(super) const fn idle(runs: u8) -> Loader {
+        Loader {
+            pc: Pc::Idle,
+            claimed: false,
+            runs,
+            starts: 0,
+            ledger: 0,
+            row: None,
+            is_row_absent: false,
+            group: None,
+            earlier_id: 0,
+            topic_id: 0,
+            low: 0,
+            end: 0,
+            batch: [None; BATCH],
+            batch_next: 0,
+            states: None,
+            effect: None,
+        }
+    }
+
+    /// Forgets what it knew, as at the end of a run; equal states meet again that way.
+    pub(super) fn rest(&mut self, pc: Pc) {
+        let (claimed, starts) = (self.claimed, self.starts);
+        *self = Loader { pc, claimed, ..Loader::idle(self.runs) };
+        if !matches!(pc, Pc::Idle | Pc::Stopped) {
+            self.starts = starts;
+        }
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        matches!(self.pc, Pc::Idle | Pc::Stopped)
+    }
+
+    /// Whether its open transaction holds the lock on the offsets row.
+    pub(super) fn locks_row(&self) -> bool {
+        matches!(self.pc, Pc::Park | Pc::Commit) && !self.is_row_absent
+    }
+
+    /// Whether a restore of the database ends what it is doing.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        matches!(self.pc, Pc::Park | Pc::Commit | Pc::AskRow)
+    }
+}
+
+/// The original: a plain consumer group that commits without a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Original {
+    pub(super) is_live: bool,
+    pub(super) position: u8,
+    /// Times that it may still join.
+    pub(super) joins: u8,
+}
+
+/// What may still go wrong or be decided; each time takes one away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct Budget {
+    /// Events that may still be produced.
+    pub(super) produced: u8,
+    pub(super) crashes: u8,
+    /// Commits to the group that are lost, or whose answer is, or that arrive late.
+    pub(super) lost_in_kafka: u8,
+    /// Answers to COMMIT that are lost.
+    pub(super) lost_in_database: u8,
+    pub(super) resets: u8,
+    pub(super) backups: u8,
+    pub(super) restores: u8,
+    pub(super) recreations: u8,
+    pub(super) early_ends: u8,
+    pub(super) cuts: u8,
+    /// Times that the table is repaired or broken.
+    pub(super) repairs: u8,
+    /// Moves from the retry topic that are done twice.
+    pub(super) repeated_moves: u8,
+}
+
+/// What an onlooker who sees everything expects of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Expected {
+    /// How often each event must be in the table in the end.
+    pub(super) least: [u8; EVENTS],
+    /// How often it may be there at any time.
+    pub(super) most: [u8; EVENTS],
+    /// A run held for a truncation, or a stop disagreed; there was no reason.
+    pub(super) broken: Option<Violation>,
+}
+
+/// What a search may find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Violation {
+    /// An event is more often in the table than anybody asked for.
+    Doubled,
+    /// Everybody has finished and an event that should be in the table is not.
+    Lost,
+    /// Of the events that an operator's reset is about, a later one was loaded more often than an earlier one.
+    HalfObeyed,
+    /// A dead letter that counts, of an event that is in the table.
+    DeadAndLoaded,
+    /// A run holds for a truncation that never was.
+    HeldForNothing,
+    /// After a clean stop the group is not where the row is.
+    GroupBehind,
+    /// Nobody can take a step although somebody is in the middle of one, or runs end without an end.
+    Stuck,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    pub(super) topic: Topic,
+    /// Incarnation and offset of each event.
+    pub(super) places: [Option<(u8, u8)>; EVENTS],
+    pub(super) group: Option<Committed>,
+    /// A commit whose sender has given up on it, still under way.
+    pub(super) late: Option<SmallMark>,
+    pub(super) parked: [Option<Copied>; PARKED],
+    pub(super) moved: u8,
+    pub(super) dead_letters: [bool; EVENTS],
+    pub(super) database: Database,
+    /// The first epoch that no row has had yet: in real life the time of day.
+    pub(super) fresh_epoch: u8,
+    pub(super) backup: Option<Database>,
+    /// A transaction whose client is gone, with COMMIT sent or not: it holds the row until it ends.
+    pub(super) pending: Option<Effect>,
+    /// The table refuses the events that can be refused.
+    pub(super) is_table_broken: bool,
+    pub(super) loaders: [Loader; 2],
+    pub(super) original: Original,
+    pub(super) budget: Budget,
+    pub(super) expected: Expected,
+}
+
+impl World {
+    /// Whether the row is locked by somebody's transaction.
+    pub(super) fn is_row_locked(&self) -> bool {
+        self.pending.is_some() || self.loaders.iter().any(Loader::locks_row)
+    }
+
+    /// Whether nothing is under way: what an operator does now is between two runs.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.loaders.iter().all(Loader::is_resting)
+            && self.late.is_none()
+            && self.pending.is_none()
+            && !self.original.is_live
+    }
+
+    /// Appends the next event to the topic.
+    pub(super) fn produce(&mut self) {
+        if let Some(event) = self.places.iter().position(Option::is_none) {
+            self.places[event] = Some((self.topic.id, self.topic.end));
+            self.topic.push(Record::Event(u8::try_from(event).unwrap_or_default()));
+            self.expected.least[event] = 1;
+            self.expected.most[event] = 1;
+        }
+    }
+
+    pub(super) fn park(&mut self, copied: Copied) {
+        let free = self.parked.iter_mut().find(|place| place.is_none());
+        *free.expect("the world has room for all copies") = Some(copied);
+    }
+}
+
+/// A step that somebody may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) actor: &'static str,
+    pub(super) what: &'static str,
+}
+
+/// All steps that may be taken next, each with the world after it.
+#[derive(Default)]
+pub(super) struct Steps(pub(super) Vec<(Step, World)>);
+
+impl Steps {
+    pub(super) fn push(&mut self, actor: &'static str, what: &'static str, world: World) {
+        self.0.push((Step { actor, what }, world));
+    }
+}

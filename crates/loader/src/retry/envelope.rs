@@ -1,0 +1,189 @@
+//! What travels with a refused event: why it was refused, how often, when it comes again, and where it was read first.
+//!
+//! Invariant: key and value reach the table unchanged however often the event is refused, and its *origin* (the place
+//! where it was read first) is the same in every copy. Headers that the original knows have its names and formats.
+
+use jiff::Timestamp;
+use kafkabase::{Message, Record};
+use uuid::Uuid;
+use warehouse::Origin;
+
+pub(crate) const ERROR: &str = "error";
+pub(crate) const ORIGINAL_TOPIC: &str = "original_topic";
+pub(crate) const RETRIES: &str = "retries";
+pub(crate) const RETRY_TIME: &str = "retry_time";
+/// Ours: the [`Origin`] as JSON.
+pub(crate) const ORIGIN: &str = "bulker_origin";
+/// Ours: the key of an event whose copy got one of its own; see [`unique_key`].
+pub(crate) const KEY: &str = "bulker_key";
+/// Code points of an error's text that a header keeps.
+const ERROR_LENGTH: usize = 256;
+
+/// An event with all that travels with it, in memory of our own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Envelope {
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Envelope {
+    pub(crate) fn of(message: &Message) -> Envelope {
+        let own =
+            |(name, value): (&str, Option<&[u8]>)| (name.to_owned(), value.map(<[u8]>::to_vec));
+        Envelope {
+            key: message.key().map(<[u8]>::to_vec),
+            value: (!message.is_tombstone()).then(|| message.payload().to_vec()),
+            headers: message.headers().into_iter().map(own).collect(),
+        }
+    }
+
+    /// A header's text; `None` where it is absent or no text.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().rev().find(|(found, _)| found == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+
+    /// Replaces the first header of this name, or appends one.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        let value = Some(value.as_bytes().to_vec());
+        match self.headers.iter_mut().find(|(found, _)| found == name) {
+            Some(header) => header.1 = value,
+            None => self.headers.push((name.to_owned(), value)),
+        }
+    }
+
+    /// How often the event was sent back to its topic. `None`: the header is no number.
+    pub(crate) fn attempt(&self) -> Option<u32> {
+        self.text(RETRIES).map_or(Some(0), |text| text.parse().ok())
+    }
+
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        serde_json::from_str(self.text(ORIGIN)?).ok()
+    }
+
+    pub(crate) fn set_origin(&mut self, origin: &Origin) {
+        let text = serde_json::to_string(origin).expect("numbers and texts only");
+        self.set(ORIGIN, &text);
+    }
+
+    pub(crate) fn set_error(&mut self, error: &str) {
+        let cut = error.char_indices().nth(ERROR_LENGTH).map(|(at, _)| at);
+        match cut {
+            Some(at) => self.set(ERROR, &format!("{}...", &error[..at])),
+            None => self.set(ERROR, error),
+        }
+    }
+
+    pub(crate) fn set_retry_time(&mut self, at: Timestamp) {
+        self.set(RETRY_TIME, &format!("{at:.6}"));
+    }
+
+    /// When the event is due again. Without a readable time it is due at once.
+    pub(crate) fn retry_time(&self) -> Option<Timestamp> {
+        self.text(RETRY_TIME)?.parse().ok()
+    }
+
+    /// Gives the copy a key that no other record has: topics of copies are compacted, which keeps only the last record of a
+    /// key. The event's own key, where it may be shared, goes into a header until the event is back in its topic.
+    pub(crate) fn make_key_unique(&mut self) {
+        let is_unique = self.key.as_deref().is_some_and(|key| Uuid::try_parse_ascii(key).is_ok());
+        if !is_unique {
+            let key = self.key.replace(Uuid::new_v4().to_string().into_bytes());
+            self.headers.retain(|(name, _)| name != KEY);
+            self.headers.push((KEY.to_owned(), key));
+        }
+    }
+
+    /// Gives the event its own key back.
+    pub(crate) fn restore_key(&mut self) {
+        if let Some(at) = self.headers.iter().position(|(name, _)| name == KEY) {
+            self.key = self.headers.remove(at).1;
+        }
+    }
+
+    pub(crate) fn into_record(self, topic: &str) -> Record {
+        Record { topic: topic.to_owned(), key: self.key, value: self.value, headers: self.headers }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin {
+            cluster: "c".to_owned(),
+            topic: "in.id.pg.m.batch.t.t".to_owned(),
+            topic_id: Some(Uuid::from_u128(7)),
+            partition: 0,
+            offset: 42,
+        }
+    }
+
+    #[test]
+    fn a_header_is_replaced_where_it_stands() {
+        let mut envelope = Envelope {
+            headers: vec![("retries".to_owned(), Some(b"1".to_vec())), ("x".to_owned(), None)],
+            ..Envelope::default()
+        };
+        envelope.set(RETRIES, "2");
+        envelope.set(ORIGINAL_TOPIC, "t");
+        let names: Vec<_> = envelope.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["retries", "x", "original_topic"]);
+        assert_eq!(envelope.attempt(), Some(2));
+    }
+
+    #[test]
+    fn no_retries_is_none_so_far_and_anything_else_is_not_known() {
+        let mut envelope = Envelope::default();
+        assert_eq!(envelope.attempt(), Some(0));
+        envelope.set(RETRIES, "many");
+        assert_eq!(envelope.attempt(), None);
+    }
+
+    #[test]
+    fn an_origin_survives_its_way() {
+        let mut envelope = Envelope::default();
+        envelope.set_origin(&origin());
+        assert_eq!(envelope.origin(), Some(origin()));
+        let expected = r#"{"cluster":"c","topic":"in.id.pg.m.batch.t.t","topicId":"00000000-0000-0000-0000-000000000007","partition":0,"offset":42}"#;
+        assert_eq!(envelope.text(ORIGIN), Some(expected));
+    }
+
+    #[test]
+    fn an_error_is_cut_between_characters_after_256() {
+        let mut envelope = Envelope::default();
+        envelope.set_error(&"é".repeat(256));
+        assert_eq!(envelope.text(ERROR).unwrap(), "é".repeat(256));
+        envelope.set_error(&"é".repeat(257));
+        assert_eq!(envelope.text(ERROR).unwrap(), format!("{}...", "é".repeat(256)));
+    }
+
+    #[test]
+    fn times_are_written_with_six_digits_and_read_back() {
+        let mut envelope = Envelope::default();
+        let at: Timestamp = "2026-11-24T10:00:00.5Z".parse().unwrap();
+        envelope.set_retry_time(at);
+        assert_eq!(envelope.text(RETRY_TIME), Some("2026-11-24T10:00:00.500000Z"));
+        assert_eq!(envelope.retry_time(), Some(at));
+        envelope.set(RETRY_TIME, "soon");
+        assert_eq!(envelope.retry_time(), None);
+    }
+
+    #[test]
+    fn a_key_that_may_be_shared_is_set_aside_and_comes_back() {
+        for key in [None, Some(b"user-1".to_vec())] {
+            let mut envelope = Envelope { key: key.clone(), ..Envelope::default() };
+            envelope.make_key_unique();
+            assert!(Uuid::try_parse_ascii(envelope.key.as_deref().unwrap()).is_ok());
+            envelope.restore_key();
+            assert_eq!(envelope.key, key);
+            assert!(envelope.headers.is_empty());
+        }
+        let own = Some(Uuid::new_v4().to_string().into_bytes());
+        let mut envelope = Envelope { key: own.clone(), ..Envelope::default() };
+        envelope.make_key_unique();
+        assert_eq!(envelope.key, own, "the key that intake made is unique already");
+    }
+}

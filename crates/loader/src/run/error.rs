@@ -1,0 +1,88 @@
+//! How a run ends: where it left its topic, or why it ended early.
+
+use kafkabase::{AdminError, Unconfirmed};
+use warehouse::LoadError;
+
+use crate::{
+    batch::{load::BatchError, reader::ReadError},
+    protocol::start::HoldReason,
+    retry::refused_producer::ProduceError,
+};
+
+/// Where a run left its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunEnd {
+    /// Loaded up to this offset, the first that is not loaded yet.
+    At { next_offset: i64 },
+    /// Nothing was loaded, and why.
+    Held(HoldReason),
+}
+
+/// Why a run ended early. What it loaded before stays loaded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("Kafka did not answer")]
+    Kafka(#[from] AdminError),
+    #[error("Kafka refused to hand out the partition")]
+    Assign(#[from] rdkafka::error::KafkaError),
+    #[error("reading the topic failed")]
+    Read(#[from] ReadError),
+    #[error("the warehouse did not take the batch")]
+    Load(#[from] LoadError),
+    #[error("refused events cannot be moved")]
+    Move(#[from] Unconfirmed),
+    #[error("refused events cannot be produced")]
+    Produce(#[from] ProduceError),
+    #[error("the run did not move for too long and was ended where it stood")]
+    Aborted,
+    #[error("the run panicked")]
+    Panicked,
+    #[error("the reading thread ended before its end")]
+    ReaderDied,
+    #[error("the position kept moving: another loader is at work")]
+    Contended,
+}
+
+impl From<BatchError> for RunError {
+    fn from(error: BatchError) -> RunError {
+        match error {
+            BatchError::Warehouse(error) => RunError::Load(error),
+            BatchError::Produce(error) => RunError::Produce(error),
+        }
+    }
+}
+
+impl RunError {
+    /// The label of the error in `bulkerapp_consumer_error`.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            RunError::Kafka(_) => "kafka error",
+            RunError::Assign(_) => "assignment_error",
+            RunError::Read(ReadError::Stalled { .. }) => "stalled",
+            RunError::Read(_) | RunError::ReaderDied => "consumer_error",
+            RunError::Move(_) | RunError::Produce(_) => "retry_topic_error",
+            RunError::Load(LoadError::Tls { .. }) => "warehouse_tls",
+            RunError::Load(error) if error.is_permission_denied() => "warehouse_permission_denied",
+            RunError::Load(error) if error.is_retriable() => "warehouse_unavailable",
+            RunError::Load(LoadError::Config(_)) => "warehouse_misconfigured",
+            RunError::Load(_) => "bulker_stream_error",
+            RunError::Contended => "contended",
+            RunError::Aborted => "aborted",
+            RunError::Panicked => "panic",
+        }
+    }
+
+    /// Whether the reader got nothing although there was something: its client may be stuck.
+    pub(crate) fn is_stalled_read(&self) -> bool {
+        matches!(self, RunError::Read(ReadError::Stalled { .. }))
+    }
+
+    /// Whether the warehouse could not be reached.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            RunError::Aborted => true,
+            RunError::Load(error) => error.is_retriable(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The end of a stream topic: events are loaded as they come.
+//!
+//! A run brings the topic to its end; from there on its tail is followed, as long as this instance owns the topic. What
+//! arrived while the last events were loaded is loaded next, together: so single events are visible at once, and
+//! many of them cost few transactions. The tail keeps the rules of a run: the position moves in the transaction
+//! that carries the events, the topic is still the same after they were read, and a decision of an operator ends it.
+//!
+//! A tail that cannot keep up gives the topic back to a run, which reads ahead on a thread of its own.
+
+use std::time::{Duration, Instant};
+
+use kafkabase::Mode;
+use tracing::debug;
+use warehouse::{Ledger, Position};
+
+use super::{Keeper, TopicRun, error::RunError};
+use crate::{
+    batch::{
+        load::group_plan,
+        reader::{ParsedBatch, ReadPlan, read_what_is_there},
+    },
+    protocol::start::is_another_topic,
+};
+
+/// Events of one load. They are parsed between two waits, so they bound how long others wait for the thread.
+const EVENTS_AT_ONCE: u64 = 500;
+/// Full loads in a row after which a run is faster.
+const FULL_LOADS: u32 = 4;
+/// How long Kafka may lag behind the position while the topic is quiet.
+const COMMIT_AFTER: Duration = Duration::from_secs(5);
+
+/// Why a tail ended that met no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TailEnd {
+    /// A run has to look at everything anew.
+    Behind,
+    /// Without a ledger there is nothing to follow from.
+    NoLedger,
+    /// The service stops, or the topic is another instance's.
+    Stopped,
+}
+
+/// The tail of one topic, from where its last run ended.
+pub(crate) struct Tail<'a> {
+    pub(crate) run: TopicRun<'a>,
+}
+
+impl Tail<'_> {
+    /// Loads what comes after `from`, the first offset that is not loaded.
+    pub(crate) async fn follow(&self, from: i64) -> Result<TailEnd, RunError> {
+        let TopicRun { context, topic, progress, target, stop } = self.run;
+        debug_assert_eq!(topic.mode, Mode::Stream);
+        let Some(ledger) = target.ledger().await? else {
+            return Ok(TailEnd::NoLedger);
+        };
+        let mut position = ledger.read(&self.run.key()).await?;
+        if position.as_ref().is_some_and(|position| position.next_offset != from) {
+            return Ok(TailEnd::Behind);
+        }
+        let plan = self.plan(from);
+        let mut reader = context.tail_fetcher.open(&topic.name, topic.partition, from).await?;
+        let arrived = reader.arrived();
+        let mut next = from;
+        let (mut committed_at, mut committed, mut full_loads) = (Instant::now(), from, 0);
+        loop {
+            let Some(batch) = read_what_is_there(&mut reader, &plan, &context.memory, next)? else {
+                full_loads = 0;
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(TailEnd::Stopped),
+                    () = arrived.notified() => {}
+                    () = tokio::time::sleep(COMMIT_AFTER) => {
+                        let ahead = |position: &&Position| position.next_offset > committed;
+                        if let Some(position) = position.as_ref().filter(ahead) {
+                            self.run.copy_to_group(&ledger, position).await;
+                            (committed_at, committed) = (Instant::now(), position.next_offset);
+                        }
+                    }
+                }
+                continue;
+            };
+            if stop.is_cancelled() {
+                return Ok(TailEnd::Stopped);
+            }
+            // the first event of a topic: a run makes its position
+            let Some(known) = &mut position else {
+                return Ok(TailEnd::Behind);
+            };
+            if committed_at.elapsed() >= context.claim_every {
+                if self.run.is_unmarked().await? {
+                    return Ok(TailEnd::Behind); // an operator decided on an offset
+                }
+                self.run.copy_to_group(&ledger, known).await;
+                (committed_at, committed) = (Instant::now(), known.next_offset);
+            }
+            let is_full = batch.received >= EVENTS_AT_ONCE;
+            let Some(loaded) = self.load(&ledger, known, batch).await? else {
+                return Ok(TailEnd::Behind);
+            };
+            (next, known.next_offset) = (loaded, loaded);
+            progress.set_loaded_to(loaded);
+            full_loads = if is_full { full_loads + 1 } else { 0 };
+            if full_loads >= FULL_LOADS {
+                debug!(topic = topic.name, "tail is behind; a run takes over");
+                return Ok(TailEnd::Behind);
+            }
+        }
+    }
+
+    /// `None`: the position is not what it was, or the topic is another one.
+    async fn load(
+        &self,
+        ledger: &Ledger,
+        position: &Position,
+        batch: ParsedBatch,
+    ) -> Result<Option<i64>, RunError> {
+        let TopicRun { context, topic, target, .. } = self.run;
+        // the records may be those of a new topic of this name; so this is asked after they were read
+        if is_another_topic(position, context.admin.topic_id(&topic.name).await?) {
+            return Ok(None);
+        }
+        let _permit = target.tail_permit().await;
+        Ok(self.run.load(Keeper::Ledger(ledger), position, batch).await?)
+    }
+
+    fn plan(&self, from: i64) -> ReadPlan {
+        ReadPlan {
+            events: group_plan(self.run.topic, self.run.target),
+            start: from,
+            end: i64::MAX,
+            batch_size: EVENTS_AT_ONCE,
+            batch_size_bytes: 0,
+            stall_after: self.run.context.stall_after,
+        }
+    }
+}

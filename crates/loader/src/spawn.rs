@@ -1,0 +1,123 @@
+//! Puts the loader together and keeps it apart from intake: Kafka may be away when the service starts.
+
+use std::{sync::Arc, time::Duration};
+
+use kafkabase::{Admin, ConfirmedProducer, Fetcher, FetcherSettings};
+use rdkafka::{ClientConfig, error::KafkaError};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    batch::memory::MemoryBudget,
+    observe::reporter::Reporter,
+    pauses::Pauses,
+    retry::refused_producer::{RefusalConfig, RefusedProducer},
+    run::context::RunContext,
+    scheduler::{
+        LoaderSettings, Scheduler, owned_topics::OwnedTopics, ownership::Ownership,
+        status::LoaderStatus, tasks::Fetches,
+    },
+};
+
+/// How long a broker may hold a request for what is appended to topics that are quiet.
+const TAIL_WAIT: Duration = Duration::from_millis(500);
+/// Pause between two questions for the cluster's id.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What the loader needs of Kafka and of memory.
+#[derive(Clone)]
+pub struct LoadingConfig {
+    /// Brokers and security.
+    pub client: ClientConfig,
+    pub fetcher: FetcherSettings,
+    pub admin: Admin,
+    /// Bytes of parsed events, over all runs.
+    pub memory_limit: usize,
+    /// How often a long run repeats its claim of the group.
+    pub claim_every: Duration,
+    /// How long nothing may arrive before a read counts as stuck.
+    pub stall_after: Duration,
+    /// Records of a retry topic that are moved at a time.
+    pub retry_batch_size: usize,
+    pub loader: LoaderSettings,
+    /// Sends refused events away.
+    pub producer: ConfirmedProducer,
+    pub refusals: RefusalConfig,
+    pub ownership: Arc<Ownership>,
+    /// The service has to watch them ([`Pauses::watch`]).
+    pub pauses: Arc<Pauses>,
+    pub reporter: Arc<Reporter>,
+}
+
+/// A loader at work.
+pub struct Loading {
+    pub status: watch::Receiver<LoaderStatus>,
+    /// Ends some time after `stop`, once the batches in hand are done.
+    pub task: JoinHandle<()>,
+}
+
+/// Starts the loader as a task. Clients are made here, so that bad settings end the start.
+pub fn spawn(
+    config: LoadingConfig,
+    source: Arc<OwnedTopics>,
+    stop: CancellationToken,
+) -> Result<Loading, KafkaError> {
+    let (sender, status) = watch::channel(LoaderStatus::default());
+    let admin = config.admin.clone();
+    let fetcher = Arc::new(Fetcher::new(&config.client, &config.fetcher)?);
+    // brokers answer as soon as something is there; until then they may hold the request
+    let tail_settings = FetcherSettings { fetch_wait_max: TAIL_WAIT, ..config.fetcher.clone() };
+    let tail_fetcher = Arc::new(Fetcher::new(&config.client, &tail_settings)?);
+    let refused =
+        RefusedProducer::new(config.producer.clone(), admin.clone(), config.refusals.clone());
+    let task = tokio::spawn(async move {
+        let Some(cluster_id) = cluster_id(&admin, &stop).await else {
+            return;
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = config.pauses.known() => {}
+        }
+        config.ownership.join(&admin, &config.client).await;
+        let context = RunContext {
+            admin,
+            fetcher,
+            tail_fetcher,
+            cluster_id,
+            memory: MemoryBudget::new(config.memory_limit),
+            refused: Arc::new(refused),
+            reporter: config.reporter,
+            claim_every: config.claim_every,
+            stall_after: config.stall_after,
+            retry_batch_size: config.retry_batch_size.max(1),
+            topic_prefix: config.refusals.topic_prefix.clone(),
+            pauses: config.pauses,
+        };
+        let rebuild = {
+            let (client, runs, tails) =
+                (config.client.clone(), config.fetcher.clone(), tail_settings);
+            move |fetches| {
+                let settings = if fetches == Fetches::Runs { &runs } else { &tails };
+                Fetcher::new(&client, settings).ok()
+            }
+        };
+        Scheduler::new(context, source, config.loader, sender, rebuild).run(stop).await;
+        config.ownership.leave().await;
+    });
+    Ok(Loading { status, task })
+}
+
+/// Asks until a broker tells. `None`: stopped before.
+async fn cluster_id(admin: &Admin, stop: &CancellationToken) -> Option<String> {
+    loop {
+        match admin.cluster_id().await {
+            Ok(cluster_id) => return Some(cluster_id),
+            Err(error) => warn!(error = %error, "Kafka is away; loading starts once it is there"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(ASK_AGAIN_AFTER) => {}
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Before rows are sent: the batch is fitted to its table, and the table is given what it lacks.
+//!
+//! Invariant: whoever changes a table holds its advisory lock, looks at it again under that lock, and waits for
+//! nobody's statement longer than `schema_lock_timeout`, because everybody who comes later queues behind a
+//! waiting ALTER. What cannot be had in that time is tried again later, up to `schema_patience`.
+
+use std::{collections::HashSet, sync::Arc};
+
+use tracing::warn;
+
+use super::{
+    catalog::{Table, TableName},
+    client::Connection,
+    ddl::{self, KeyChange},
+    error::Purpose,
+    fit::{Against, Fit, Free},
+    patience::{Patience, undo_change_sql},
+    pool::Postgres,
+    quote_ident, quote_literal,
+};
+use crate::{
+    error::LoadError,
+    load::SchemaChanges,
+    rows::{
+        batch::{Batch, Replaces},
+        convert::TextStyle,
+        dedup,
+    },
+};
+
+/// How often a table may change under us while we fit a batch to it.
+const MAX_FITS: usize = 5;
+/// A batch that fits its table.
+pub(super) struct Prepared {
+    pub(super) batch: Arc<Batch>,
+    pub(super) name: TableName,
+    pub(super) fit: Arc<Fit>,
+    /// As it is now. `None`: the batch has no column, and there is no table.
+    pub(super) table: Option<Table>,
+    /// Whether the table has just been made, in this transaction.
+    pub(super) is_new: bool,
+    /// A column of the key that no event of the batch has. Without it no row can be stored.
+    pub(super) absent_key: Option<String>,
+    /// What a row lacks stays as it is in the row that it is merged into.
+    pub(super) keeps_absent: bool,
+    is_literal: bool,
+}
+
+impl Prepared {
+    /// The columns that rows of the batch are told apart by: those of the stream's key, or of the key that rows are
+    /// merged by, if it is somebody else's.
+    pub(super) fn row_key(&self) -> Vec<String> {
+        let present = self.table.as_ref().and_then(|table| table.key.as_ref());
+        let merged_by = present.filter(|_| self.batch.options.merges_into_table());
+        match merged_by.filter(|_| !self.is_literal) {
+            Some(key) => key.columns.clone(),
+            None => self.batch.key_columns(),
+        }
+    }
+
+    /// Rows per part of the batch, within which equal keys are looked for; 0: the whole batch is one part. Parts only
+    /// refuse what the whole would take, so they hold where the original is followed to the letter.
+    pub(super) fn part(&self) -> usize {
+        let part = usize::try_from(self.batch.options.temporary_batch_size).unwrap_or(0);
+        if self.is_literal { part } else { 0 }
+    }
+}
+
+impl Prepared {
+    /// Which rows are sent: of those with equal keys one, and none of `refused`. `None`: all.
+    pub(super) fn survivors(&self, refused: &[usize]) -> Result<Option<Arc<Vec<bool>>>, LoadError> {
+        let Prepared { batch, fit, .. } = self;
+        if batch.options.deduplicate {
+            let (key, part) = (self.row_key(), self.part());
+            let survivors = dedup::survivors(batch, &key, refused, part, |row, cell, out| {
+                fit.stored(row, cell, out)
+            })?;
+            return Ok(Some(Arc::new(survivors)));
+        }
+        if refused.is_empty() {
+            return Ok(None);
+        }
+        let mut kept = vec![true; batch.row_count()];
+        refused.iter().for_each(|row| kept[*row] = false);
+        Ok(Some(Arc::new(kept)))
+    }
+}
+
+/// How a batch is fitted, besides by its options.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) changes: SchemaChanges,
+    pub(super) style: TextStyle,
+    /// Whether the first row makes the table with all its columns.
+    pub(super) first_row_is_free: bool,
+    /// Whether the original is followed to the letter, also where that refuses what could be loaded.
+    pub(super) is_literal: bool,
+}
+
+impl Postgres {
+    /// Fits a batch to its table and changes the table where it lacks something. The batch is fitted to the table
+    /// as it is afterwards, whoever changed it. `known` is the table as the caller believes it to be.
+    pub(super) async fn prepare(
+        &self,
+        connection: &mut Connection,
+        batch: Arc<Batch>,
+        rules: Rules,
+        mut known: Option<Table>,
+    ) -> Result<Prepared, LoadError> {
+        let name = target(&batch, self.default_schema());
+        let key = batch.key_columns();
+        let mut made = HashSet::new();
+        let mut is_new = false;
+        let replaces_all = batch.replaces == Replaces::Table;
+        for _ in 0..MAX_FITS {
+            let table = match known.take() {
+                Some(known) => Some(known),
+                None => Table::read(connection, &name).await?,
+            };
+            if batch.replaces == Replaces::Partition {
+                check_partition(&batch, &name, table.as_ref())?;
+            }
+            let fit = fit(&batch, table.as_ref(), &made, rules)?;
+            let absent_key = absent_key(&name, table.as_ref(), &fit, &key, rules);
+            let is_complete = match &table {
+                _ if absent_key.is_some() => true,
+                // what it lacks is added once the new rows are there
+                Some(_) if replaces_all => true,
+                Some(table) => {
+                    fit.missing.is_empty()
+                        && ddl::key_change(&name, table.key.as_ref(), &key) == KeyChange::Nothing
+                }
+                None => fit.columns.is_empty(),
+            };
+            if is_complete {
+                self.report_limit(&name, &fit);
+                let fit = Arc::new(fit);
+                let (is_literal, keeps_absent) = (rules.is_literal, rules.first_row_is_free);
+                return Ok(Prepared {
+                    batch,
+                    name,
+                    fit,
+                    table,
+                    is_new,
+                    absent_key,
+                    keeps_absent,
+                    is_literal,
+                });
+            }
+            let added = self.change(connection, &batch, &name, &made, rules).await?;
+            is_new |= table.is_none();
+            made.extend(added);
+            if !rules.is_literal {
+                self.ensure_key(connection, &name, &key).await?;
+            }
+        }
+        Err(LoadError::config(format!(
+            "table {} changes faster than a batch can be fitted to it",
+            name.table
+        )))
+    }
+
+    /// Adds what the table lacks; answers the columns that were added.
+    async fn change(
+        &self,
+        connection: &mut Connection,
+        batch: &Batch,
+        name: &TableName,
+        made: &HashSet<String>,
+        rules: Rules,
+    ) -> Result<Vec<String>, LoadError> {
+        let mut patience = Patience::new(self.settings().schema_patience);
+        loop {
+            connection.run(&self.begin_change_sql(rules.changes)).await?;
+            match change_once(connection, batch, name, made, rules).await {
+                Ok(added) => {
+                    connection.run(&self.end_change_sql(rules.changes)).await?;
+                    return Ok(added);
+                }
+                Err(error) if error.is_lock_timeout() && patience.is_left() => {
+                    connection.run(undo_change_sql(rules.changes)).await?;
+                    patience.wait(&name.table).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Says once for each table that it is full.
+    fn report_limit(&self, name: &TableName, fit: &Fit) {
+        if fit.beyond_limit > 0 && self.full_tables().is_new(name) {
+            warn!(
+                table = name.table,
+                columns = fit.beyond_limit,
+                "table has as many columns as PostgreSQL allows, dropped ones included; the values of further ones go to _unmapped_data"
+            );
+        }
+    }
+}
+
+async fn change_once(
+    connection: &mut Connection,
+    batch: &Batch,
+    name: &TableName,
+    made: &HashSet<String>,
+    rules: Rules,
+) -> Result<Vec<String>, LoadError> {
+    let purpose = Purpose::Schema { table: &name.table };
+    connection.run_for(&ddl::lock_table_sql(name), purpose).await?;
+    let table = Table::read(connection, name).await?;
+    let fit = fit(batch, table.as_ref(), made, rules)?;
+    let key = batch.key_columns();
+    let mut statements = Vec::new();
+    match &table {
+        None => {
+            ensure_schema(connection, name).await?;
+            let indexed = indexed_column(batch, &fit, rules.is_literal)?;
+            statements = ddl::create_sql(name, &fit.missing, &key, indexed.as_deref());
+        }
+        Some(table) => {
+            if !fit.missing.is_empty() {
+                statements.push(ddl::add_columns_sql(name, &fit.missing));
+            }
+            match ddl::key_change(name, table.key.as_ref(), &key) {
+                KeyChange::Nothing => {}
+                KeyChange::Drop(constraint) => {
+                    statements.push(ddl::drop_constraint_sql(name, &constraint));
+                }
+                // made after this, without a lock on the table's rows
+                KeyChange::Set { .. } if !rules.is_literal => {}
+                KeyChange::Set { instead_of } => {
+                    statements.extend(instead_of.map(|old| ddl::drop_constraint_sql(name, &old)));
+                    statements.push(ddl::add_key_sql(name, &key));
+                }
+            }
+        }
+    }
+    for statement in statements {
+        connection.run_for(&statement, purpose).await?;
+    }
+    Ok(fit.missing.into_iter().map(|column| column.name).collect())
+}
+
+pub(super) fn fit(
+    batch: &Batch,
+    table: Option<&Table>,
+    made: &HashSet<String>,
+    rules: Rules,
+) -> Result<Fit, LoadError> {
+    let replaces_all = batch.replaces == Replaces::Table;
+    let free = match (replaces_all, table) {
+        (true, _) if !batch.options.schema.is_empty() => Free::Declared,
+        (true, _) => Free::FirstRow,
+        (false, None) if rules.first_row_is_free => Free::FirstRow,
+        (false, _) => Free::None,
+    };
+    // a table that is replaced has no say in what its rows look like
+    let table = table.filter(|_| !replaces_all);
+    Fit::new(batch, Against { table, made, free, style: rules.style }).map_err(LoadError::from)
+}
+
+/// The timestamp column that a new table gets an index for.
+fn indexed_column(
+    batch: &Batch,
+    fit: &Fit,
+    is_required: bool,
+) -> Result<Option<String>, LoadError> {
+    let Some(column) = &batch.options.timestamp_column else {
+        return Ok(None);
+    };
+    let column = batch.column_name(column);
+    if fit.columns.iter().any(|present| present.name == column) {
+        return Ok(Some(column));
+    }
+    if is_required {
+        let reason = format!("failed to create sort key: column \"{column}\" does not exist");
+        return Err(LoadError::config(reason));
+    }
+    // a batch that lacks it must not hold the table up
+    warn!(
+        table = batch.table,
+        column,
+        "table is made without the index of its timestamp column, which no event of its first batch has"
+    );
+    Ok(None)
+}
+
+/// A column of the key that rows are to be told apart by and that the batch does not bring.
+fn absent_key(
+    name: &TableName,
+    table: Option<&Table>,
+    fit: &Fit,
+    wanted: &[String],
+    rules: Rules,
+) -> Option<String> {
+    if rules.first_row_is_free {
+        return None; // a single event gets the column's default
+    }
+    let present = table.and_then(|table| table.key.as_ref());
+    let key = match present {
+        // somebody else's key counts instead of the stream's
+        Some(key) if ddl::key_change(name, present, wanted) == KeyChange::Nothing => &key.columns,
+        _ => wanted,
+    };
+    let wanted = if rules.is_literal || wanted.is_empty() { wanted } else { key };
+    let is_absent = |column: &&String| !fit.columns.iter().any(|present| present.name == **column);
+    wanted.iter().find(is_absent).cloned()
+}
+
+fn check_partition(
+    batch: &Batch,
+    name: &TableName,
+    table: Option<&Table>,
+) -> Result<(), LoadError> {
+    let column = batch.partition_column();
+    if table.is_none_or(|table| table.column(&column).is_some()) {
+        return Ok(());
+    }
+    Err(LoadError::config(format!(
+        "couldn't start ReplacePartitionStream: destination table [{}] exist but it is not managed \
+         by ReplacePartitionStream: {column} column is missing",
+        name.table
+    )))
+}
+
+async fn ensure_schema(connection: &mut Connection, name: &TableName) -> Result<(), LoadError> {
+    let (schema, purpose) = (&name.schema, Purpose::Schema { table: &name.table });
+    let found =
+        format!("select 1 from pg_catalog.pg_namespace where nspname = {}", quote_literal(schema));
+    if !connection.run_for(&found, purpose).await?.is_empty() {
+        return Ok(());
+    }
+    // two creators of one schema collide in the catalog in spite of `if not exists`
+    let created = format!(
+        "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({}, 1)); \
+         create schema if not exists {}",
+        quote_literal(schema),
+        quote_ident(schema)
+    );
+    connection.run_for(&created, purpose).await.map(drop)
+}
+
+/// The name of the table that a batch goes to.
+fn target(batch: &Batch, default_schema: &str) -> TableName {
+    TableName {
+        schema: batch.namespace().unwrap_or_else(|| default_schema.to_owned()),
+        table: batch.table.clone(),
+    }
+}

@@ -1,0 +1,172 @@
+//! One PostgreSQL destination: its connections, their limits, and what is remembered of its tables between loads.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{ConnectOptions, Connection as _, Executor, PgPool, postgres::PgPoolOptions};
+
+use super::{
+    client::Connection,
+    credentials::Credentials,
+    error::{Purpose, classify},
+    known::{FullTables, RefusedKeys, Repeats},
+    quote_ident,
+};
+use crate::error::LoadError;
+
+/// How much later than the server we give up on a statement. The server's own time-out comes first, unless
+/// the server, or the way to it, is gone without a word.
+const GRACE: Duration = Duration::from_secs(30);
+/// How long it is asked why there was no connection.
+const ASK_WHY_FOR: Duration = Duration::from_secs(3);
+
+/// Limits of a destination's connections.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// For a connection, from the pool or new. `connect_timeout` of the credentials wins.
+    pub connect_timeout: Duration,
+    /// For each lock of a load.
+    pub lock_timeout: Duration,
+    /// For a lock that a change of a table needs. Everybody who comes later queues behind it for as long.
+    pub schema_lock_timeout: Duration,
+    /// How long a change of a table is tried again and again while others use the table.
+    pub schema_patience: Duration,
+    /// For each statement, a COPY being one.
+    pub statement_timeout: Duration,
+    /// After this a vanished owner loses its transaction, and with it its locks.
+    pub idle_in_transaction_timeout: Duration,
+    /// One more than there are loads at a time: making a key for a table with rows takes two.
+    pub max_connections: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            connect_timeout: Duration::from_secs(90),
+            lock_timeout: Duration::from_secs(30),
+            schema_lock_timeout: Duration::from_secs(1),
+            schema_patience: Duration::from_secs(120),
+            statement_timeout: Duration::from_secs(600),
+            idle_in_transaction_timeout: Duration::from_secs(60),
+            max_connections: 10,
+        }
+    }
+}
+
+/// A PostgreSQL destination; cheap to clone.
+#[derive(Clone)]
+pub struct Postgres(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    default_schema: String,
+    /// What the credentials set for every transaction.
+    session_settings: String,
+    settings: Settings,
+    refused_keys: RefusedKeys,
+    repeats: Repeats,
+    full_tables: FullTables,
+}
+
+impl Postgres {
+    /// Checks the credentials; connects with the first statement.
+    pub fn new(credentials: &Credentials, settings: Settings) -> Result<Postgres, LoadError> {
+        let default_schema = credentials.schema()?.to_owned();
+        let options = credentials.connect_options()?;
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections)
+            .acquire_timeout(credentials.connect_timeout().unwrap_or(settings.connect_timeout))
+            .idle_timeout(Duration::from_secs(180))
+            .connect_lazy_with(options);
+        Ok(Postgres(Arc::new(Inner {
+            pool,
+            default_schema,
+            session_settings: credentials.session_settings(),
+            settings,
+            refused_keys: RefusedKeys::default(),
+            repeats: Repeats::default(),
+            full_tables: FullTables::default(),
+        })))
+    }
+
+    /// The schema of tables without a namespace.
+    pub fn default_schema(&self) -> &str {
+        &self.0.default_schema
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(super) fn refused_keys(&self) -> &RefusedKeys {
+        &self.0.refused_keys
+    }
+
+    pub(super) fn repeats(&self) -> &Repeats {
+        &self.0.repeats
+    }
+
+    pub(super) fn full_tables(&self) -> &FullTables {
+        &self.0.full_tables
+    }
+
+    /// A connection that answers.
+    pub async fn connection(&self) -> Result<Connection, LoadError> {
+        let connection = match self.0.pool.acquire().await {
+            Ok(connection) => connection,
+            Err(sqlx::Error::PoolTimedOut) => return Err(self.why_no_connection().await),
+            Err(error) => return Err(classify(error, Purpose::Other)),
+        };
+        let patience = self.0.settings.statement_timeout + GRACE;
+        Ok(Connection::new(connection, patience))
+    }
+
+    /// The pool tries until its time is over, and keeps to itself what went wrong: one more attempt tells.
+    async fn why_no_connection(&self) -> LoadError {
+        let options = self.0.pool.connect_options();
+        let place = format!("{}:{}", options.get_host(), options.get_port());
+        let reason = match tokio::time::timeout(ASK_WHY_FOR, options.connect()).await {
+            Err(_) => format!("{place} does not answer"),
+            Ok(Err(error)) => match classify(error, Purpose::Other) {
+                LoadError::Connection { reason } => format!("{place}: {reason}"),
+                error => return error,
+            },
+            Ok(Ok(connection)) => {
+                let _ = connection.close().await; // it was only a question
+                "no free connection in time".to_owned()
+            }
+        };
+        LoadError::Connection { reason }
+    }
+
+    /// Closes all connections; those in use once they come back.
+    pub async fn close(&self) {
+        self.0.pool.close().await;
+    }
+
+    /// Begins a transaction with its limits, in one round trip.
+    pub(crate) fn begin_sql(&self) -> String {
+        let Settings { lock_timeout, statement_timeout, idle_in_transaction_timeout, .. } =
+            &self.0.settings;
+        format!(
+            "begin; set local lock_timeout = {}; set local statement_timeout = {}; \
+             set local idle_in_transaction_session_timeout = {}; set local time zone 'UTC'; \
+             set local tcp_keepalives_idle = 30; set local tcp_keepalives_interval = 10; \
+             set local tcp_keepalives_count = 3; set local search_path = {}{}",
+            lock_timeout.as_millis(),
+            statement_timeout.as_millis(),
+            idle_in_transaction_timeout.as_millis(),
+            quote_ident(&self.0.default_schema),
+            self.0.session_settings,
+        )
+    }
+}
+
+/// Connects, asks one question, and hangs up: whether the credentials open anything. A pool would try again and again
+/// instead of telling why it cannot connect. Takes as long as the network does.
+pub async fn probe(credentials: &Credentials) -> Result<(), LoadError> {
+    credentials.schema()?;
+    let failed = |error| classify(error, Purpose::Other);
+    let mut connection = credentials.connect_options()?.connect().await.map_err(failed)?;
+    connection.execute(sqlx::raw_sql("select 1")).await.map_err(failed)?;
+    connection.close().await.map_err(failed)
+}

@@ -1,0 +1,134 @@
+//! A load and the ledger: they change together or not at all.
+
+use anyhow::Result;
+use serde_json::json;
+use testkit::Database;
+use uuid::Uuid;
+use warehouse::{
+    Batch, Fence, LedgerChanges, LoadError, LoadReport, PartitionKey, Position, Tally,
+    postgres::{Ledger, Postgres},
+};
+
+use crate::loader::{ISOLATE, Loader, batch, options};
+
+/// A ledger with one position.
+pub(crate) struct Account {
+    ledger: Ledger,
+    key: PartitionKey,
+    position: Position,
+}
+
+impl Account {
+    /// Opens the ledger of a destination and inserts a position at 0.
+    pub(crate) async fn open(postgres: &Postgres) -> Result<Account> {
+        let ledger = Ledger::open(postgres).await?;
+        let key = PartitionKey { cluster_id: "c".to_owned(), topic: "t".to_owned(), partition: 0 };
+        let topic_id = Some(Uuid::from_u128(1));
+        let position = Position { next_offset: 0, epoch: 1, began: 0, topic_id };
+        assert!(ledger.insert(&key, &position).await?, "there was none before");
+        Ok(Account { ledger, key, position })
+    }
+
+    /// What a load believes of it.
+    pub(crate) fn fence(&self) -> Fence {
+        let (key, position) = (self.key.clone(), self.position.clone());
+        Fence { key, position, states: Vec::new() }
+    }
+
+    /// How a load that reports this moves it.
+    pub(crate) fn changes(&mut self, report: &LoadReport) -> LedgerChanges {
+        let events = report.counts.loaded + report.counts.refused;
+        self.position.next_offset += i64::try_from(events).expect("a test has few events");
+        LedgerChanges {
+            next_offset: self.position.next_offset,
+            tally: Tally { received: i64::try_from(events).expect("few"), ..Tally::default() },
+            ..LedgerChanges::default()
+        }
+    }
+
+    /// Loads under it; answers what the load reported.
+    pub(crate) async fn load(
+        &mut self,
+        postgres: &Postgres,
+        batches: Vec<Batch>,
+    ) -> Result<LoadReport, LoadError> {
+        let staged = postgres.stage(batches, Some(self.fence()), ISOLATE).await?;
+        let changes = self.changes(staged.report());
+        staged.commit(&changes).await
+    }
+
+    /// Where it stands in the database.
+    pub(crate) async fn next_offset(&self) -> Result<i64> {
+        Ok(self.ledger.read(&self.key).await?.expect("it was inserted").next_offset)
+    }
+}
+
+async fn rows(database: &Database) -> Result<String> {
+    let rows = database.query("select count(*) from t").await?;
+    Ok(rows[0][0].clone().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_tables_and_options_move_one_position() -> Result<()> {
+    // given two tables and a batch with options of its own, one row in each of which the database refuses
+    let loader = Loader::new().await?;
+    loader
+        .database
+        .query("create table t (id bigint, n smallint); create table u (id bigint, n smallint)")
+        .await?;
+    let event = |id: usize, n: i64| json!({"id": id, "n": n}).to_string();
+    let first = batch(&json!({}), &[event(1, 1), event(2, 70_000)]);
+    let second =
+        batch(&json!({"primaryKey": "id", "deduplicate": true}), &[event(3, 1), event(3, 2)]);
+    let mut third = Batch::new("u", options(&json!({})))?;
+    third.push(event(5, -70_000).as_bytes())?;
+    third.push(event(6, 1).as_bytes())?;
+    // when they are staged under one position
+    let mut account = Account::open(&loader.postgres).await?;
+    let fence = Some(account.fence());
+    let staged = loader.postgres.stage(vec![first, second, third], fence, ISOLATE).await?;
+    // then all refusals are known and nothing is visible
+    let refused: Vec<_> =
+        staged.report().refused.iter().map(|row| row.batch * 100 + row.row).collect();
+    assert_eq!(refused, [1, 200]);
+    assert_eq!(rows(&loader.database).await?, "0");
+    // and with the commit the position moved once, and the good rows are there
+    let changes = account.changes(staged.report());
+    let counts = staged.commit(&changes).await?.counts;
+    assert_eq!((counts.loaded, counts.merged, counts.refused), (3, 1, 2));
+    assert_eq!(account.next_offset().await?, 5);
+    assert_eq!(loader.number("select received from bulker_offsets where topic = 't'").await?, 5);
+    assert_eq!(loader.number("select count(*) from t").await?, 2);
+    assert_eq!(loader.number("select count(*) from u").await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_is_not_where_it_was_loads_nothing() -> Result<()> {
+    let loader = Loader::new().await?;
+    let mut account = Account::open(&loader.postgres).await?;
+    let stale = account.fence();
+    let events = [json!({"id": 1}).to_string()];
+    account.load(&loader.postgres, vec![batch(&json!({}), &events)]).await?;
+    let load = loader.postgres.stage(vec![batch(&json!({}), &events)], Some(stale), ISOLATE);
+    assert!(matches!(load.await, Err(LoadError::Fenced)));
+    assert_eq!(loader.number("select count(*) from t").await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staged_rows_that_are_dropped_are_gone_and_leave_no_transaction_behind() -> Result<()> {
+    // given rows that are staged
+    let loader = Loader::new().await?;
+    let mut account = Account::open(&loader.postgres).await?;
+    let events = [json!({"id": 1}).to_string()];
+    let batches = vec![batch(&json!({}), &events)];
+    let staged = loader.postgres.stage(batches, Some(account.fence()), ISOLATE).await?;
+    // when the load is given up, and the next one takes a connection
+    drop(staged);
+    account.load(&loader.postgres, vec![batch(&json!({}), &events)]).await?;
+    // then only the rows of the next one are there
+    assert_eq!(loader.number("select count(*) from t").await?, 1);
+    assert_eq!(account.next_offset().await?, 1);
+    Ok(())
+}
