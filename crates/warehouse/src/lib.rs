@@ -45,9 +45,9 @@ pub use rows::{
     batch::{Batch, Replaces},
     data_type::DataType,
     identifier::{NameOf, identifier},
-    json::{MAX_DEPTH, check_event},
+    json::check_event,
     micro_batch::{MicroBatch, RowPlace},
     options::{OptionError, SchemaField, StreamOptions},
-    row::RowError,
+    row::{MAX_DEPTH, RowError},
     row_store::MemoryLimit,
 };

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use crate::rows::{
-    json::{HINT_PREFIX, MAX_DEPTH, entries, unescape},
-    row::RowError,
+    json::{HINT_PREFIX, entries, unescape},
+    row::{MAX_DEPTH, RowError},
     sql_type::SqlType,
 };
 

@@ -5,11 +5,8 @@
 use serde::de::IgnoredAny;
 use sonic_rs::{LazyValue, to_array_iter, to_object_iter};
 
-use crate::rows::row::RowError;
+use crate::rows::row::{MAX_DEPTH, RowError};
 
-/// Objects and arrays nested deeper than this are refused. The scanner recurses and takes about 16 KiB of stack
-/// for each level, so an unbounded depth would end the process; and nested text is scanned once per level.
-pub const MAX_DEPTH: usize = 64;
 /// Keys that start so are type hints.
 pub(crate) const HINT_PREFIX: &str = "__sql_type";
 

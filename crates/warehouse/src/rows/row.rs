@@ -5,12 +5,16 @@
 
 use crate::rows::data_type::DataType;
 
+/// Objects and arrays nested deeper than this are refused. The scanner recurses and takes about 16 KiB of stack
+/// for each level, so an unbounded depth would end the process; and nested text is scanned once per level.
+pub const MAX_DEPTH: usize = 64;
+
 /// Why an event cannot become a row. Never holds a value of the event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     #[error("Error parsing JSON: {0}")]
     Json(&'static str),
-    #[error("Error parsing JSON: nested deeper than {} levels", crate::rows::json::MAX_DEPTH)]
+    #[error("Error parsing JSON: nested deeper than {} levels", MAX_DEPTH)]
     TooDeep,
     /// `omitNils` is off.
     #[error("Error getting type of field [{field}] value <nil>: null has no type")]

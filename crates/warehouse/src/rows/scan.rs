@@ -5,8 +5,8 @@
 //! and its depth is bounded by the caller's count.
 
 use crate::rows::{
-    json::{MAX_DEPTH, unescape},
-    row::RowError,
+    json::unescape,
+    row::{MAX_DEPTH, RowError},
 };
 
 /// A place in a document.

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use crate::rows::{
     hints::{self, Hints},
     identifier::{NameOf, UNNAMED, identifier, same_case},
-    json::{self, HINT_PREFIX, MAX_DEPTH},
+    json::{self, HINT_PREFIX},
     parser::Parser,
     path::{PathId, ROOT, Role},
-    row::{Flags, Kind, RowError},
+    row::{Flags, Kind, MAX_DEPTH, RowError},
     scan::Scan,
     scratch::{NO_SLOT, TextAt},
     sql_type::SqlType,
