@@ -1,6 +1,7 @@
 //! The frame of a service: what a binary needs before its own first line.
 
 pub mod auth;
+pub mod backoff;
 pub mod config;
 pub mod http;
 pub mod lifecycle;
