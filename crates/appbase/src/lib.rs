@@ -6,6 +6,8 @@ pub mod config;
 pub mod http;
 pub mod lifecycle;
 pub mod metrics;
+#[cfg(feature = "redis")]
+pub mod redis_client;
 mod settings;
 pub mod telemetry;
 pub mod values;

@@ -10,7 +10,6 @@ pub mod destinations;
 pub mod failed_events;
 pub mod loading;
 pub mod metrics;
-mod redis_client;
 pub mod routes;
 pub mod service;
 pub mod spool;

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use appbase::redis_client::{RedisClient, reason};
 use jiff::Timestamp;
 use kafkabase::fnv1a;
 use redis::AsyncCommands;
@@ -24,10 +25,7 @@ use super::{
     settings::{RedisSettings, SourceConfig},
     sources::Source,
 };
-use crate::{
-    metrics,
-    redis_client::{RedisClient, reason},
-};
+use crate::metrics;
 
 /// How often the time of an unchanged copy is renewed, and a place that failed is tried again.
 const CONFIRM_EVERY: Duration = Duration::from_secs(60);
@@ -82,13 +80,13 @@ impl Copies {
             places.push(Kept::at(Place::File(folder.join(file))));
         }
         if let Some(url) = redis.url.as_deref().filter(|_| source.name() != "redis") {
-            match RedisClient::new(url, redis) {
+            match RedisClient::new(url, &redis.tls) {
                 Ok(client) => {
                     let key = key(source.name(), &config.config_source);
                     places.push(Kept::at(Place::Redis { client, key }));
                 }
                 Err(error) => {
-                    error!(error = reason(&error), "REDIS_URL: no copy of the configuration there");
+                    error!(error = %error, "REDIS_URL: no copy of the configuration there");
                 }
             }
         }

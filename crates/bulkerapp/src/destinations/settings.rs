@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use appbase::values::seconds;
+use appbase::{redis_client::RedisTls, values::seconds};
 use clap::Args;
 use eventslog::EventsLogConfig;
 
@@ -42,18 +42,18 @@ impl SourceConfig {
 pub struct RedisSettings {
     /// A source of destinations, or a place for a copy of those of a slower source.
     pub url: Option<String>,
-    /// Certificates to trust, as PEM; every connection is encrypted then.
-    pub tls_ca: Option<String>,
-    /// Whether no certificate is verified.
-    pub skips_verify: bool,
+    /// How connections to it, and to a Redis that `CONFIG_SOURCE` names, are encrypted.
+    pub tls: RedisTls,
 }
 
 impl From<&EventsLogConfig> for RedisSettings {
     fn from(config: &EventsLogConfig) -> RedisSettings {
         RedisSettings {
             url: config.redis_url.clone(),
-            tls_ca: config.redis_tls_ca.clone(),
-            skips_verify: config.redis_tls_skip_verify,
+            tls: RedisTls {
+                ca: config.redis_tls_ca.clone(),
+                skips_verify: config.redis_tls_skip_verify,
+            },
         }
     }
 }

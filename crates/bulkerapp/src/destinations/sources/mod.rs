@@ -8,17 +8,17 @@ mod redis;
 
 use std::time::Duration;
 
-use appbase::config::Environment;
+use appbase::{
+    config::Environment,
+    redis_client::{RedisClient, RedisClientError},
+};
 
 use self::{file::FileSource, http::HttpSource, postgres::PostgresSource, redis::RedisSource};
 use super::{
     document::{Document, Format},
     settings::{RedisSettings, SourceConfig},
 };
-use crate::{
-    config::PREFIX,
-    redis_client::{RedisClient, reason},
-};
+use crate::config::PREFIX;
 
 /// The longest that one reading may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -201,16 +201,20 @@ fn redis_source(
     settings: &RedisSettings,
     period: Duration,
 ) -> Result<Inner, SourceError> {
-    let client = RedisClient::new(url, settings).map_err(|error| {
-        let is_address_fine = RedisClient::new(url, &RedisSettings::default()).is_ok();
-        let variable = if is_address_fine { "REDIS_TLS_CA" } else { variable };
-        SourceError::Redis { variable: format!("{PREFIX}_{variable}"), reason: reason(&error) }
+    let client = RedisClient::new(url, &settings.tls).map_err(|error| {
+        let variable = match error {
+            RedisClientError::Address(_) => variable,
+            RedisClientError::Certificates(_) => "REDIS_TLS_CA",
+        };
+        SourceError::Redis { variable: format!("{PREFIX}_{variable}"), reason: error.to_string() }
     })?;
     Ok(Inner::Redis(Box::new(RedisSource::new(client, period))))
 }
 
 #[cfg(test)]
 mod tests {
+    use appbase::redis_client::RedisTls;
+
     use super::*;
     use crate::destinations::{document::Found, settings::samples::source_config};
 
@@ -281,8 +285,9 @@ mod tests {
         }
         assert_eq!(source("redis").map(|_| ()).unwrap_err(), SourceError::NoRedis);
         let config = source_config(&[("BULKER_CONFIG_SOURCE", "redis://h")]);
-        let tls_ca = Some("not-a-certificate".to_owned());
-        let redis = RedisSettings { tls_ca, ..RedisSettings::default() };
+        let ca = Some("not-a-certificate".to_owned());
+        let tls = RedisTls { ca, ..RedisTls::default() };
+        let redis = RedisSettings { tls, ..RedisSettings::default() };
         let environment = Environment::new("BULKER", VARIABLES, []);
         let error = Source::new(&config, &redis, &environment).map(|_| ()).unwrap_err();
         assert!(error.to_string().starts_with("BULKER_REDIS_TLS_CA: "), "{error}");

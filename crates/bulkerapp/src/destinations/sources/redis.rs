@@ -5,18 +5,16 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use appbase::redis_client::{RedisClient, reason};
 use futures_util::StreamExt;
 use redis::{AsyncCommands, RedisError, aio::PubSubStream};
 use serde_json::Value;
 use tracing::{info, warn};
 
 use super::ReadError;
-use crate::{
-    destinations::{
-        document::{Document, Found},
-        parse::{Syntax, read_object},
-    },
-    redis_client::{RedisClient, reason},
+use crate::destinations::{
+    document::{Document, Found},
+    parse::{Syntax, read_object},
 };
 
 const KEY: &str = "enrichedConnections";
