@@ -8,6 +8,8 @@ pub mod lifecycle;
 pub mod metrics;
 #[cfg(feature = "redis")]
 pub mod redis_client;
+#[cfg(feature = "repository")]
+pub mod repository;
 mod settings;
 pub mod telemetry;
 pub mod values;

@@ -1,8 +1,9 @@
-//! What a source says at one moment: all destinations, whole.
-//!
-//! Invariant: a document is never a part of an answer. A source that cannot read to the end gives an error
-//! instead, so that what is missing from a document was really removed.
+//! What a source says at one moment: all destinations, whole, so that what is missing from a
+//! document was really removed.
 
+use std::collections::HashSet;
+
+use appbase::repository;
 use kafkabase::is_topic_part;
 use serde_json::{Map, Value, json};
 
@@ -53,8 +54,20 @@ impl Document {
         Document(found.collect())
     }
 
+    /// These destinations together with those of `document`, which win.
+    pub(super) fn beside(&self, document: &Document) -> Document {
+        let ids: HashSet<&str> = document.0.iter().filter_map(Found::id).collect();
+        let is_free = |found: &&Found| found.id().is_none_or(|id| !ids.contains(id));
+        let own = self.0.iter().filter(is_free);
+        Document(own.chain(&document.0).cloned().collect())
+    }
+}
+
+impl repository::Document for Document {
+    type Format = Format;
+
     /// What can be kept of it; unreadable destinations cannot.
-    pub(super) fn encode(&self, format: Format) -> Vec<u8> {
+    fn encode(&self, format: Format) -> Vec<u8> {
         let readable = self.0.iter().filter_map(|found| Some((found, found.object.as_ref().ok()?)));
         let value = match format {
             Format::Array => readable.map(|(_, object)| Value::Object(object.clone())).collect(),
@@ -70,8 +83,7 @@ impl Document {
         value.to_string().into_bytes()
     }
 
-    /// `None`: not a document.
-    pub(super) fn decode(bytes: &[u8], format: Format) -> Option<Document> {
+    fn decode(bytes: &[u8], format: Format) -> Option<Document> {
         match format {
             Format::Array => serde_json::from_slice(bytes).ok().map(Document::of_array),
             Format::ById => {
@@ -98,6 +110,8 @@ pub(super) fn object(value: Value) -> Result<Map<String, Value>, DestinationProb
 
 #[cfg(test)]
 mod tests {
+    use appbase::repository::Document as _;
+
     use super::*;
 
     #[test]
