@@ -1,7 +1,7 @@
 //! The back-off of the suite: how long to wait before something that failed is tried again.
 //!
-//! It only counts. Whoever uses it sleeps, or writes down when the next try is due; so a test needs
-//! no clock, and a dropped wait loses nothing. There is no randomness: the parts that use it are few
+//! It only counts. The caller sleeps, or writes down when the next try is due; so a test needs no
+//! clock, and a dropped wait loses nothing. There is no randomness: the parts that use it are few
 //! and do not fail in step.
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The frame of a service: what a binary needs before its own first line.
 
+#![warn(missing_docs)]
+
 pub mod auth;
 pub mod backoff;
 pub mod config;

@@ -1,4 +1,4 @@
-//! How to reach a Redis that a variable names: encrypted where the settings say so, and with limits.
+//! How to reach a Redis that a variable names: encrypted where the settings say so, with limits.
 //!
 //! Invariant: no text of an error holds the address, which may hold a password, nor what was sent
 //! or received.
@@ -11,9 +11,9 @@ use redis::{
     aio::{MultiplexedConnection, PubSub},
 };
 
-/// The longest that making a connection takes, unless told otherwise.
+/// The longest that making a connection takes, unless the caller has a limit of its own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest that an answer takes, unless told otherwise; a hash may hold megabytes.
+/// The same for an answer; a hash may hold megabytes.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How connections are encrypted.

@@ -1,7 +1,7 @@
 //! Copies of the last document that a source gave, for a start while the source is away.
 //!
-//! There may be one on disk and one in Redis. Both may hold credentials. Invariants: a copy is never
-//! half written; its time is when the source said the same for the last time (give or take
+//! There may be one on disk and one in Redis. Both may hold credentials. Invariants: a copy is
+//! never half written; its time is when the source said the same for the last time (give or take
 //! [`CONFIRM_EVERY`]), so that its age is known; and a place that is slow or broken holds nothing
 //! up, for copies are kept beside everything else.
 

@@ -96,11 +96,14 @@ impl RepositoryStatus {
     }
 }
 
+/// Puts a document in force.
+type Apply<D> = Box<dyn FnMut(&D) + Send>;
+
 /// A source at work.
 pub struct Repository<S: Source> {
     source: S,
     cache: Cache<S::Document>,
-    apply: Box<dyn FnMut(&S::Document) + Send>,
+    apply: Apply<S::Document>,
     errors: IntCounterVec,
     status: watch::Sender<RepositoryStatus>,
     /// What copies are made of.
@@ -111,10 +114,10 @@ impl<S: Source> Repository<S> {
     /// Reads the source once; the newest copy stands in where that fails, and the default document
     /// where the source is there but has nothing yet.
     ///
-    /// `apply` is called with each document that differs from what the source said before, the first
-    /// time before this returns (after a copy also with the same one again). A document is copied
-    /// and reported as confirmed only after it. `errors` counts failures; its one label is the type:
-    /// `error`, `parse_error`, `copy_error`, or what the source names.
+    /// `apply` is called with each document that differs from what the source said before, the
+    /// first time before this returns (after a copy also with the same one again). A document is
+    /// copied and reported as confirmed only after it. `errors` counts failures; its one label is
+    /// the type: `error`, `parse_error`, `copy_error`, or what the source names.
     ///
     /// A dropped call may have applied a document already; nothing runs on.
     pub async fn start(
@@ -267,7 +270,7 @@ pub(crate) mod samples {
 
     use super::Document;
 
-    /// Words that end with a full stop, so that half of a document can be told from a whole one.
+    /// Words that end with a full stop, so that half of a document is not taken for a whole one.
     #[derive(Debug, Clone, Default, PartialEq, Eq)]
     pub(crate) struct Words(pub(crate) Vec<String>);
 

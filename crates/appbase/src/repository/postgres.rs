@@ -25,7 +25,8 @@ const ZERO_TIME: &str = "0001-01-01 ";
 
 /// Where the rows are, and how they are asked for.
 pub struct PostgresSettings {
-    /// `postgres://…`; `search_path` or `schema` in its query names the schema. May hold a password.
+    /// `postgres://…`; `search_path` or `schema` in its query names the schema. May hold a
+    /// password.
     pub url: String,
     /// Gives the rows of a document.
     pub query: String,

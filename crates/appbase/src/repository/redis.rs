@@ -1,8 +1,8 @@
 //! A document in Redis: all fields of a hash.
 //!
-//! Redis tells when the hash is written to; a slow look all the same finds what it did not tell.
-//! Invariant: a hash that is gone without a word (Redis came back without its data) is a failure,
-//! not an empty document.
+//! Redis makes an event when the hash is written to; a slow look all the same finds what came
+//! without one. Invariant: a hash that is gone without an event (Redis came back without its data)
+//! is a failure, not an empty document.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::source::{Document, Source, SourceReadError};
 use crate::redis_client::{RedisClient, reason};
 
-/// Between two looks while Redis tells of changes.
+/// Between two looks while Redis makes events.
 const SLOW_LOOK: Duration = Duration::from_secs(60);
 /// After a connection that ended, before the next one.
 const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -25,20 +25,20 @@ const EVENTS: &str = "Kgh";
 /// The fields of a hash, in the order of their names.
 pub type HashFields = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// A hash that is read when Redis tells that it was written to, and once a minute in any case; each
-/// period where Redis may not be told to make such events. A hash that was never there is
-/// [`SourceReadError::missing`].
+/// A hash that is read after an event that it was written to, and once a minute in any case; each
+/// period where Redis makes no events and its settings may not be changed. A hash that was never
+/// there is [`SourceReadError::missing`].
 pub struct RedisHashSource<D> {
     client: RedisClient,
     key: &'static str,
-    /// Between two looks while Redis does not tell.
+    /// Between two looks while Redis makes no events.
     period: Duration,
     parse: fn(HashFields) -> Result<D, String>,
     messages: Option<PubSubStream>,
     /// Whether Redis makes events; not where its settings may not be changed.
     has_events: bool,
     /// Whether the next look is because of an event.
-    is_told: bool,
+    is_after_event: bool,
     hash: Hash,
     /// Why there is no subscription, as it was logged.
     refused: Option<String>,
@@ -49,7 +49,7 @@ pub struct RedisHashSource<D> {
 enum Hash {
     NeverSeen,
     Seen,
-    /// Gone, and an event told so.
+    /// Gone, after an event.
     Removed,
 }
 
@@ -69,7 +69,7 @@ impl<D: Document> RedisHashSource<D> {
             parse,
             messages: None,
             has_events: false,
-            is_told: false,
+            is_after_event: false,
             hash: Hash::NeverSeen,
             refused: None,
         }
@@ -127,10 +127,10 @@ impl<D: Document> Source for RedisHashSource<D> {
             self.messages = None; // it may be as dead as this connection
         }
         let fields = read.map_err(|error| failed(&error))?;
-        let is_told = std::mem::take(&mut self.is_told);
+        let is_after_event = std::mem::take(&mut self.is_after_event);
         self.hash = match self.hash {
             _ if !fields.is_empty() => Hash::Seen,
-            Hash::Seen if is_told => Hash::Removed,
+            Hash::Seen if is_after_event => Hash::Removed,
             as_before => as_before,
         };
         if fields.is_empty() && self.hash != Hash::Removed {
@@ -157,13 +157,13 @@ impl<D: Document> Source for RedisHashSource<D> {
                     tokio::time::sleep(self.period).await;
                 }
             }
-            return; // what happened before is not told
+            return; // there are no events of what happened before
         }
         let Some(messages) = &mut self.messages else { return };
         let look = if self.has_events { SLOW_LOOK } else { self.period };
         match tokio::time::timeout(look, messages.next()).await {
             Ok(Some(_)) => {
-                self.is_told = true;
+                self.is_after_event = true;
                 let more = async { while messages.next().await.is_some() {} };
                 let _ = tokio::time::timeout(SETTLE, more).await; // its end is the point of it
             }

@@ -12,8 +12,8 @@ use super::{
 /// The type that this version loads.
 pub(crate) const POSTGRES: &str = "postgres";
 
-/// A destination as its source has it. Two are the same when all of this is, order in arrays included; the order of
-/// an object's fields does not count.
+/// A destination as its source has it. Two are the same when all of this is, order in arrays
+/// included; the order of an object's fields does not count.
 #[derive(Clone, PartialEq)]
 pub struct DestinationConfig {
     pub id: String,

@@ -34,7 +34,7 @@ pub(super) enum Format {
 }
 
 impl Found {
-    /// Which destination this is, as far as it can be told, and as far as topics can carry the id.
+    /// Which destination this is, where that is known and topics can carry the id.
     pub(super) fn id(&self) -> Option<&str> {
         match &self.id {
             Some(id) => Some(id.as_str()).filter(|id| is_topic_part(id)),
@@ -44,7 +44,8 @@ impl Found {
 }
 
 impl Document {
-    /// The destinations of a JSON array. An element that is no object is one unreadable destination.
+    /// The destinations of a JSON array. An element that is no object is one unreadable
+    /// destination.
     pub(super) fn of_array(elements: Vec<Value>) -> Document {
         let found = elements.into_iter().enumerate().map(|(index, value)| Found {
             place: format!("element {index}"),

@@ -1,9 +1,9 @@
 //! The destinations that are configured, by id.
 //!
-//! A source (`sources`) gives whole documents; `configuration` follows it, with copies (`cache`) for
-//! a start while it is away; the `registry` holds what is in force. Invariant: one destination that
-//! is not usable takes no other one down, and is reported by name. Its events are still taken as
-//! long as it has an id: they wait in Kafka until the configuration is repaired.
+//! A source (`sources`) gives whole documents; `configuration` follows it, with copies (`cache`)
+//! for a start while it is away; the `registry` holds what is in force. Invariant: one destination
+//! that is not usable takes no other one down, and is reported by name. Its events are still taken
+//! as long as it has an id: they wait in Kafka until the configuration is repaired.
 
 mod cache;
 mod configuration;

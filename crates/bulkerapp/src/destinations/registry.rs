@@ -1,8 +1,8 @@
 //! The destinations that are in force, and what is wrong with them.
 //!
-//! Invariants: a reader never waits; a destination whose configuration did not change stays the same `Arc`, so
-//! that whoever holds something made from it can tell by a look at the pointer; and nobody needs to see every
-//! change, only the last one.
+//! Invariants: a reader never waits; a destination whose configuration did not change stays the
+//! same `Arc`, so that the holder of something made from it sees by the pointer whether it still
+//! holds; and no reader has to see every change, only the last one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -9,14 +9,16 @@ use eventslog::EventsLogConfig;
 /// Where destinations come from, and where copies of them are kept.
 #[derive(Clone, Args)]
 pub struct SourceConfig {
-    /// Where destinations come from: empty or `env://BULKER_<NAME>` (variables), `file://<path>` or a path (YAML),
-    /// `http://…`, `https://…`, `redis` (that of `REDIS_URL`), `redis://…`, `rediss://…`, `postgres://…`.
+    /// Where destinations come from: empty or `env://BULKER_<NAME>` (variables), `file://<path>` or
+    /// a path (YAML), `http://…`, `https://…`, `redis` (that of `REDIS_URL`), `redis://…`,
+    /// `rediss://…`, `postgres://…`.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub config_source: String,
     /// Bearer token for a configuration over HTTP.
     #[arg(long)]
     pub config_source_http_auth_token: Option<String>,
-    /// Query for a configuration in PostgreSQL; gives id, kind and JSON of each destination as text.
+    /// Query for a configuration in PostgreSQL; gives id, kind and JSON of each destination as
+    /// text.
     #[arg(long, default_value = "select * from enriched_connections")]
     pub config_source_sql_query: String,
     /// Folder for the last known configuration.
