@@ -55,6 +55,16 @@ impl Document {
         Document(found.collect())
     }
 
+    /// The destinations of a field `destinations`, by id.
+    pub(super) fn of_ids(by_id: Map<String, Value>) -> Document {
+        let found = by_id.into_iter().map(|(id, value)| Found {
+            place: format!("destinations.{id}"),
+            id: Some(id),
+            object: object(value),
+        });
+        Document(found.collect())
+    }
+
     /// These destinations together with those of `document`, which win.
     pub(super) fn beside(&self, document: &Document) -> Document {
         let ids: HashSet<&str> = document.0.iter().filter_map(Found::id).collect();
@@ -90,19 +100,14 @@ impl repository::Document for Document {
             Format::ById => {
                 let mut root: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
                 let Value::Object(by_id) = root.remove("destinations")? else { return None };
-                let found = by_id.into_iter().map(|(id, value)| Found {
-                    place: format!("destinations.{id}"),
-                    id: Some(id),
-                    object: object(value),
-                });
-                Some(Document(found.collect()))
+                Some(Document::of_ids(by_id))
             }
         }
     }
 }
 
 /// A value that should be an object.
-pub(super) fn object(value: Value) -> Result<Map<String, Value>, DestinationProblem> {
+fn object(value: Value) -> Result<Map<String, Value>, DestinationProblem> {
     match value {
         Value::Object(object) => Ok(object),
         _ => Err(DestinationProblem::Syntax("an object")),

@@ -28,10 +28,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The destination of this id.
     pub fn get(&self, id: &str) -> Option<&Arc<Destination>> {
         self.by_id.get(id)
     }
 
+    /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Destination>> {
         self.by_id.values()
     }

@@ -6,7 +6,7 @@ use appbase::repository::{HashFields, HttpAnswer, TextRow};
 use serde_json::{Map, Value};
 
 use crate::destinations::{
-    document::{Document, Found, object},
+    document::{Document, Found},
     parse::{Syntax, read_object},
 };
 
@@ -21,17 +21,11 @@ pub(super) fn of_file(content: &[u8]) -> Result<Document, String> {
         let place = place.map(|at| format!(" (line {}, column {})", at.line(), at.column()));
         format!("not a YAML object{}", place.unwrap_or_default())
     })?;
-    let by_id = match root.and_then(|mut root| root.remove("destinations")) {
-        None | Some(Value::Null) => return Ok(Document::default()),
-        Some(Value::Object(by_id)) => by_id,
-        Some(_) => return Err("`destinations` does not map ids to destinations".to_owned()),
-    };
-    let found = by_id.into_iter().map(|(id, value)| Found {
-        place: format!("destinations.{id}"),
-        id: Some(id),
-        object: object(value),
-    });
-    Ok(Document(found.collect()))
+    match root.and_then(|mut root| root.remove("destinations")) {
+        None | Some(Value::Null) => Ok(Document::default()),
+        Some(Value::Object(by_id)) => Ok(Document::of_ids(by_id)),
+        Some(_) => Err("`destinations` does not map ids to destinations".to_owned()),
+    }
 }
 
 /// A JSON array, as a console exports it.

@@ -26,19 +26,30 @@ use crate::config::PREFIX;
 /// Why there is nothing to read destinations from. Values are not quoted: they may hold passwords.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
+    /// The setting starts like none of the sources.
     #[error(
         "{PREFIX}_CONFIG_SOURCE: no such source. There are: empty and env://{PREFIX}_<NAME> (variables), \
          file://<path> or a path, http://, https://, redis, redis://, rediss://, postgres://"
     )]
     Unknown,
+    /// `env://` names no variables of this service.
     #[error("{PREFIX}_CONFIG_SOURCE: env:// must be followed by {PREFIX}_<NAME>")]
     Prefix,
+    /// The address of an HTTP or PostgreSQL source is none. Holds how it starts.
     #[error("{PREFIX}_CONFIG_SOURCE: the address after {0} is not readable")]
     Url(&'static str),
+    /// The source is the default Redis, and there is none.
     #[error("{PREFIX}_CONFIG_SOURCE is redis, so {PREFIX}_REDIS_URL must be set")]
     NoRedis,
+    /// The Redis that is named cannot be reached like this.
     #[error("{variable}: {reason}")]
-    Redis { variable: String, reason: String },
+    Redis {
+        /// The variable to repair.
+        variable: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The client of an HTTP source cannot be made.
     #[error("HTTP client: {0}")]
     Client(String),
 }
