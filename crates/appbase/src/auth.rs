@@ -1,7 +1,7 @@
 //! Bearer tokens, plain or hashed, for users and for administrators.
 //!
-//! Invariants: a token is compared in a time that does not depend on where it differs, with every configured
-//! token; no token is ever part of an error, a log line or a reply.
+//! Invariants: a token is compared in a time that does not depend on where it differs, with every
+//! configured token; no token is ever part of an error, a log line or a reply.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use sha2::{Digest, Sha512};
@@ -13,20 +13,25 @@ use crate::AppConfig;
 /// The secret that hashed tokens have where none is configured. Public, so worth a warning.
 const BUILT_IN_SECRET: &str = "dea42a58-acf4-45af-85bb-e77e94bd5025";
 
-/// What a request may do.
+/// What a request may do; administrators may do what users may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
+    /// What is open to users.
     User,
+    /// Everything.
     Admin,
 }
 
-/// Why a request may do nothing.
+/// Why a request may do nothing. The texts are what the original answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
+    /// There is no token.
     #[error("Authorization header with Bearer token is required")]
     Missing,
+    /// The token is not one of ours.
     #[error("Invalid token")]
     Invalid,
+    /// The token is a user's, where an administrator's is asked for.
     #[error("Administrator token is required")]
     NotAdmin,
 }
@@ -34,8 +39,15 @@ pub enum AuthError {
 /// Why the configured tokens are not usable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthConfigError {
+    /// A hashed token cannot be read.
     #[error("{variable}: item {item} is not of the form salt.hash")]
-    Item { variable: &'static str, item: usize },
+    Item {
+        /// The variable that holds it, without its prefix.
+        variable: &'static str,
+        /// Its place in the list, from 1.
+        item: usize,
+    },
+    /// There is no token, and the service was not set to be open.
     #[error(
         "no token is configured: set AUTH_TOKENS or RAW_AUTH_TOKENS, or AUTH_OPEN=true to serve everybody"
     )]
@@ -51,7 +63,8 @@ pub struct TokenAuth {
 }
 
 impl TokenAuth {
-    /// Fails when nobody could come in, or everybody could without having been asked for.
+    /// Fails where a hashed token cannot be read, and where there is no token although the service
+    /// is not set to be open. Warns of settings that are legal but open more than they seem to.
     pub fn new(config: &AppConfig) -> Result<TokenAuth, AuthConfigError> {
         let secrets = match config.token_secret.0.as_slice() {
             [] => vec![String::new()],
@@ -83,8 +96,9 @@ impl TokenAuth {
         Ok(TokenAuth { users, admins, is_open })
     }
 
-    /// What the sender of this `Authorization` header may do. Without administrators' tokens, every token opens
-    /// everything.
+    /// What the sender of this `Authorization` header (`Bearer <token>` or the token alone) may do.
+    /// Without administrators' tokens, every token opens everything. Never fails with
+    /// [`AuthError::NotAdmin`], which is for callers that ask for more than they got.
     pub fn check(&self, header: Option<&[u8]>) -> Result<Access, AuthError> {
         if self.is_open {
             return Ok(Access::Admin);

@@ -1,9 +1,9 @@
 //! Configuration from flags, variables and a file.
 //!
-//! The prefix is applied once, here: a shared struct answers to `BULKER_KAFKA_SASL` in one binary and to
-//! `INGEST_KAFKA_SASL` in another. Where a value comes from, first match: flag, prefixed variable, variable
-//! without prefix (only names that have always been readable so), `<service>.env`, default. An empty
-//! variable counts as not set.
+//! The prefix is applied once, here: a shared struct answers to `BULKER_KAFKA_SASL` in one binary
+//! and to `INGEST_KAFKA_SASL` in another. Where a value comes from, first match: flag, prefixed
+//! variable, variable without prefix (only names that have always been readable so),
+//! `<service>.env`, default. An empty variable counts as not set.
 //!
 //! Invariant: an error names the variable (or flag) and never quotes a value.
 
@@ -23,12 +23,24 @@ use clap::{
 pub enum ConfigError {
     /// The text of a variable or flag is not a value of its type.
     #[error("{name}: {reason}")]
-    Value { name: String, reason: String },
+    Value {
+        /// The variable or flag that holds it; for a line that cannot be parsed, the file.
+        name: String,
+        /// What it should be.
+        reason: String,
+    },
+    /// A value without a default is not set.
     #[error("{name} is not set")]
-    Missing { name: String },
+    Missing {
+        /// The variable that would set it.
+        name: String,
+    },
+    /// The file is there but cannot be read.
     #[error("{} cannot be read", path.display())]
     File {
+        /// Where it is.
         path: PathBuf,
+        /// Why it cannot be read.
         #[source]
         source: dotenvy::Error,
     },
@@ -49,7 +61,9 @@ pub struct Names {
 /// What was parsed, and which names were set rather than left at their defaults.
 #[derive(Debug)]
 pub struct Parsed<C> {
+    /// The settings.
     pub config: C,
+    /// Names in upper case, without prefix.
     pub set: BTreeSet<String>,
 }
 
@@ -63,8 +77,10 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Reads the process' variables and `<service>.env` in the folder that `<PREFIX>_CONFIG_PATH` names (the
-    /// working folder when unset). `service` is the prefix in lower case. A missing file is fine.
+    /// Reads the process' variables and `<service>.env` in the folder that `<PREFIX>_CONFIG_PATH`
+    /// names (the working folder when unset). `service` is the prefix in lower case. A missing file
+    /// is fine; one that cannot be read or parsed is an error. Variables that are not UTF-8 are
+    /// left out.
     pub fn of_process(prefix: &'static str) -> Result<Environment, ConfigError> {
         let variables: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -93,7 +109,8 @@ impl Environment {
         }
     }
 
-    /// Parses `C` from `arguments` (without the program's name) and this environment.
+    /// Parses `C` from `arguments` (without the program's name) and this environment. A call for
+    /// help is an error as well, [`ConfigError::Usage`], whose text is the help.
     pub fn parse<C: CommandFactory + FromArgMatches>(
         &self,
         arguments: &[OsString],
@@ -132,7 +149,8 @@ impl Environment {
         }
     }
 
-    /// Variables whose names start with `<PREFIX>_<group>`, with the rest of the name.
+    /// Variables whose names start with `<PREFIX>_<group>`, as the rest of the name and the text;
+    /// those of the file first. Empty ones are left out.
     pub fn group(&self, group: &str) -> Vec<(String, &str)> {
         let start = format!("{}_{group}", self.prefix);
         let of_file =

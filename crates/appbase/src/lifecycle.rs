@@ -1,4 +1,5 @@
-//! From the first signal to the last line: one token that says stop, one deadline for all that follows.
+//! From the first signal to the last line: one token that says stop, one deadline for all that
+//! follows.
 
 use std::{future::Future, io, time::Duration};
 
@@ -9,7 +10,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// A token that the first SIGINT or SIGTERM cancels; later signals are ignored, the deadline rules then.
+/// A token that the first SIGINT or SIGTERM cancels; later signals are ignored, the deadline rules
+/// then. To be called within a runtime; fails where signals cannot be watched.
 pub fn stop_on_signal() -> io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -31,6 +33,7 @@ pub fn stop_on_signal() -> io::Result<CancellationToken> {
 pub struct Deadline(Instant);
 
 impl Deadline {
+    /// The moment that is this far from now.
     pub fn after(time: Duration) -> Deadline {
         Deadline(Instant::now() + time)
     }
@@ -40,7 +43,7 @@ impl Deadline {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// The result of `work`, or `None` if the deadline came first.
+    /// The result of `work`, or `None` if the deadline came first: `work` is dropped then.
     pub async fn cut<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         timeout_at(self.0, work).await.ok()
     }

@@ -1,4 +1,4 @@
-//! What every service of the suite is told: port, tokens, logs.
+//! Settings of every service of the suite: port, tokens, logs.
 
 use clap::Args;
 
@@ -37,7 +37,8 @@ pub struct AppConfig {
     /// Connections that are served at a time; more wait to be accepted.
     #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
     pub http_max_connections: u32,
-    /// Seconds that a client may take to send the head of a request, and that a connection may be idle.
+    /// Seconds that a client may take to send the head of a request, and that a connection may be
+    /// idle.
     #[arg(long, default_value = "75", value_parser = crate::values::seconds)]
     pub http_header_timeout_sec: std::time::Duration,
 }

@@ -12,7 +12,8 @@ use format::LogLayer;
 /// What is logged when `RUST_LOG` does not say otherwise.
 const DEFAULT_FILTER: &str = "info";
 
-/// Starts logging. Only the first call of a process has an effect.
+/// Starts logging, of what `RUST_LOG` names, else from `info` on. Only the first call of a process
+/// has an effect.
 pub fn init(format: LogFormat) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
@@ -26,7 +27,7 @@ pub fn chain<E: Error + ?Sized>(error: &E) -> Chain<'_, E> {
     Chain(error)
 }
 
-/// See [`chain`].
+/// Prints an error with its causes; see [`chain`].
 pub struct Chain<'a, E: ?Sized>(&'a E);
 
 impl<E: Error + ?Sized> fmt::Display for Chain<'_, E> {

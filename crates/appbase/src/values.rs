@@ -1,20 +1,21 @@
 //! How the text of a variable becomes a value: as leniently as the original reads it.
 //!
-//! Reasons never quote the text: it may be a secret that ended up in the wrong variable.
+//! Invariant: reasons never quote the text: it may be a secret that ended up in the wrong variable.
 
 use std::{convert::Infallible, str::FromStr, time::Duration};
 
-/// Why a text is not a value of its type.
+/// Why a text is not a value of its type; says what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ValueError(pub &'static str);
 
-/// An integer: decimal, or with a base prefix (`0x`, `0o`, `0b`; a leading `0` is octal). Empty is 0.
+/// An integer: decimal, or with a base prefix (`0x`, `0o`, `0b`; a leading `0` is octal). Empty is
+/// 0. Fails for other texts, and for numbers that `T` does not hold.
 pub fn integer<T: TryFrom<i64>>(text: &str) -> Result<T, ValueError> {
     T::try_from(parse_integer(text)?).map_err(|_| ValueError("out of range"))
 }
 
-/// A decimal number. Empty is 0.
+/// A decimal number. Empty is 0. Fails for other texts.
 pub fn float(text: &str) -> Result<f64, ValueError> {
     if text.is_empty() {
         return Ok(0.0);
@@ -22,7 +23,7 @@ pub fn float(text: &str) -> Result<f64, ValueError> {
     text.parse().map_err(|_| ValueError("not a number"))
 }
 
-/// One of the words that stand for a bool. Empty is false.
+/// One of the words that stand for a bool. Empty is false. Fails for other texts.
 pub fn boolean(text: &str) -> Result<bool, ValueError> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
@@ -31,17 +32,17 @@ pub fn boolean(text: &str) -> Result<bool, ValueError> {
     }
 }
 
-/// Whole milliseconds.
+/// Whole milliseconds, as [`integer`] reads them. Fails for negative ones.
 pub fn millis(text: &str) -> Result<Duration, ValueError> {
     not_negative(text).map(Duration::from_millis)
 }
 
-/// Whole seconds.
+/// Whole seconds, as [`integer`] reads them. Fails for negative ones.
 pub fn seconds(text: &str) -> Result<Duration, ValueError> {
     not_negative(text).map(Duration::from_secs)
 }
 
-/// Whole hours.
+/// Whole hours, as [`integer`] reads them. Fails for negative ones.
 pub fn hours(text: &str) -> Result<Duration, ValueError> {
     let hours = not_negative(text)?;
     hours.checked_mul(3600).map(Duration::from_secs).ok_or(ValueError("out of range"))

@@ -9,7 +9,6 @@ pub mod config;
 pub mod destinations;
 pub mod failed_events;
 pub mod metrics;
-mod redis_client;
 pub mod routes;
 pub mod service;
 pub mod spool;

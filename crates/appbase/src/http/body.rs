@@ -3,21 +3,26 @@
 use axum::body::{Body, Bytes};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-/// How much of a refused body is read all the same, so that a client which is still sending sees the answer
-/// instead of a broken connection.
+/// Bytes of a refused body that are read all the same, so that a client which is still sending sees
+/// the answer instead of a broken connection.
 const READ_AND_DROPPED: usize = 16 << 20;
 
 /// Why there is no body.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
+    /// There is more of it than was asked for.
     #[error("body is larger than {limit} bytes")]
-    TooLarge { limit: usize },
+    TooLarge {
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
     /// The client went away or sent something that is not HTTP.
     #[error("body cannot be read")]
     Read(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The whole body. A body that came in one piece is not copied.
+/// The whole body, of at most `limit` bytes. A body that came in one piece is not copied. A dropped
+/// call leaves the rest unread: the connection cannot be used again.
 pub async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, BodyError> {
     let announced = http_body::Body::size_hint(&body).lower();
     if announced > limit as u64 {
@@ -34,8 +39,8 @@ pub async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, BodyError>
     }
 }
 
-/// Reads a part of a body that nobody wants: a client that is still sending sees the answer then, not a broken
-/// connection.
+/// Reads and drops what is left of a refused body, 16 MiB at most: a client that is still sending
+/// sees the answer then, not a broken connection.
 pub async fn read_and_drop(mut body: Body) {
     let mut dropped = 0;
     while dropped < READ_AND_DROPPED {

@@ -8,9 +8,10 @@ use tokio::{
     time::timeout,
 };
 
+/// The longest that it takes.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Whether `GET path` on a local port answers 200 within some seconds.
+/// Whether `GET path` on a local port answers 200 within 5 s.
 pub async fn probe(port: u16, path: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;

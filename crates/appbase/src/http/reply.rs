@@ -17,7 +17,8 @@ pub fn json_reply(status: StatusCode, value: &Value) -> Response {
     reply(status, Body::from(text))
 }
 
-/// A reply with this value as JSON, its keys in the order in which the value writes them.
+/// A reply with this value as JSON, its keys in the order in which the value writes them. Fails
+/// where the value cannot be written, a map with keys that are no texts, say.
 pub fn ordered_json_reply(
     status: StatusCode,
     value: &impl Serialize,
@@ -79,8 +80,8 @@ fn write_value(value: &Value, out: &mut String) {
     }
 }
 
-/// Escapes what would mean something to a browser that takes the reply for a page. Outside of strings none of
-/// these characters occurs.
+/// Escapes what would mean something to a browser that takes the reply for a page. Outside of
+/// strings none of these characters occurs.
 fn write_escaped(json: &str, out: &mut String) {
     for character in json.chars() {
         match character {

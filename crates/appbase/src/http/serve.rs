@@ -1,7 +1,7 @@
 //! A server with limits: connections, time for a head, and a drain that ends.
 //!
-//! axum's own `serve` has none of them. Invariant: after the stop no connection is accepted, requests that
-//! have begun are answered, and at the deadline whatever is left is cut.
+//! axum's own `serve` has none of them. Invariant: after the stop no connection is accepted,
+//! requests that have begun are answered, and at the deadline what is left is cut.
 
 use std::{any::Any, convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
@@ -24,7 +24,8 @@ use tracing::{debug, error, warn};
 
 use super::path::without_repeated_slashes;
 
-/// Pause after a failed accept: out of file handles, most likely, so trying at once would only burn CPU.
+/// Pause after a failed accept: out of file handles, most likely, so trying at once would only burn
+/// CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a server bears; fields, so that a test can make them small.
@@ -48,6 +49,7 @@ pub struct Server {
 
 impl Server {
     /// `on_panic` is called for each request whose handler panicked; it is answered with 500.
+    /// Repeated slashes in a path are one. Nothing is accepted before [`Server::run`].
     pub fn new(
         listener: TcpListener,
         router: Router,
@@ -57,7 +59,9 @@ impl Server {
         Server { listener, router, limits, on_panic }
     }
 
-    /// Serves until `stop`, then lets requests end.
+    /// Serves until `stop`, then lets requests end, for [`ServerLimits::drain`] at most. A dropped
+    /// call stops accepting; connections that are open run on until `stop` or their clients end
+    /// them.
     pub async fn run(self, stop: CancellationToken) {
         let limit = self.limits.connections;
         let free = Arc::new(Semaphore::new(limit as usize));

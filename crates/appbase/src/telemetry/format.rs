@@ -1,8 +1,8 @@
 //! The two shapes of a log line that operators of the original parse already.
 //!
-//! Text: `time="2006-01-02 15:04:05" level=info msg="..." field=value`; JSON: one object a line with `level`,
-//! `msg`, `time`. Fields of the event come after, then those of its spans, innermost first; the first of a
-//! name wins. Times are UTC.
+//! Text: `time="2006-01-02 15:04:05" level=info msg="..." field=value`; JSON: one object a line
+//! with `level`, `msg`, `time`. Fields of the event come after, then those of its spans, innermost
+//! first; the first of a name wins. Times are UTC.
 
 use std::{
     fmt::{self, Write as _},
@@ -21,7 +21,9 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
+    /// `key=value` pairs.
     Text,
+    /// An object.
     Json,
 }
 
@@ -130,7 +132,7 @@ fn json_line(now: Timestamp, level: &str, fields: &Fields) -> String {
     Value::Object(line).to_string()
 }
 
-/// A value that needs no quotes to be told from its neighbours.
+/// Whether a value needs no quotes to stand apart from its neighbours.
 fn is_bare(text: &str) -> bool {
     !text.is_empty()
         && text

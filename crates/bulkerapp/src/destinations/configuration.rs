@@ -1,210 +1,100 @@
 //! Keeps the destinations as their source has them, from the start to the end of the process.
 //!
-//! Invariant: a source that is away changes nothing. At the start the newest copy stands in for it, later what it
-//! said last stays in force; either way operators see how old that is.
+//! The repository (`appbase::repository`) reads the source, follows it and keeps copies; here each
+//! document of it is put in force, together with the destinations of the installation itself.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
+use std::sync::Arc;
+
+use appbase::{
+    config::Environment,
+    repository::{NoCopy, Repository, RepositoryStatus, Source, StartError},
 };
-
-use appbase::config::Environment;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
-    copies::{Confirmed, Copies},
-    document::Document,
+    cache,
     registry::{Changes, Destinations},
     settings::{RedisSettings, SourceConfig},
-    sources::{ReadError, Source, SourceError},
+    sources::{DestinationSource, SourceError, internal},
 };
 use crate::{config::PREFIX, metrics};
 
 /// Why the service has no destinations to start with.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
+    /// The settings name no source.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The source cannot be read, and no copy stands in for it.
     #[error("{PREFIX}_CONFIG_SOURCE: the {name} source gives no destinations: {reason}; {copies}")]
-    Unreadable { name: &'static str, reason: String, copies: &'static str },
+    Unreadable {
+        /// What operators call the source.
+        name: &'static str,
+        /// Why it cannot be read. Holds no secret.
+        reason: String,
+        /// Why no copy stands in.
+        copies: NoCopy,
+    },
 }
 
-/// Where the destinations in force came from.
-#[derive(Debug, Clone)]
-pub struct ConfigurationStatus {
-    /// `environment`, `file`, `http`, `redis` or `postgres`.
-    pub source: &'static str,
-    /// The place of the copy that stands in for the source since the start.
-    pub copy: Option<&'static str>,
-    /// When the source said so for the last time; `None` for a source that cannot change.
-    pub confirmed_at: Option<SystemTime>,
-    /// Why the source cannot be read at present. Holds no secret.
-    pub error: Option<String>,
-}
-
-impl ConfigurationStatus {
-    /// How old what is in force may be.
-    pub fn age(&self) -> Option<Duration> {
-        let at = self.confirmed_at?;
-        Some(SystemTime::now().duration_since(at).unwrap_or_default())
+impl From<StartError> for ConfigurationError {
+    fn from(StartError { source_name, reason, copies }: StartError) -> ConfigurationError {
+        ConfigurationError::Unreadable { name: source_name, reason, copies }
     }
 }
 
 /// The source at work.
 pub struct Configuration {
-    source: Source,
-    copies: Copies,
+    repository: Repository<DestinationSource>,
     destinations: Arc<Destinations>,
-    status: watch::Sender<ConfigurationStatus>,
-    /// What copies are made of.
-    confirmed: watch::Sender<Option<Confirmed>>,
 }
 
 impl Configuration {
-    /// Reads the source once; the newest copy stands in where that fails.
+    /// Reads the source once; the newest copy stands in where that fails. A dropped call leaves
+    /// nothing behind.
     pub async fn start(
         config: &SourceConfig,
         redis: &RedisSettings,
         environment: &Environment,
     ) -> Result<Configuration, ConfigurationError> {
-        let source = Source::new(config, redis, environment)?;
-        let copies = Copies::new(config, redis, &source);
-        let status = ConfigurationStatus {
-            source: source.name(),
-            copy: None,
-            confirmed_at: None,
-            error: None,
+        let source = DestinationSource::new(config, redis, environment)?;
+        let source_name = source.name();
+        let cache = cache::new(config, redis, &source);
+        let internal = internal(config, environment);
+        let destinations = Arc::<Destinations>::default();
+        let in_force = destinations.clone();
+        let apply = move |document: &_| {
+            let Changes { added, changed, removed } = in_force.apply(&internal.beside(document));
+            if added + changed + removed > 0 {
+                info!(added, changed, removed, "configuration applied");
+            }
         };
-        let mut configuration = Configuration {
-            source,
-            copies,
-            destinations: Arc::default(),
-            status: watch::Sender::new(status),
-            confirmed: watch::Sender::new(None),
-        };
-        match configuration.source.read().await {
-            Ok(document) => configuration.take(document),
-            Err(error) => configuration.start_from_copy(error).await?,
+        let errors = metrics::CONFIGURATION_ERRORS.clone();
+        let repository = Repository::start(source, cache, errors, apply).await?;
+        let status = repository.status().borrow().clone();
+        if status.is_missing() {
+            warn!(source = source_name, error = status.error, "no destinations yet");
         }
-        info!(
-            count = configuration.destinations.snapshot().iter().count(),
-            source = configuration.source.name(),
-            "destinations configured"
-        );
-        Ok(configuration)
+        let count = destinations.snapshot().iter().count();
+        info!(count, source = source_name, "destinations configured");
+        Ok(Configuration { repository, destinations })
     }
 
+    /// The destinations in force, now and later.
     pub fn destinations(&self) -> Arc<Destinations> {
         self.destinations.clone()
     }
 
-    pub fn status(&self) -> watch::Receiver<ConfigurationStatus> {
-        self.status.subscribe()
+    /// Where they came from, and from then on each change of that.
+    pub fn status(&self) -> watch::Receiver<RepositoryStatus> {
+        self.repository.status()
     }
 
-    /// Follows the source until `stop`.
-    pub async fn follow(mut self, stop: CancellationToken) {
-        let copies = std::mem::take(&mut self.copies);
-        let keeping = copies.run(self.confirmed.subscribe(), stop.clone());
-        tokio::join!(self.follow_source(stop), keeping);
-    }
-
-    async fn follow_source(&mut self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.source.changed() => {}
-            }
-            let read = tokio::select! {
-                () = stop.cancelled() => return,
-                read = self.source.read() => read,
-            };
-            match read {
-                Ok(document) => self.take(document),
-                Err(error) => self.failed(&error),
-            }
-        }
-    }
-
-    /// The source answered; `None`: nothing new.
-    fn take(&mut self, document: Option<Document>) {
-        let now = SystemTime::now();
-        let is_known = |document: &Document| {
-            self.confirmed.borrow().as_ref().is_some_and(|known| *known.document == *document)
-        };
-        if let Some(document) = document.filter(|document| !is_known(document)) {
-            let Changes { added, changed, removed } =
-                self.destinations.apply(&self.source.complete(&document));
-            if added + changed + removed > 0 {
-                info!(added, changed, removed, "configuration applied");
-            }
-            self.confirmed.send_replace(Some(Confirmed { document: Arc::new(document), at: now }));
-        } else {
-            self.confirmed.send_modify(|confirmed| {
-                if let Some(confirmed) = confirmed {
-                    confirmed.at = now;
-                }
-            });
-        }
-        let is_live = self.source.is_live();
-        self.status.send_modify(|status| {
-            if status.error.take().is_some() {
-                info!(source = status.source, "configuration can be read again");
-            }
-            status.copy = None;
-            status.confirmed_at = is_live.then_some(now);
-        });
-    }
-
-    fn failed(&mut self, error: &ReadError) {
-        metrics::CONFIGURATION_ERRORS.with_label_values(&[&error.label]).inc();
-        let reason = error.to_string();
-        self.status.send_modify(|status| {
-            if status.error.as_ref() != Some(&reason) {
-                let age_seconds = status.age().map(|age| age.as_secs());
-                warn!(
-                    source = status.source,
-                    error = reason,
-                    age_seconds,
-                    "configuration cannot be read; what was read last counts"
-                );
-                status.error = Some(reason);
-            }
-        });
-    }
-
-    async fn start_from_copy(&mut self, error: ReadError) -> Result<(), ConfigurationError> {
-        metrics::CONFIGURATION_ERRORS.with_label_values(&[&error.label]).inc();
-        let name = self.source.name();
-        let reason = error.to_string();
-        let Some(copy) = self.copies.newest().await else {
-            if !error.is_missing {
-                let copies = match self.copies.is_none() {
-                    true => "no copy of it is kept",
-                    false => "there is no usable copy of it",
-                };
-                return Err(ConfigurationError::Unreadable { name, reason, copies });
-            }
-            warn!(source = name, error = reason, "no destinations yet");
-            self.destinations.apply(&self.source.complete(&Document::default()));
-            self.status.send_modify(|status| status.error = Some(reason));
-            return Ok(());
-        };
-        self.destinations.apply(&self.source.complete(&copy.document));
-        self.status.send_modify(|status| {
-            status.copy = Some(copy.place);
-            status.confirmed_at = Some(copy.confirmed_at);
-            status.error = Some(reason);
-            error!(
-                source = name,
-                error = status.error,
-                copy = copy.place,
-                age_seconds = status.age().map(|age| age.as_secs()),
-                "configuration cannot be read; the last known copy of it counts"
-            );
-        });
-        Ok(())
+    /// Follows the source until `stop`. A dropped call leaves the last destinations in force and
+    /// each copy whole, if maybe older.
+    pub async fn follow(self, stop: CancellationToken) {
+        self.repository.follow(stop).await;
     }
 }

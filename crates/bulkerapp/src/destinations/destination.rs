@@ -9,23 +9,29 @@ use super::{
     parse::{self, DestinationProblem},
 };
 
-/// A destination as its source has it. Two are the same when all of this is, order in arrays included; the order of
-/// an object's fields does not count.
+/// A destination as its source has it. Two are the same when all of this is, order in arrays
+/// included; the order of an object's fields does not count.
 #[derive(Clone, PartialEq)]
 pub struct DestinationConfig {
+    /// Can be a part of a topic's name.
     pub id: String,
+    /// The field `type`; empty where there is none.
     pub kind: String,
     /// Passed to the warehouse; never logged.
     pub credentials: Value,
+    /// As they are written; not checked yet.
     pub options: Map<String, Value>,
     /// What other services write there: `metrics`, `backup`, or nothing.
     pub special: String,
+    /// When it was changed, as its source says.
     pub updated_at: Option<String>,
 }
 
 /// A destination with its options read.
 pub struct Destination {
+    /// As its source has it.
     pub config: DestinationConfig,
+    /// Those that can be read, over the defaults.
     pub options: StreamOptions,
     /// The mode of events that name none.
     pub mode: Mode,

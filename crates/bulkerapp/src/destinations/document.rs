@@ -1,8 +1,9 @@
-//! What a source says at one moment: all destinations, whole.
-//!
-//! Invariant: a document is never a part of an answer. A source that cannot read to the end gives an error
-//! instead, so that what is missing from a document was really removed.
+//! What a source says at one moment: all destinations, whole, so that what is missing from a
+//! document was really removed.
 
+use std::collections::HashSet;
+
+use appbase::repository;
 use kafkabase::is_topic_part;
 use serde_json::{Map, Value, json};
 
@@ -33,7 +34,7 @@ pub(super) enum Format {
 }
 
 impl Found {
-    /// Which destination this is, as far as it can be told, and as far as topics can carry the id.
+    /// Which destination this is, where that is known and topics can carry the id.
     pub(super) fn id(&self) -> Option<&str> {
         match &self.id {
             Some(id) => Some(id.as_str()).filter(|id| is_topic_part(id)),
@@ -43,7 +44,8 @@ impl Found {
 }
 
 impl Document {
-    /// The destinations of a JSON array. An element that is no object is one unreadable destination.
+    /// The destinations of a JSON array. An element that is no object is one unreadable
+    /// destination.
     pub(super) fn of_array(elements: Vec<Value>) -> Document {
         let found = elements.into_iter().enumerate().map(|(index, value)| Found {
             place: format!("element {index}"),
@@ -53,8 +55,30 @@ impl Document {
         Document(found.collect())
     }
 
+    /// The destinations of a field `destinations`, by id.
+    pub(super) fn of_ids(by_id: Map<String, Value>) -> Document {
+        let found = by_id.into_iter().map(|(id, value)| Found {
+            place: format!("destinations.{id}"),
+            id: Some(id),
+            object: object(value),
+        });
+        Document(found.collect())
+    }
+
+    /// These destinations together with those of `document`, which win.
+    pub(super) fn beside(&self, document: &Document) -> Document {
+        let ids: HashSet<&str> = document.0.iter().filter_map(Found::id).collect();
+        let is_free = |found: &&Found| found.id().is_none_or(|id| !ids.contains(id));
+        let own = self.0.iter().filter(is_free);
+        Document(own.chain(&document.0).cloned().collect())
+    }
+}
+
+impl repository::Document for Document {
+    type Format = Format;
+
     /// What can be kept of it; unreadable destinations cannot.
-    pub(super) fn encode(&self, format: Format) -> Vec<u8> {
+    fn encode(&self, format: Format) -> Vec<u8> {
         let readable = self.0.iter().filter_map(|found| Some((found, found.object.as_ref().ok()?)));
         let value = match format {
             Format::Array => readable.map(|(_, object)| Value::Object(object.clone())).collect(),
@@ -70,26 +94,20 @@ impl Document {
         value.to_string().into_bytes()
     }
 
-    /// `None`: not a document.
-    pub(super) fn decode(bytes: &[u8], format: Format) -> Option<Document> {
+    fn decode(bytes: &[u8], format: Format) -> Option<Document> {
         match format {
             Format::Array => serde_json::from_slice(bytes).ok().map(Document::of_array),
             Format::ById => {
                 let mut root: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
                 let Value::Object(by_id) = root.remove("destinations")? else { return None };
-                let found = by_id.into_iter().map(|(id, value)| Found {
-                    place: format!("destinations.{id}"),
-                    id: Some(id),
-                    object: object(value),
-                });
-                Some(Document(found.collect()))
+                Some(Document::of_ids(by_id))
             }
         }
     }
 }
 
 /// A value that should be an object.
-pub(super) fn object(value: Value) -> Result<Map<String, Value>, DestinationProblem> {
+fn object(value: Value) -> Result<Map<String, Value>, DestinationProblem> {
     match value {
         Value::Object(object) => Ok(object),
         _ => Err(DestinationProblem::Syntax("an object")),
@@ -98,6 +116,8 @@ pub(super) fn object(value: Value) -> Result<Map<String, Value>, DestinationProb
 
 #[cfg(test)]
 mod tests {
+    use appbase::repository::Document as _;
+
     use super::*;
 
     #[test]

@@ -1,12 +1,12 @@
 //! The destinations that are configured, by id.
 //!
-//! A source (`sources`) gives whole documents; `configuration` follows it, and keeps copies for a start while it is
-//! away; the `registry` holds what is in force. Invariant: one destination that is not usable takes no other one
-//! down, and is reported by name. Its events are still taken as long as it has an id: they wait in Kafka until
-//! the configuration is repaired.
+//! A source (`sources`) gives whole documents; `configuration` follows it, with copies (`cache`)
+//! for a start while it is away; the `registry` holds what is in force. Invariant: one destination
+//! that is not usable takes no other one down, and is reported by name. Its events are still taken
+//! as long as it has an id: they wait in Kafka until the configuration is repaired.
 
+mod cache;
 mod configuration;
-mod copies;
 mod destination;
 mod document;
 mod parse;
@@ -15,7 +15,8 @@ mod settings;
 mod sources;
 mod targets;
 
-pub use configuration::{Configuration, ConfigurationError, ConfigurationStatus};
+pub use appbase::repository::RepositoryStatus as ConfigurationStatus;
+pub use configuration::{Configuration, ConfigurationError};
 pub use destination::{Destination, DestinationConfig};
 pub use registry::{Destinations, Snapshot};
 pub use settings::{RedisSettings, SourceConfig};

@@ -53,7 +53,8 @@ pub(super) fn id_of(object: &Map<String, Value>) -> Option<&str> {
     object.get("id")?.as_str().filter(|id| is_topic_part(id))
 }
 
-/// The destination that an object describes. `known_id` is where the object was found, if that names one.
+/// The destination that an object describes. `known_id` is the id that the place names where the
+/// object was found.
 pub(super) fn read_config(
     mut object: Map<String, Value>,
     known_id: Option<&str>,

@@ -1,8 +1,8 @@
 //! The destinations that are in force, and what is wrong with them.
 //!
-//! Invariants: a reader never waits; a destination whose configuration did not change stays the same `Arc`, so
-//! that whoever holds something made from it can tell by a look at the pointer; and nobody needs to see every
-//! change, only the last one.
+//! Invariants: a reader never waits; a destination whose configuration did not change stays the
+//! same `Arc`, so that the holder of something made from it sees by the pointer whether it still
+//! holds; and no reader has to see every change, only the last one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -28,10 +28,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The destination of this id.
     pub fn get(&self, id: &str) -> Option<&Arc<Destination>> {
         self.by_id.get(id)
     }
 
+    /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Destination>> {
         self.by_id.values()
     }

@@ -2,21 +2,23 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use appbase::values::seconds;
+use appbase::{redis_client::RedisTls, values::seconds};
 use clap::Args;
 use eventslog::EventsLogConfig;
 
 /// Where destinations come from, and where copies of them are kept.
 #[derive(Clone, Args)]
 pub struct SourceConfig {
-    /// Where destinations come from: empty or `env://BULKER_<NAME>` (variables), `file://<path>` or a path (YAML),
-    /// `http://…`, `https://…`, `redis` (that of `REDIS_URL`), `redis://…`, `rediss://…`, `postgres://…`.
+    /// Where destinations come from: empty or `env://BULKER_<NAME>` (variables), `file://<path>` or
+    /// a path (YAML), `http://…`, `https://…`, `redis` (that of `REDIS_URL`), `redis://…`,
+    /// `rediss://…`, `postgres://…`.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub config_source: String,
     /// Bearer token for a configuration over HTTP.
     #[arg(long)]
     pub config_source_http_auth_token: Option<String>,
-    /// Query for a configuration in PostgreSQL; gives id, kind and JSON of each destination as text.
+    /// Query for a configuration in PostgreSQL; gives id, kind and JSON of each destination as
+    /// text.
     #[arg(long, default_value = "select * from enriched_connections")]
     pub config_source_sql_query: String,
     /// Folder for the last known configuration.
@@ -42,18 +44,18 @@ impl SourceConfig {
 pub struct RedisSettings {
     /// A source of destinations, or a place for a copy of those of a slower source.
     pub url: Option<String>,
-    /// Certificates to trust, as PEM; every connection is encrypted then.
-    pub tls_ca: Option<String>,
-    /// Whether no certificate is verified.
-    pub skips_verify: bool,
+    /// How connections to it, and to a Redis that `CONFIG_SOURCE` names, are encrypted.
+    pub tls: RedisTls,
 }
 
 impl From<&EventsLogConfig> for RedisSettings {
     fn from(config: &EventsLogConfig) -> RedisSettings {
         RedisSettings {
             url: config.redis_url.clone(),
-            tls_ca: config.redis_tls_ca.clone(),
-            skips_verify: config.redis_tls_skip_verify,
+            tls: RedisTls {
+                ca: config.redis_tls_ca.clone(),
+                skips_verify: config.redis_tls_skip_verify,
+            },
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The log in Redis: a stream for each kind, level and actor, `events_log:<kind>.<level>#<actor>`.
 
-mod connect;
 mod read;
 mod write;
 
 use std::time::Duration;
 
-use ::redis::{Client, Pipeline, aio::MultiplexedConnection};
+use ::redis::{Pipeline, aio::MultiplexedConnection};
+use appbase::redis_client::{RedisClient, RedisClientError, RedisTls};
 use tokio::{sync::Mutex, time::timeout};
 
-use crate::{LogMetrics, StoreError};
+use crate::{EventsLogConfig, LogMetrics, OpenError, StoreError};
 
 /// The longest a call takes, making a connection included. Callers of the log do not wait for it; readers do.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const FIELD: &str = "event";
 
 /// Streams on one Redis.
 pub(crate) struct RedisLog {
-    client: Client,
+    client: RedisClient,
     /// Shared by all calls; gone after a failure, so that the next call makes a new one.
     connection: Mutex<Option<MultiplexedConnection>>,
     /// Entries that a stream keeps, about.
@@ -27,6 +27,25 @@ pub(crate) struct RedisLog {
 }
 
 impl RedisLog {
+    pub(crate) fn open(
+        url: &str,
+        config: &EventsLogConfig,
+        metrics: LogMetrics,
+    ) -> Result<RedisLog, OpenError> {
+        let tls = RedisTls {
+            ca: config.redis_tls_ca.clone(),
+            skips_verify: config.redis_tls_skip_verify,
+        };
+        let client = RedisClient::new(url, &tls).map_err(|error| match error {
+            RedisClientError::Address(_) => OpenError::RedisUrl,
+            RedisClientError::Certificates(_) => OpenError::RedisCertificate,
+        })?;
+        // the limit of the whole call is the one that counts
+        let client = client.with_limits(CALL_LIMIT, CALL_LIMIT);
+        let max_size = config.events_log_max_size as usize;
+        Ok(RedisLog { client, connection: Mutex::new(None), max_size, metrics })
+    }
+
     /// The results of all commands; those that failed alone are among them.
     async fn call(&self, pipeline: &Pipeline) -> Result<Vec<::redis::Value>, StoreError> {
         let called = timeout(CALL_LIMIT, async {
@@ -47,7 +66,7 @@ impl RedisLog {
         if let Some(connection) = shared.as_ref() {
             return Ok(connection.clone());
         }
-        let connection = connect::connect(&self.client).await?;
+        let connection = self.client.connect().await?;
         Ok(shared.insert(connection).clone())
     }
 }

@@ -1,5 +1,5 @@
-//! Destinations in variables: `BULKER_DESTINATION_<NAME>` holds one, as hjson. They do not change while the
-//! process runs.
+//! Destinations in variables: `BULKER_DESTINATION_<NAME>` holds one, as hjson. They do not change
+//! while the process runs.
 
 use appbase::config::Environment;
 

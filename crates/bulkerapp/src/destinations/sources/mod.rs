@@ -1,197 +1,187 @@
-//! Where destinations come from. Each source reads whole documents, and notices changes in its own way.
+//! Where destinations come from, as the settings name it.
+//!
+//! How a file, an address, a hash or a query is followed is the repository's business
+//! (`appbase::repository`); what they answer becomes a document in `answers`.
 
+mod answers;
 mod environment;
-mod file;
-mod http;
-mod postgres;
-mod redis;
 
 use std::time::Duration;
 
-use appbase::config::Environment;
+use appbase::{
+    config::Environment,
+    redis_client::{RedisClient, RedisClientError},
+    repository::{
+        FileSource, HttpSettings, HttpSource, PostgresSettings, PostgresSource, RedisHashSource,
+        Source, SourceReadError, SourceSettingsError, Validator,
+    },
+};
 
-use self::{file::FileSource, http::HttpSource, postgres::PostgresSource, redis::RedisSource};
 use super::{
     document::{Document, Format},
     settings::{RedisSettings, SourceConfig},
 };
-use crate::{
-    config::PREFIX,
-    redis_client::{RedisClient, reason},
-};
-
-/// The longest that one reading may take.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::config::PREFIX;
 
 /// Why there is nothing to read destinations from. Values are not quoted: they may hold passwords.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
+    /// The setting starts like none of the sources.
     #[error(
         "{PREFIX}_CONFIG_SOURCE: no such source. There are: empty and env://{PREFIX}_<NAME> (variables), \
          file://<path> or a path, http://, https://, redis, redis://, rediss://, postgres://"
     )]
     Unknown,
+    /// `env://` names no variables of this service.
     #[error("{PREFIX}_CONFIG_SOURCE: env:// must be followed by {PREFIX}_<NAME>")]
     Prefix,
+    /// The address of an HTTP or PostgreSQL source is none. Holds how it starts.
     #[error("{PREFIX}_CONFIG_SOURCE: the address after {0} is not readable")]
     Url(&'static str),
+    /// The source is the default Redis, and there is none.
     #[error("{PREFIX}_CONFIG_SOURCE is redis, so {PREFIX}_REDIS_URL must be set")]
     NoRedis,
+    /// The Redis that is named cannot be reached like this.
     #[error("{variable}: {reason}")]
-    Redis { variable: String, reason: String },
+    Redis {
+        /// The variable to repair.
+        variable: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The client of an HTTP source cannot be made.
     #[error("HTTP client: {0}")]
     Client(String),
 }
 
-/// Why a source gave no document. Holds no secret.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub(super) struct ReadError {
-    reason: String,
-    /// The `errorType` that it is counted as.
-    pub(super) label: String,
-    /// There is nothing where destinations should be: no document, but no failure of a new installation either.
-    pub(super) is_missing: bool,
-}
-
-impl ReadError {
-    fn new(reason: String) -> ReadError {
-        ReadError { reason, label: "error".to_owned(), is_missing: false }
-    }
-
-    /// What came is not what it should be.
-    fn of_content(self) -> ReadError {
-        self.labelled("parse_error".to_owned())
-    }
-
-    fn labelled(self, label: String) -> ReadError {
-        ReadError { label, ..self }
-    }
-
-    fn missing(self) -> ReadError {
-        ReadError { is_missing: true, ..self }
-    }
-}
-
-/// A source, with what it remembers to notice changes.
-pub(super) struct Source {
-    inner: Inner,
-    period: Duration,
-    /// Destinations of the installation itself; those of the source win.
-    internal: Document,
-}
-
-enum Inner {
+/// The source that the settings name.
+pub(super) enum DestinationSource {
+    /// Variables, which do not change while the process runs.
     Environment(Document),
-    File(FileSource),
-    Http(HttpSource),
-    Redis(Box<RedisSource>),
-    Postgres(Box<PostgresSource>),
+    File(FileSource<Document>),
+    Http(HttpSource<Document>),
+    Redis(Box<RedisHashSource<Document>>),
+    Postgres(Box<PostgresSource<Document>>),
 }
 
-impl Source {
+impl DestinationSource {
     /// What the settings name. Nothing is connected yet.
     pub(super) fn new(
         config: &SourceConfig,
         redis: &RedisSettings,
         environment: &Environment,
-    ) -> Result<Source, SourceError> {
+    ) -> Result<DestinationSource, SourceError> {
         let source = config.config_source.as_str();
         let period = config.period();
-        let inner = match source.split_once("://").map(|(scheme, _)| scheme) {
-            None if source.is_empty() => {
-                Inner::Environment(environment::read(environment::DESTINATION, environment))
-            }
+        let file = |path| DestinationSource::File(FileSource::new(path, period, answers::of_file));
+        Ok(match source.split_once("://").map(|(scheme, _)| scheme) {
+            None if source.is_empty() => DestinationSource::Environment(environment::read(
+                environment::DESTINATION,
+                environment,
+            )),
             None if source == "redis" => {
                 let url = redis.url.as_deref().ok_or(SourceError::NoRedis)?;
                 redis_source(url, "REDIS_URL", redis, period)?
             }
-            None => Inner::File(FileSource::new(source)),
+            None => file(source),
             Some("env") => {
                 let group = environment::group_of(source)?;
-                Inner::Environment(environment::read(group, environment))
+                DestinationSource::Environment(environment::read(group, environment))
             }
-            Some("file") => Inner::File(FileSource::new(&source["file://".len()..])),
-            Some("http" | "https") => {
-                let token = config.config_source_http_auth_token.clone();
-                Inner::Http(HttpSource::new(source, token)?)
-            }
+            Some("file") => file(&source["file://".len()..]),
+            Some("http" | "https") => http_source(config)?,
             Some("redis" | "rediss") => redis_source(source, "CONFIG_SOURCE", redis, period)?,
-            Some(scheme) if scheme.starts_with("postgres") => {
-                let query = &config.config_source_sql_query;
-                Inner::Postgres(Box::new(PostgresSource::new(source, query)?))
-            }
+            Some(scheme) if scheme.starts_with("postgres") => postgres_source(config)?,
             Some(_) => return Err(SourceError::Unknown),
-        };
-        let internal = match source {
-            "" => Document::default(),
-            _ => environment::read(environment::INTERNAL, environment),
-        };
-        Ok(Source { inner, period, internal })
-    }
-
-    /// What operators call it.
-    pub(super) fn name(&self) -> &'static str {
-        match self.inner {
-            Inner::Environment(_) => "environment",
-            Inner::File(_) => "file",
-            Inner::Http(_) => "http",
-            Inner::Redis(_) => "redis",
-            Inner::Postgres(_) => "postgres",
-        }
+        })
     }
 
     /// The file that a copy is kept in, and how. `None`: it is on this machine anyway.
     pub(super) fn copy(&self) -> Option<(&'static str, Format)> {
-        match self.inner {
-            Inner::Environment(_) | Inner::File(_) => None,
+        match self {
+            DestinationSource::Environment(_) | DestinationSource::File(_) => None,
             // names and contents are those of the original
-            Inner::Http(_) => Some(("bulker-connections", Format::Array)),
-            Inner::Postgres(_) => Some(("repository.json", Format::ById)),
-            Inner::Redis(_) => Some(("redis.json", Format::ById)),
+            DestinationSource::Http(_) => Some(("bulker-connections", Format::Array)),
+            DestinationSource::Postgres(_) => Some(("repository.json", Format::ById)),
+            DestinationSource::Redis(_) => Some(("redis.json", Format::ById)),
+        }
+    }
+}
+
+impl Source for DestinationSource {
+    type Document = Document;
+
+    fn name(&self) -> &'static str {
+        match self {
+            DestinationSource::Environment(_) => "environment",
+            DestinationSource::File(file) => file.name(),
+            DestinationSource::Http(http) => http.name(),
+            DestinationSource::Redis(redis) => redis.name(),
+            DestinationSource::Postgres(postgres) => postgres.name(),
         }
     }
 
-    /// Whether it can change while the process runs.
-    pub(super) fn is_live(&self) -> bool {
-        !matches!(self.inner, Inner::Environment(_))
+    fn is_live(&self) -> bool {
+        !matches!(self, DestinationSource::Environment(_))
     }
 
-    /// Everything that is configured now. `None`: the same as the last time.
-    pub(super) async fn read(&mut self) -> Result<Option<Document>, ReadError> {
-        let read = async {
-            match &mut self.inner {
-                Inner::Environment(document) => Ok(Some(document.clone())),
-                Inner::File(file) => file.read().await,
-                Inner::Http(http) => http.read().await,
-                Inner::Redis(redis) => redis.read().await,
-                Inner::Postgres(postgres) => postgres.read().await,
-            }
-        };
-        match tokio::time::timeout(READ_TIMEOUT, read).await {
-            Ok(read) => read,
-            Err(_) => Err(ReadError::new(format!("no answer within {READ_TIMEOUT:?}"))),
+    async fn read(&mut self) -> Result<Option<Document>, SourceReadError> {
+        match self {
+            DestinationSource::Environment(document) => Ok(Some(document.clone())),
+            DestinationSource::File(file) => file.read().await,
+            DestinationSource::Http(http) => http.read().await,
+            DestinationSource::Redis(redis) => redis.read().await,
+            DestinationSource::Postgres(postgres) => postgres.read().await,
         }
     }
 
-    /// Waits until it is worth reading again.
-    pub(super) async fn changed(&mut self) {
-        match &mut self.inner {
-            Inner::Environment(_) => std::future::pending().await,
-            Inner::Redis(redis) => redis.changed().await,
-            Inner::File(_) | Inner::Http(_) | Inner::Postgres(_) => {
-                tokio::time::sleep(self.period).await;
-            }
+    async fn changed(&mut self) {
+        match self {
+            DestinationSource::Environment(_) => std::future::pending().await,
+            DestinationSource::File(file) => file.changed().await,
+            DestinationSource::Http(http) => http.changed().await,
+            DestinationSource::Redis(redis) => redis.changed().await,
+            DestinationSource::Postgres(postgres) => postgres.changed().await,
         }
     }
+}
 
-    /// The document together with the destinations of the installation itself.
-    pub(super) fn complete(&self, document: &Document) -> Document {
-        let ids: std::collections::HashSet<_> =
-            document.0.iter().filter_map(super::document::Found::id).collect();
-        let is_free = |id: Option<&str>| id.is_none_or(|id| !ids.contains(id));
-        let internal = self.internal.0.iter().filter(|found| is_free(found.id()));
-        Document(internal.chain(&document.0).cloned().collect())
+/// Destinations of the installation itself, beside those of a source that is named; those of the
+/// source win.
+pub(super) fn internal(config: &SourceConfig, environment: &Environment) -> Document {
+    match config.config_source.as_str() {
+        "" => Document::default(),
+        _ => environment::read(environment::INTERNAL, environment),
+    }
+}
+
+fn http_source(config: &SourceConfig) -> Result<DestinationSource, SourceError> {
+    let settings = HttpSettings {
+        url: config.config_source.clone(),
+        token: config.config_source_http_auth_token.clone(),
+        validator: Validator::LastModified,
+        period: config.period(),
+    };
+    let source = HttpSource::new(settings, answers::of_http);
+    source.map(DestinationSource::Http).map_err(|error| not_usable(error, "http://"))
+}
+
+fn postgres_source(config: &SourceConfig) -> Result<DestinationSource, SourceError> {
+    let settings = PostgresSettings {
+        url: config.config_source.clone(),
+        query: config.config_source_sql_query.clone(),
+        application_name: "bulkerapp",
+        period: config.period(),
+    };
+    let source = PostgresSource::new(settings, answers::of_rows);
+    let source = source.map_err(|error| not_usable(error, "postgres://"))?;
+    Ok(DestinationSource::Postgres(Box::new(source)))
+}
+
+fn not_usable(error: SourceSettingsError, start: &'static str) -> SourceError {
+    match error {
+        SourceSettingsError::Address => SourceError::Url(start),
+        SourceSettingsError::Client(reason) => SourceError::Client(reason),
     }
 }
 
@@ -200,17 +190,22 @@ fn redis_source(
     variable: &str,
     settings: &RedisSettings,
     period: Duration,
-) -> Result<Inner, SourceError> {
-    let client = RedisClient::new(url, settings).map_err(|error| {
-        let is_address_fine = RedisClient::new(url, &RedisSettings::default()).is_ok();
-        let variable = if is_address_fine { "REDIS_TLS_CA" } else { variable };
-        SourceError::Redis { variable: format!("{PREFIX}_{variable}"), reason: reason(&error) }
+) -> Result<DestinationSource, SourceError> {
+    let client = RedisClient::new(url, &settings.tls).map_err(|error| {
+        let variable = match error {
+            RedisClientError::Address(_) => variable,
+            RedisClientError::Certificates(_) => "REDIS_TLS_CA",
+        };
+        SourceError::Redis { variable: format!("{PREFIX}_{variable}"), reason: error.to_string() }
     })?;
-    Ok(Inner::Redis(Box::new(RedisSource::new(client, period))))
+    let source = RedisHashSource::new(client, answers::HASH, period, answers::of_hash);
+    Ok(DestinationSource::Redis(Box::new(source)))
 }
 
 #[cfg(test)]
 mod tests {
+    use appbase::redis_client::RedisTls;
+
     use super::*;
     use crate::destinations::{document::Found, settings::samples::source_config};
 
@@ -222,16 +217,21 @@ mod tests {
         ("BULKER_INTERNAL_FIVE", "{id: \"five\"}"),
     ];
 
-    fn source(config_source: &str) -> Result<Source, SourceError> {
+    fn source(config_source: &str) -> Result<DestinationSource, SourceError> {
         let environment = Environment::new("BULKER", VARIABLES, []);
         let config = source_config(&[("BULKER_CONFIG_SOURCE", config_source)]);
-        Source::new(&config, &RedisSettings::default(), &environment)
+        DestinationSource::new(&config, &RedisSettings::default(), &environment)
+    }
+
+    async fn complete(config_source: &str) -> Document {
+        let environment = Environment::new("BULKER", VARIABLES, []);
+        let config = source_config(&[("BULKER_CONFIG_SOURCE", config_source)]);
+        let document = source(config_source).unwrap().read().await.unwrap().unwrap();
+        internal(&config, &environment).beside(&document)
     }
 
     async fn ids(config_source: &str) -> Vec<String> {
-        let mut source = source(config_source).unwrap();
-        let document = source.read().await.unwrap().unwrap();
-        let document = source.complete(&document);
+        let document = complete(config_source).await;
         document.0.iter().filter_map(Found::id).map(str::to_owned).collect()
     }
 
@@ -240,9 +240,7 @@ mod tests {
         assert_eq!(ids("").await, ["one"]);
         assert_eq!(ids("env://BULKER_DESTINATION").await, ["five", "four", "one"]);
         assert_eq!(ids("env://BULKER_OTHER").await, ["five", "four", "two"]);
-        let mut other = source("env://BULKER_OTHER").unwrap();
-        let document = other.read().await.unwrap().unwrap();
-        let document = other.complete(&document);
+        let document = complete("env://BULKER_OTHER").await;
         let four = document.0.iter().find(|found| found.id() == Some("four")).unwrap();
         assert_eq!(four.config().unwrap().kind, "configured");
     }
@@ -281,10 +279,11 @@ mod tests {
         }
         assert_eq!(source("redis").map(|_| ()).unwrap_err(), SourceError::NoRedis);
         let config = source_config(&[("BULKER_CONFIG_SOURCE", "redis://h")]);
-        let tls_ca = Some("not-a-certificate".to_owned());
-        let redis = RedisSettings { tls_ca, ..RedisSettings::default() };
+        let ca = Some("not-a-certificate".to_owned());
+        let tls = RedisTls { ca, ..RedisTls::default() };
+        let redis = RedisSettings { tls, ..RedisSettings::default() };
         let environment = Environment::new("BULKER", VARIABLES, []);
-        let error = Source::new(&config, &redis, &environment).map(|_| ()).unwrap_err();
+        let error = DestinationSource::new(&config, &redis, &environment).map(|_| ()).unwrap_err();
         assert!(error.to_string().starts_with("BULKER_REDIS_TLS_CA: "), "{error}");
     }
 }

@@ -1,8 +1,9 @@
 //! Copies of the last document that a source gave, for a start while the source is away.
 //!
-//! There may be one on disk and one in Redis. Both hold credentials. Invariants: a copy is never half written; its
-//! time is when the source said the same for the last time (give or take [`CONFIRM_EVERY`]), so that its age is known;
-//! and a place that is slow or broken holds nothing up, for copies are kept beside everything else.
+//! There may be one on disk and one in Redis. Both may hold credentials. Invariants: a copy is
+//! never half written; its time is when the source said the same for the last time (give or take
+//! [`CONFIRM_EVERY`]), so that its age is known; and a place that is slow or broken holds nothing
+//! up, for copies are kept beside everything else.
 
 use std::{
     io,
@@ -12,22 +13,14 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kafkabase::fnv1a;
+use prometheus::IntCounterVec;
 use redis::AsyncCommands;
-use reqwest::Url;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{
-    document::{Document, Format},
-    settings::{RedisSettings, SourceConfig},
-    sources::Source,
-};
-use crate::{
-    metrics,
-    redis_client::{RedisClient, reason},
-};
+use super::source::Document;
+use crate::redis_client::{RedisClient, reason};
 
 /// How often the time of an unchanged copy is renewed, and a place that failed is tried again.
 const CONFIRM_EVERY: Duration = Duration::from_secs(60);
@@ -35,73 +28,72 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(60);
 const REDIS_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this long without a confirmation a copy in Redis goes, in seconds.
 const REDIS_EXPIRY: i64 = 30 * 24 * 3600;
+/// Fields of the hash that a copy in Redis is: the document, and when it was confirmed (RFC 3339).
 const DOCUMENT: &str = "document";
 const CONFIRMED_AT: &str = "confirmed_at";
 
 /// A copy as it was found.
-pub(super) struct Copy {
-    pub(super) document: Document,
+pub(super) struct Copy<D> {
+    pub(super) document: D,
     pub(super) confirmed_at: SystemTime,
     /// What operators call the place.
     pub(super) place: &'static str,
 }
 
 /// A document, and when the source said so for the last time.
-#[derive(Clone)]
-pub(super) struct Confirmed {
-    pub(super) document: Arc<Document>,
+pub(super) struct Confirmed<D> {
+    pub(super) document: Arc<D>,
     pub(super) at: SystemTime,
 }
 
-/// Where copies of a source's documents are kept.
+impl<D> Clone for Confirmed<D> {
+    fn clone(&self) -> Confirmed<D> {
+        Confirmed { document: self.document.clone(), at: self.at }
+    }
+}
+
+/// Where copies of a source's documents are kept; by default nowhere.
 #[derive(Default)]
-pub(super) struct Copies {
-    format: Format,
-    places: Vec<Kept>,
+pub struct Cache<D: Document> {
+    format: D::Format,
+    places: Vec<Kept<D>>,
 }
 
-/// What a place has.
-struct Kept {
-    place: Place,
-    stored: Option<Arc<Document>>,
-    tried_at: Option<SystemTime>,
-    is_failing: bool,
+/// A place of a copy. Its name is what operators know it by: the variable that sets it.
+pub enum Place {
+    /// A file, which only this user may read; its folder is made when needed. The file's time is
+    /// when the copy was confirmed.
+    File {
+        /// What operators call it.
+        name: &'static str,
+        /// The file itself.
+        path: PathBuf,
+    },
+    /// A hash with the fields `document` and `confirmed_at` (RFC 3339). It goes 30 days after its
+    /// last confirmation.
+    Redis {
+        /// What operators call it.
+        name: &'static str,
+        /// Where it is.
+        client: RedisClient,
+        /// The hash itself.
+        key: String,
+    },
 }
 
-enum Place {
-    File(PathBuf),
-    Redis { client: RedisClient, key: String },
-}
-
-impl Copies {
-    /// The places that the settings name for this source; maybe none.
-    pub(super) fn new(config: &SourceConfig, redis: &RedisSettings, source: &Source) -> Copies {
-        let Some((file, format)) = source.copy() else { return Copies::default() };
-        let mut places = Vec::new();
-        if let Some(folder) = &config.cache_dir {
-            places.push(Kept::at(Place::File(folder.join(file))));
-        }
-        if let Some(url) = redis.url.as_deref().filter(|_| source.name() != "redis") {
-            match RedisClient::new(url, redis) {
-                Ok(client) => {
-                    let key = key(source.name(), &config.config_source);
-                    places.push(Kept::at(Place::Redis { client, key }));
-                }
-                Err(error) => {
-                    error!(error = reason(&error), "REDIS_URL: no copy of the configuration there");
-                }
-            }
-        }
-        Copies { format, places }
+impl<D: Document> Cache<D> {
+    /// Copies in these places, written in this format. Nothing is read or connected yet.
+    pub fn new(format: D::Format, places: impl IntoIterator<Item = Place>) -> Cache<D> {
+        Cache { format, places: places.into_iter().map(Kept::at).collect() }
     }
 
-    pub(super) fn is_none(&self) -> bool {
+    pub(super) fn has_no_place(&self) -> bool {
         self.places.is_empty()
     }
 
     /// The copy that was confirmed last.
-    pub(super) async fn newest(&self) -> Option<Copy> {
-        let mut newest: Option<Copy> = None;
+    pub(super) async fn newest(&self) -> Option<Copy<D>> {
+        let mut newest: Option<Copy<D>> = None;
         for Kept { place, .. } in &self.places {
             let (bytes, confirmed_at) = match place.load().await {
                 Ok(Some(loaded)) => loaded,
@@ -111,7 +103,7 @@ impl Copies {
                     continue;
                 }
             };
-            let Some(document) = Document::decode(&bytes, self.format) else {
+            let Some(document) = D::decode(&bytes, self.format) else {
                 error!(place = place.name(), "copy of the configuration is damaged");
                 continue;
             };
@@ -122,10 +114,12 @@ impl Copies {
         newest
     }
 
-    /// Keeps what is confirmed, to the end and once more after `stop`.
+    /// Keeps what is confirmed, to the end and once more after `stop`. `errors` counts what could
+    /// not be kept, as `copy_error`.
     pub(super) async fn run(
         mut self,
-        mut confirmed: watch::Receiver<Option<Confirmed>>,
+        mut confirmed: watch::Receiver<Option<Confirmed<D>>>,
+        errors: IntCounterVec,
         stop: CancellationToken,
     ) {
         confirmed.mark_changed(); // by the start
@@ -136,7 +130,7 @@ impl Copies {
             };
             let latest = confirmed.borrow_and_update().clone();
             if let Some(latest) = latest {
-                self.keep(&latest).await;
+                self.keep(&latest, &errors).await;
             }
             if is_last {
                 return;
@@ -144,19 +138,32 @@ impl Copies {
         }
     }
 
-    async fn keep(&mut self, latest: &Confirmed) {
+    async fn keep(&mut self, latest: &Confirmed<D>, errors: &IntCounterVec) {
         for kept in &mut self.places {
-            kept.keep(latest, self.format).await;
+            kept.keep(latest, self.format, errors).await;
         }
     }
 }
 
-impl Kept {
-    fn at(place: Place) -> Kept {
+/// What a place has.
+struct Kept<D> {
+    place: Place,
+    stored: Option<Arc<D>>,
+    tried_at: Option<SystemTime>,
+    is_failing: bool,
+}
+
+impl<D: Document> Kept<D> {
+    fn at(place: Place) -> Kept<D> {
         Kept { place, stored: None, tried_at: None, is_failing: false }
     }
 
-    async fn keep(&mut self, Confirmed { document, at }: &Confirmed, format: Format) {
+    async fn keep(
+        &mut self,
+        Confirmed { document, at }: &Confirmed<D>,
+        format: D::Format,
+        errors: &IntCounterVec,
+    ) {
         let is_stored = self.stored.as_ref().is_some_and(|stored| stored == document);
         let age = self.tried_at.and_then(|tried_at| at.duration_since(tried_at).ok());
         if (is_stored || self.is_failing) && age.is_some_and(|age| age < CONFIRM_EVERY) {
@@ -175,7 +182,7 @@ impl Kept {
                 }
             }
             Err(error) => {
-                metrics::CONFIGURATION_ERRORS.with_label_values(&["copy_error"]).inc();
+                errors.with_label_values(&["copy_error"]).inc();
                 self.stored = None;
                 if !std::mem::replace(&mut self.is_failing, true) {
                     warn!(
@@ -191,19 +198,18 @@ impl Kept {
 impl Place {
     fn name(&self) -> &'static str {
         match self {
-            Place::File(_) => "CACHE_DIR",
-            Place::Redis { .. } => "REDIS_URL",
+            Place::File { name, .. } | Place::Redis { name, .. } => name,
         }
     }
 
     async fn load(&self) -> Result<Option<(Vec<u8>, SystemTime)>, String> {
         match self {
-            Place::File(path) => match load_file(path).await {
+            Place::File { path, .. } => match load_file(path).await {
                 Ok(loaded) => Ok(Some(loaded)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error.to_string()),
             },
-            Place::Redis { client, key } => {
+            Place::Redis { client, key, .. } => {
                 let get = async {
                     let fields: (Option<Vec<u8>>, Option<String>) =
                         client.connect().await?.hmget(key, &[DOCUMENT, CONFIRMED_AT]).await?;
@@ -218,13 +224,13 @@ impl Place {
 
     async fn store(&self, bytes: Vec<u8>, at: SystemTime) -> Result<(), String> {
         match self {
-            Place::File(path) => {
+            Place::File { path, .. } => {
                 let path = path.clone();
                 let written =
                     tokio::task::spawn_blocking(move || write_file(&path, &bytes, at)).await;
                 written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
             }
-            Place::Redis { client, key } => {
+            Place::Redis { client, key, .. } => {
                 let fields = [(DOCUMENT, bytes), (CONFIRMED_AT, text(at).into_bytes())];
                 put(client, key, &fields).await.map(drop)
             }
@@ -233,11 +239,11 @@ impl Place {
 
     async fn touch(&self, at: SystemTime) -> Result<(), String> {
         match self {
-            Place::File(path) => {
+            Place::File { path, .. } => {
                 let file = std::fs::File::options().append(true).open(path);
                 file.and_then(|file| file.set_modified(at)).map_err(|error| error.to_string())
             }
-            Place::Redis { client, key } => {
+            Place::Redis { client, key, .. } => {
                 let fields = [(CONFIRMED_AT, text(at).into_bytes())];
                 match put(client, key, &fields).await? {
                     true => Ok(()),
@@ -246,18 +252,6 @@ impl Place {
             }
         }
     }
-}
-
-/// The key of a copy in Redis. Installations that share a Redis differ by the source's address; passwords are no
-/// part of it.
-fn key(kind: &str, source: &str) -> String {
-    let address = Url::parse(source).map(|mut url| {
-        // fail only for addresses without a host, which have no password either
-        let _ = url.set_password(None);
-        let _ = url.set_username("");
-        url.to_string()
-    });
-    format!("bulker:configuration:{kind}:{:08x}", fnv1a(&address.unwrap_or_default()))
 }
 
 fn text(at: SystemTime) -> String {
@@ -290,7 +284,7 @@ async fn load_file(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
     Ok((bytes, tokio::fs::metadata(path).await?.modified()?))
 }
 
-/// Whole or not at all, and for nobody else's eyes.
+/// Whole or not at all, and readable by this user only.
 fn write_file(path: &Path, bytes: &[u8], at: SystemTime) -> io::Result<()> {
     use std::io::Write;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -307,32 +301,30 @@ fn write_file(path: &Path, bytes: &[u8], at: SystemTime) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use serde_json::json;
-
     use super::*;
+    use crate::repository::samples::{Words, errors};
 
-    fn copies(folder: &Path) -> Copies {
-        let path = folder.join("made").join("bulker-connections");
-        Copies { format: Format::Array, places: vec![Kept::at(Place::File(path))] }
+    fn cache(folder: &Path) -> Cache<Words> {
+        let path = folder.join("made").join("copy");
+        Cache::new((), [Place::File { name: "CACHE_DIR", path }])
     }
 
-    fn confirmed(id: &str, seconds_ago: u64) -> Confirmed {
-        let document = Document::of_array(vec![json!({"id": id, "type": "postgres"})]);
+    fn confirmed(word: &str, seconds_ago: u64) -> Confirmed<Words> {
         let at = SystemTime::now() - Duration::from_secs(seconds_ago);
-        Confirmed { document: Arc::new(document), at }
+        Confirmed { document: Arc::new(Words::of(word)), at }
     }
 
     #[tokio::test]
-    async fn a_copy_on_disk_comes_back_with_its_time_and_is_nobody_elses() {
+    async fn a_copy_on_disk_comes_back_with_its_time_and_only_this_user_reads_it() {
         let folder = tempfile::tempdir().unwrap();
-        let mut copies = copies(folder.path());
-        assert!(copies.newest().await.is_none());
+        let mut cache = cache(folder.path());
+        assert!(cache.newest().await.is_none());
         let hour_ago = confirmed("one", 3600);
-        copies.keep(&hour_ago).await;
-        let path = folder.path().join("made").join("bulker-connections");
+        cache.keep(&hour_ago, &errors()).await;
+        let path = folder.path().join("made").join("copy");
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let copy = copies.newest().await.unwrap();
+        let copy = cache.newest().await.unwrap();
         assert!(copy.document == *hour_ago.document);
         assert_eq!(copy.confirmed_at, hour_ago.at);
     }
@@ -340,17 +332,17 @@ mod tests {
     #[tokio::test]
     async fn a_confirmation_renews_the_time_of_a_copy_but_not_each_time() {
         let folder = tempfile::tempdir().unwrap();
-        let mut copies = copies(folder.path());
+        let mut cache = cache(folder.path());
         let first = confirmed("one", 300);
-        copies.keep(&first).await;
-        copies.keep(&confirmed("one", 290)).await;
-        assert_eq!(copies.newest().await.unwrap().confirmed_at, first.at);
+        cache.keep(&first, &errors()).await;
+        cache.keep(&confirmed("one", 290), &errors()).await;
+        assert_eq!(cache.newest().await.unwrap().confirmed_at, first.at);
         let later = confirmed("one", 200);
-        copies.keep(&later).await;
-        assert_eq!(copies.newest().await.unwrap().confirmed_at, later.at);
+        cache.keep(&later, &errors()).await;
+        assert_eq!(cache.newest().await.unwrap().confirmed_at, later.at);
         let changed = confirmed("two", 199);
-        copies.keep(&changed).await;
-        assert!(copies.newest().await.unwrap().document == *changed.document);
+        cache.keep(&changed, &errors()).await;
+        assert!(cache.newest().await.unwrap().document == *changed.document);
     }
 
     #[tokio::test]
@@ -360,24 +352,33 @@ mod tests {
         let stop = CancellationToken::new();
         sender.send_replace(Some(confirmed("one", 0)));
         stop.cancel();
-        copies(folder.path()).run(receiver, stop).await;
-        assert!(copies(folder.path()).newest().await.is_some());
+        cache(folder.path()).run(receiver, errors(), stop).await;
+        assert!(cache(folder.path()).newest().await.is_some());
     }
 
     #[tokio::test]
     async fn a_damaged_copy_is_none() {
         let folder = tempfile::tempdir().unwrap();
-        let mut copies = copies(folder.path());
-        copies.keep(&confirmed("one", 0)).await;
-        std::fs::write(folder.path().join("made").join("bulker-connections"), b"[{").unwrap();
-        assert!(copies.newest().await.is_none());
+        let mut cache = cache(folder.path());
+        cache.keep(&confirmed("one", 0), &errors()).await;
+        std::fs::write(folder.path().join("made").join("copy"), b"[{").unwrap();
+        assert!(cache.newest().await.is_none());
     }
 
-    #[test]
-    fn the_key_in_redis_depends_on_the_address_and_on_no_password() {
-        let one = key("http", "http://u:p@console/export");
-        assert_eq!(one, key("http", "http://u:other@console/export"));
-        assert_ne!(one, key("http", "http://console/other"));
-        assert!(one.starts_with("bulker:configuration:http:"));
+    #[tokio::test]
+    async fn a_place_that_cannot_be_written_is_counted_and_tried_again_later() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("made"), b"a file where the folder should be").unwrap();
+        let (mut cache, errors) = (cache(folder.path()), errors());
+        let count = || errors.with_label_values(&["copy_error"]).get();
+        cache.keep(&confirmed("one", 300), &errors).await;
+        cache.keep(&confirmed("one", 290), &errors).await;
+        assert_eq!(count(), 1);
+        cache.keep(&confirmed("one", 200), &errors).await;
+        assert_eq!(count(), 2);
+        std::fs::remove_file(folder.path().join("made")).unwrap();
+        cache.keep(&confirmed("one", 100), &errors).await;
+        assert_eq!(count(), 2);
+        assert!(cache.newest().await.is_some());
     }
 }
