@@ -24,6 +24,8 @@
 //! ([`Refusals`]). [`Staged::commit`] makes them visible, in one transaction with the caller's changes of the ledger
 //! ([`LedgerChanges`]). [`bulk`] keeps the account of one batch, or of events stored one by one.
 
+#![warn(missing_docs)]
+
 pub mod bulk;
 mod error;
 mod kind;
