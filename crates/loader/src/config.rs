@@ -23,7 +23,8 @@ pub struct LoaderConfig {
     /// Seconds that a topic which is due may not move before that is an alarm.
     #[arg(long, default_value = "120", value_parser = seconds)]
     pub loader_alarm_after_sec: Duration,
-    /// Seconds without a move after which the work on a topic is ended where it stands, and begun anew.
+    /// Seconds without a move after which the work on a topic is ended where it stands, and begun
+    /// anew.
     #[arg(long, default_value = "700", value_parser = seconds)]
     pub loader_heal_after_sec: Duration,
 }

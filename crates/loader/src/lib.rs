@@ -1,12 +1,13 @@
 //! From Kafka's topics to the tables of warehouses, exactly once.
 //!
-//! The way of an event, and of whoever reads this crate: the `scheduler` decides when a topic runs; a `run` follows the
-//! protocol (`protocol`: where it starts, without any I/O, and the model that searches it for faults); it reads batches
-//! (`batch`), and a load *stages* a batch, produces the refused events (`retry`), and *commits* rows, states and
-//! position together. `observe` tells operators what happened.
+//! The way of an event, and of a reader: the `scheduler` decides when a topic runs; a `run` follows
+//! the protocol (`protocol`: where it starts, without any I/O, and the model that searches it for
+//! faults); it reads batches (`batch`), and a load *stages* a batch, produces the refused events
+//! (`retry`), and *commits* rows, states and position together. `observe` tells operators what
+//! happened.
 //!
-//! The crate knows no HTTP and reads no environment: it takes a [`LoadingConfig`], a view of the cluster's topics and a
-//! [`TargetSource`], and owns the tasks that [`spawn`] starts.
+//! The crate knows no HTTP and reads no environment: it takes a [`LoadingConfig`], a view of the
+//! cluster's topics and a [`TargetSource`], and owns the tasks that [`spawn`] starts.
 
 #![warn(missing_docs)]
 

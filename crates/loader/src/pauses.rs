@@ -1,13 +1,16 @@
-//! Destinations that an operator paused: nothing is loaded into them, while their events go on being taken.
+//! Destinations that an operator paused: nothing is loaded into them, while their events go on
+//! being taken.
 //!
-//! A pause is a record of a small compacted topic, by destination; a tombstone ends it. It is kept in Kafka and not
-//! beside the offsets in the destination's database because that database is what pauses are for: it may be away,
-//! or without the right to make a table, and a backup that is restored into it would bring back the time before the pause
-//! in the middle of the work. Kafka has to be there for anything to be loaded, all instances read the same topic, and the
-//! topic is made by the first pause only.
+//! A pause is a record of a small compacted topic, by destination; a tombstone ends it. It is kept
+//! in Kafka and not beside the offsets in the destination's database because that database is what
+//! pauses are for: it may be away, or without the right to make a table, and a backup that is
+//! restored into it would bring back the time before the pause in the middle of the work. Kafka has
+//! to be there for anything to be loaded, all instances read the same topic, and the topic is made
+//! by the first pause only.
 //!
-//! Invariant: no instance loads before it has read the topic once, so a restart ends no pause. Other instances apply it within
-//! the period of their looks at the cluster; a batch in hand is finished.
+//! Invariant: no instance loads before it has read the topic once, so a restart ends no pause.
+//! Other instances apply it within the period of their looks at the cluster; a batch in hand is
+//! finished.
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +45,7 @@ pub type PausedDestinations = BTreeMap<String, Timestamp>;
 pub struct PausesConfig {
     /// The topic, as the one who looks at the cluster looks for it.
     pub topic: String,
+    /// For making it.
     pub settings: TopicSettings,
     /// Brokers and security.
     pub client: ClientConfig,
@@ -64,12 +68,16 @@ pub struct Pauses {
 /// Why a pause, or its end, is not known to be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum PauseError {
+    /// Kafka did not make it, or did not say how long it is.
     #[error("the topic of pauses cannot be made or asked for")]
     Admin(#[from] AdminError),
+    /// Settings that no client can be made of.
     #[error("no client for the topic of pauses")]
     Client(#[from] KafkaError),
+    /// Kafka did not acknowledge the record in time; it may come all the same.
     #[error("the pause may not be kept")]
     Unconfirmed(#[from] Unconfirmed),
+    /// The pause may be kept, and is not known here yet.
     #[error("the topic of pauses cannot be read: {0}")]
     Read(String),
 }
@@ -81,6 +89,7 @@ struct Pause {
 }
 
 impl Pauses {
+    /// Knows nothing yet: [`Pauses::watch`] reads.
     pub fn new(config: PausesConfig, admin: Admin, topics: TopicView) -> Pauses {
         Pauses {
             config,
@@ -97,11 +106,14 @@ impl Pauses {
         self.current.load_full()
     }
 
+    /// Whether nothing is to be loaded into this destination, as far as this instance knows.
     pub fn is_paused(&self, destination_id: &str) -> bool {
         self.current.load().contains_key(destination_id)
     }
 
-    /// Pauses a destination; answers since when it is. It is kept when this returns, and known here.
+    /// Pauses a destination; answers since when it is. It is kept when this returns, and known
+    /// here.
+    /// Dropped half way, it may be kept, and becomes known with the next look.
     pub async fn pause(&self, destination_id: &str) -> Result<Timestamp, PauseError> {
         if let Some(since) = self.current.load().get(destination_id) {
             return Ok(*since);
@@ -228,7 +240,8 @@ async fn read_on(
 /// A destination, and since when it is paused.
 type Change = (String, Option<Timestamp>);
 
-/// The records of `from..end`, in order. A client for the time of reading: it is hardly ever needed.
+/// The records of `from..end`, in order. A client for the time of reading: it is hardly ever
+/// needed.
 fn read(
     client: &ClientConfig,
     topic: &str,
@@ -246,7 +259,8 @@ fn read(
         match reader.next(POLL).map_err(|e: FetchError| read_error(&e.reason))? {
             Fetched::Message(message) => {
                 let key = message.key().map(String::from_utf8_lossy).unwrap_or_default();
-                // what is no pause ends one: an unreadable record must not hold a destination for ever
+                // what is no pause ends one: an unreadable record must not hold a destination for
+                // ever
                 let pause: Option<Pause> = serde_json::from_slice(message.payload()).ok();
                 let since = pause.and_then(|pause| pause.since.parse().ok());
                 changes.push((key.into_owned(), since));

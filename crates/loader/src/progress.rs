@@ -1,7 +1,8 @@
 //! How far a topic is, as far as this instance knows, for as long as it owns the topic.
 //!
-//! Made once by the scheduler and shared with the one task that works on the topic. Nothing of it is needed to load each
-//! event once: that rests on the ledger. It saves questions, and feeds status and metrics.
+//! Made once by the scheduler and shared with the one task that works on the topic. Nothing of it
+//! is needed to load each event once: that rests on the ledger. It saves questions, and feeds
+//! status and metrics.
 
 use std::{
     sync::{
@@ -114,8 +115,8 @@ impl TopicProgress {
         self.speed.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
-    /// Another loader moved the position while we loaded: it happens when a topic changes hands, and again and again where
-    /// two instances were given the same part.
+    /// Another loader moved the position while we loaded: it happens when a topic changes hands,
+    /// and again and again where two instances were given the same part.
     pub(crate) fn set_fenced(&self) {
         *self.fenced_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }

@@ -1,4 +1,5 @@
-//! Puts the loader together and keeps it apart from intake: Kafka may be away when the service starts.
+//! Puts the loader together and keeps it apart from intake: Kafka may be away when the service
+//! starts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +31,9 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub struct LoadingConfig {
     /// Brokers and security.
     pub client: ClientConfig,
+    /// How records are fetched.
     pub fetcher: FetcherSettings,
+    /// Asks the cluster.
     pub admin: Admin,
     /// Bytes of parsed events, over all runs.
     pub memory_limit: usize,
@@ -40,18 +43,23 @@ pub struct LoadingConfig {
     pub stall_after: Duration,
     /// Records of a retry topic that are moved at a time.
     pub retry_batch_size: usize,
+    /// When topics run, and when one counts as stuck.
     pub loader: LoaderSettings,
     /// Sends refused events away.
     pub producer: ConfirmedProducer,
+    /// How often refused events are tried, and where they go.
     pub refusals: RefusalConfig,
+    /// Which topics are ours.
     pub ownership: Arc<Ownership>,
     /// The service has to watch them ([`Pauses::watch`]).
     pub pauses: Arc<Pauses>,
+    /// What loads are reported to.
     pub reporter: Arc<Reporter>,
 }
 
 /// A loader at work.
 pub struct Loading {
+    /// What it says of itself, at each sweep and at each change.
     pub status: watch::Receiver<LoaderStatus>,
     /// Ends some time after `stop`, once the batches in hand are done.
     pub task: JoinHandle<()>,

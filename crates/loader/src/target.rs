@@ -40,7 +40,8 @@ impl FromIterator<Arc<LoadTarget>> for OpenTargets {
 
 /// Where the loader gets its destinations: implemented by the configuration.
 pub trait TargetSource: Send + Sync + 'static {
-    /// The destinations as they are configured now. Called often, so cheap; the same pointer until something changes.
+    /// The destinations as they are configured now. Called often, so cheap; the same pointer until
+    /// something changes.
     fn targets(&self) -> Arc<OpenTargets>;
 }
 
@@ -79,7 +80,8 @@ pub struct TargetDefaults {
     pub retry_period: i64,
     /// Records per batch.
     pub batch_size: u64,
-    /// How long the decided state of a refused event is remembered: longer than any copy of it lives in Kafka.
+    /// How long the decided state of a refused event is remembered: longer than any copy of it
+    /// lives in Kafka.
     pub remember_states: Duration,
     /// Stream topics of one destination that are loaded at a time, besides runs.
     pub tail_loads: usize,
@@ -89,7 +91,8 @@ pub struct TargetDefaults {
 const WAY_OUT: &str = "with CREATE on the default schema, or the tables of the operations guide, loading is exactly-once";
 
 impl LoadTarget {
-    /// The destination with what its options say of its runs, and the defaults for what they do not say.
+    /// The destination with what its options say of its runs, and the defaults for what they do not
+    /// say.
     pub fn new(
         destination_id: &str,
         warehouse: Warehouse,
@@ -121,8 +124,9 @@ impl LoadTarget {
         }
     }
 
-    /// The destination's ledger, opened anew for each run: the database may have been restored or replaced. `None`: no
-    /// right to make it; loads are at-least-once then, which is said once and shown in a gauge.
+    /// The destination's ledger, opened anew for each run: the database may have been restored or
+    /// replaced. `None`: no right to make it; loads are at-least-once then, which is said once and
+    /// shown in a gauge.
     pub(crate) async fn ledger(&self) -> Result<Option<Ledger>, LoadError> {
         match self.warehouse.ledger().await {
             Ok(ledger) => {
@@ -161,7 +165,8 @@ impl LoadTarget {
         std::mem::replace(&mut known, reason)
     }
 
-    /// One of the tails that load into this destination at a time. `None` never comes: the semaphore is not closed.
+    /// One of the tails that load into this destination at a time. `None` never comes: the
+    /// semaphore is not closed.
     pub(crate) async fn tail_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.tail_permits.acquire().await.ok()
     }

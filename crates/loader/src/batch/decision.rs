@@ -1,8 +1,10 @@
-//! What becomes of the events of one batch: decided once, when its rows are staged and their refusals known.
+//! What becomes of the events of one batch: decided once, when its rows are staged and their
+//! refusals known.
 //!
-//! Invariant: every event of the batch ends in exactly one place, decided by one transaction: in the table, merged into
-//! another event's row, waiting in the retry topic, on the dead letter topic, or dropped as the copy of an event that was
-//! decided before. What a refused event does to the ledger and where it is produced to come from the same decision.
+//! Invariant: every event of the batch ends in exactly one place, decided by one transaction: in
+//! the table, merged into another event's row, waiting in the retry topic, on the dead letter
+//! topic, or dropped as the copy of an event that was decided before. What a refused event does to
+//! the ledger and where it is produced to come from the same decision.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -101,8 +103,8 @@ impl BatchEvents {
         self.unparsable.push((event, returning));
     }
 
-    /// Decides, from what the warehouse said of the rows. `route` says where an event goes that is refused after it
-    /// returned so many times.
+    /// Decides, from what the warehouse said of the rows. `route` says where an event goes that is
+    /// refused after it returned so many times.
     pub(crate) fn decide(
         &self,
         report: &LoadReport,

@@ -1,8 +1,9 @@
-//! Events that are loaded together, grouped by their options, each row with the message that it came from.
+//! Events that are loaded together, grouped by their options, each row with the message that it
+//! came from.
 //!
-//! The message stays until its row is in the table: should the warehouse refuse the row, the message goes to the retry
-//! topic as it is. It lies in librdkafka's memory, so keeping it copies nothing; its bytes count against the
-//! memory limit.
+//! The message stays until its row is in the table: should the warehouse refuse the row, the
+//! message goes to the retry topic as it is. It lies in librdkafka's memory, so keeping it copies
+//! nothing; its bytes count against the memory limit.
 
 use std::{collections::HashMap, ffi::CStr, sync::Arc};
 
@@ -14,7 +15,8 @@ const STREAM_OPTIONS: &CStr = c"stream_options";
 /// Bytes that librdkafka takes for a message beside its payload, roughly.
 const MESSAGE_OVERHEAD: usize = 256;
 
-/// Rows that are sent together. Row `n` of the batch is message `n`, about which `n` of `notes` says more.
+/// Rows that are sent together. Row `n` of the batch is message `n`, about which `n` of `notes`
+/// says more.
 pub(crate) struct RowGroup<T> {
     pub(crate) batch: Batch,
     pub(crate) messages: Vec<Message>,
@@ -152,8 +154,8 @@ impl<'a, T> Groups<'a, T> {
     }
 }
 
-/// The destination's options with those of a record's header on top. What cannot be read is reported and
-/// left out, as the original does.
+/// The destination's options with those of a record's header on top. What cannot be read is
+/// reported and left out, as the original does.
 fn with_header(options: &StreamOptions, header: &[u8], topic: &str) -> StreamOptions {
     let mut options = options.clone();
     let parsed: serde_json::Map<String, serde_json::Value> = match serde_json::from_slice(header) {

@@ -1,10 +1,12 @@
-//! One batch on its way into its table: returning events are judged, the rows are staged, each event is decided on, the
-//! refused ones are produced, and rows, states and position are committed together.
+//! One batch on its way into its table: returning events are judged, the rows are staged, each
+//! event is decided on, the refused ones are produced, and rows, states and position are committed
+//! together.
 //!
-//! Invariant: refused events are in Kafka, on all in-sync replicas, before the transaction commits. A crash in between
-//! leaves copies whose refusal never committed; the states of their origins make them harmless. With and without a ledger
-//! it is the same path; without one nothing is known of returning events, so all are loaded, and what lies between a load
-//! and the commit of the group's offset may be loaded twice.
+//! Invariant: refused events are in Kafka, on all in-sync replicas, before the transaction commits.
+//! A crash in between leaves copies whose refusal never committed; the states of their origins make
+//! them harmless. With and without a ledger it is the same path; without one nothing is known of
+//! returning events, so all are loaded, and what lies between a load and the commit of the group's
+//! offset may be loaded twice.
 
 use std::{collections::HashSet, time::Instant};
 
@@ -69,8 +71,9 @@ pub(crate) struct BatchLoad<'a> {
 }
 
 impl BatchLoad<'_> {
-    /// Loads the batch. The error says what the position may be. Dropped half way, nothing of it is visible, or, while
-    /// the commit is under way, the ledger says how it went; refused events may have been produced.
+    /// Loads the batch. The error says what the position may be. Dropped half way, nothing of it is
+    /// visible, or, while the commit is under way, the ledger says how it went; refused events may
+    /// have been produced.
     pub(crate) async fn load(&self, mut batch: ParsedBatch) -> Result<Loaded, BatchError> {
         let began = Instant::now();
         let returning = std::mem::take(&mut batch.returning);
@@ -93,7 +96,8 @@ impl BatchLoad<'_> {
         Ok(loaded)
     }
 
-    /// Returning events, each with what it is loaded as (`None`: it is dropped), and the states that say so.
+    /// Returning events, each with what it is loaded as (`None`: it is dropped), and the states
+    /// that say so.
     async fn judge_returning(
         &self,
         messages: Vec<Message>,

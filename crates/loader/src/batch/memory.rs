@@ -1,16 +1,17 @@
 //! How many bytes of parsed events are held, over all runs of this instance.
 //!
-//! A batch may take half of what the others leave, and ends there. So all of them together stay below the limit, and as
-//! much is left to the batch after it: of one run that reads a batch while another is loaded each gets a third in the end,
-//! of many runs each a small part. Nobody ever waits for memory, so two half-filled batches cannot wait for each other.
+//! A batch may take half of what the others leave, and ends there. So all of them together stay
+//! below the limit, and as much is left to the batch after it: of one run that reads a batch while
+//! another is loaded each gets a third in the end, of many runs each a small part. No batch ever
+//! waits for memory, so two half-filled batches cannot wait for each other.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Batches smaller than this are never ended for the sake of memory: they would cost more than they free, and it
-/// is about what an empty one takes.
+/// Batches smaller than this are never ended for the sake of memory: they would cost more than they
+/// free, and it is about what an empty one takes.
 const WORTH_ENDING: usize = 2 << 20;
 
 /// The limit and what is held against it; cheap to clone.

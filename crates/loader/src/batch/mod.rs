@@ -1,5 +1,5 @@
-//! A batch: read and parsed (`reader`, `groups`) within the memory that there is (`memory`), and loaded (`load`), each of
-//! its events ending in exactly one place (`decision`).
+//! A batch: read and parsed (`reader`, `groups`) within the memory that there is (`memory`), and
+//! loaded (`load`), each of its events ending in exactly one place (`decision`).
 
 pub(crate) mod decision;
 pub(crate) mod groups;

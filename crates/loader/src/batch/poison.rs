@@ -1,5 +1,6 @@
-//! The search for a poison event: one that asks for a change of the table that cannot be made, so that no batch with it
-//! can be loaded. It is looked for by smaller and smaller batches, until it is alone.
+//! The search for a poison event: one that asks for a change of the table that cannot be made, so
+//! that no batch with it can be loaded. It is looked for by smaller and smaller batches, until it
+//! is alone.
 
 /// How far the search of one topic is.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! From a partition's records to batches of parsed events, on a thread of its own.
 //!
-//! Invariant: the batches of one run follow each other without a gap, `first` to `next_offset`, and the
-//! last one ends at the run's end. Every record of that range is in its batch: as a row, as a
+//! Invariant: the batches of one run follow each other without a gap, `first` to `next_offset`, and
+//! the last one ends at the run's end. Every record of that range is in its batch: as a row, as a
 //! returning event whose state is not known yet, or as an event that cannot be parsed.
 
 use std::{
@@ -47,8 +47,9 @@ pub(crate) struct ReadPlan {
 }
 
 impl ReadPlan {
-    /// Records of the next batch. Batches of a run grow to their size, so that the database begins early, and shrink before the
-    /// end, so that little is left to it when all is read: reading and loading overlap.
+    /// Records of the next batch. Batches of a run grow to their size, so that the database begins
+    /// early, and shrink before the end, so that little is left to it when all is read: reading and
+    /// loading overlap.
     fn size_of_next(&self, batches: u32, next_offset: i64) -> u64 {
         let left = u64::try_from(self.end - next_offset).unwrap_or(0);
         let grown = FIRST_BATCH << batches.min(32);
@@ -101,8 +102,9 @@ pub(crate) enum ReadError {
     Options(#[from] OptionError),
 }
 
-/// Reads until the plan's end and sends batches; at most two of a run exist at a time. Ends early when the
-/// receiver is gone or `stop` says so, with whatever was sent by then. Blocks; runs on its own thread.
+/// Reads until the plan's end and sends batches; at most two of a run exist at a time. Ends early
+/// when the receiver is gone or `stop` says so, with whatever was sent by then. Blocks; runs on its
+/// own thread.
 pub(crate) fn read_batches(
     mut reader: PartitionReader,
     plan: &ReadPlan,
@@ -131,14 +133,15 @@ pub(crate) fn read_batches(
             return;
         }
         if let Err(error) = end {
-            // the receiver being gone means that nobody waits for the reason either
+            // with the receiver gone the reason is not waited for either
             let _ = sender.blocking_send(Err(error));
             return;
         }
     }
 }
 
-/// What is there to be read at this moment, up to the plan's size of a batch. `None`: nothing. Does not wait.
+/// What is there to be read at this moment, up to the plan's size of a batch. `None`: nothing. Does
+/// not wait.
 pub(crate) fn read_what_is_there(
     reader: &mut PartitionReader,
     plan: &ReadPlan,
@@ -218,8 +221,8 @@ impl<'a> OpenBatch<'a> {
                     self.take(message)?;
                     heard = Instant::now();
                 }
-                // a lagging leader reports an end too early; it counts only at or beyond ours. What lies
-                // between was transaction markers, which are never delivered.
+                // a lagging leader reports an end too early; it counts only at or beyond ours. What
+                // lies between was transaction markers, which are never delivered.
                 Fetched::End { offset } if offset >= self.plan.end => {
                     self.next_offset = self.plan.end;
                 }
@@ -274,8 +277,8 @@ impl<'a> OpenBatch<'a> {
         self.held.set(bytes)
     }
 
-    /// Whether one more record as large as the largest so far could pass the limit in bytes. At least one is
-    /// always taken.
+    /// Whether one more record as large as the largest so far could pass the limit in bytes. At
+    /// least one is always taken.
     fn would_exceed(&self) -> bool {
         let limit = self.plan.batch_size_bytes;
         limit > 0 && self.received > 0 && self.bytes + self.largest >= limit

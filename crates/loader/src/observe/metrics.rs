@@ -18,8 +18,8 @@ macro_rules! topic_labels {
     };
 }
 
-/// Events by what became of them. Labels: those of a topic, `status` (`consumed`, `processed`, `processedBytes`,
-/// `retried`, `skipped`, `failed`, `retryScheduled`, `deadLettered`, `expired`).
+/// Events by what became of them. Labels: those of a topic, `status` (`consumed`, `processed`,
+/// `processedBytes`, `retried`, `skipped`, `failed`, `retryScheduled`, `deadLettered`, `expired`).
 static CONSUMER_MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_consumer_messages",
@@ -89,7 +89,8 @@ static MERGED_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Seconds since the oldest event was seen that is not loaded yet; 0 when all are. Labels: those of a topic.
+/// Seconds since the oldest event was seen that is not loaded yet; 0 when all are. Labels: those of
+/// a topic.
 static UNLOADED_AGE: LazyLock<GaugeVec> = LazyLock::new(|| {
     register_gauge_vec!(
         "bulkerapp_oldest_unloaded_age_seconds",
@@ -161,7 +162,8 @@ pub(crate) static OWNED_SHARES: LazyLock<IntGauge> = LazyLock::new(|| {
         .expect("registered once")
 });
 
-/// 1 when a destination keeps its offsets rows, 0 when it falls back to at-least-once. Label: `destinationId`.
+/// 1 when a destination keeps its offsets rows, 0 when it falls back to at-least-once. Label:
+/// `destinationId`.
 static EXACTLY_ONCE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "bulkerapp_exactly_once",
@@ -171,8 +173,9 @@ static EXACTLY_ONCE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Events of a table by what became of them, from the offsets rows: the same on all instances. Labels: `destinationId`,
-/// `tableName`, `outcome` (`received`, `loaded`, `merged`, `waiting`, `dead`).
+/// Events of a table by what became of them, from the offsets rows: the same on all instances.
+/// Labels: `destinationId`, `tableName`, `outcome` (`received`, `loaded`, `merged`, `waiting`,
+/// `dead`).
 static TABLE_EVENTS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "bulkerapp_table_events",
@@ -182,7 +185,8 @@ static TABLE_EVENTS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// 1 when the destination's database told its counters when it was asked last. Label: `destinationId`.
+/// 1 when the destination's database told its counters when it was asked last. Label:
+/// `destinationId`.
 static DESTINATION_ANSWERS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "bulkerapp_destination_answers",
@@ -192,17 +196,18 @@ static DESTINATION_ANSWERS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// 1 while nothing is loaded into a destination because somebody paused it. Label: `destinationId`.
+/// 1 while nothing is loaded into a destination because it is paused. Label: `destinationId`.
 static PAUSED_DESTINATIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "bulkerapp_paused_destinations",
-        "1 while nothing is loaded into a destination because somebody paused it.",
+        "1 while nothing is loaded into a destination because it is paused.",
         &["destinationId"]
     )
     .expect("registered once")
 });
 
-/// Loads that were rolled back because another loader had moved the offsets row. Labels: those of a topic.
+/// Loads that were rolled back because another loader had moved the offsets row. Labels: those of a
+/// topic.
 static FENCED_LOADS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_overtaken_loads_total",
@@ -212,7 +217,8 @@ static FENCED_LOADS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Registers every family of this module. Those with labels show on `/metrics` once they have a sample.
+/// Registers every family of this module. Those with labels show on `/metrics` once they have a
+/// sample.
 pub fn register() {
     for counter in [
         &CONSUMER_MESSAGES,

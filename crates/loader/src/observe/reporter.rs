@@ -1,7 +1,8 @@
-//! What is reported of events that were loaded or refused: records in the events log, for people, and counts for the
-//! `metrics` destination.
+//! What is reported of events that were loaded or refused: records in the events log, for people,
+//! and counts for the `metrics` destination.
 //!
-//! Reporting is never in the way of loading: nothing here waits, what cannot be kept is dropped and counted there.
+//! Reporting is never in the way of loading: nothing here waits, what cannot be kept is dropped and
+//! counted there.
 
 use std::{collections::HashMap, ffi::CStr, sync::Arc, time::Duration};
 

@@ -8,9 +8,9 @@ use warehouse::{CountedPosition, Tally};
 /// What all destinations said at one time.
 #[derive(Debug, Default)]
 pub struct StatsSnapshot {
-    /// `None`: nobody asked yet.
+    /// `None`: it was not asked for yet.
     pub at: Option<(Instant, Timestamp)>,
-    /// Whether Kafka never said yet which cluster it is, so that nobody could be asked.
+    /// Whether Kafka never said yet which cluster it is, so that no destination could be asked.
     pub is_kafka_unknown: bool,
     /// By id.
     pub destinations: BTreeMap<String, DestinationStats>,

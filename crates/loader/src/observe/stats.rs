@@ -1,11 +1,12 @@
 //! What became of all events, from the offsets rows of all destinations.
 //!
-//! The rows move in the transactions that carry the events, so these counts survive any kill, and after every load
-//! `received = loaded + merged + waiting + dead`. They are shared by all instances: each tells the same.
+//! The rows move in the transactions that carry the events, so these counts survive any kill, and
+//! after every load `received = loaded + merged + waiting + dead`. They are shared by all
+//! instances: each tells the same.
 //!
-//! Invariants: one question to each destination and one to Kafka, however many topics there are, and not more often than
-//! every [`FRESH_FOR`] however often somebody asks; a destination that does not answer is named, and takes none of
-//! the others down.
+//! Invariants: one question to each destination and one to Kafka, however many topics there are,
+//! and not more often than every [`FRESH_FOR`] however often it is asked for; a destination that
+//! does not answer is named, and takes none of the others down.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -43,7 +44,7 @@ pub struct Stats {
     targets: Arc<dyn TargetSource>,
     cluster_id: OnceCell<String>,
     latest: ArcSwap<StatsSnapshot>,
-    /// Held while somebody asks, so that all others wait for the same answer.
+    /// Held while one caller asks, so that all others wait for the same answer.
     asking: Mutex<()>,
 }
 
@@ -71,7 +72,8 @@ impl Stats {
         self.latest.load_full()
     }
 
-    /// Destinations whose user has no right to keep offsets rows, and what helps, as their last runs found.
+    /// Destinations whose user has no right to keep offsets rows, and what helps, as their last
+    /// runs found.
     pub fn at_least_once(&self) -> BTreeMap<String, String> {
         let targets = self.targets.targets();
         let without =
@@ -79,7 +81,8 @@ impl Stats {
         without.filter_map(|(id, reason)| Some((id, reason?))).collect()
     }
 
-    /// An answer that is at most [`FRESH_FOR`] old. Takes about [`ANSWER_WITHIN`] where somebody does not answer.
+    /// An answer that is at most [`FRESH_FOR`] old. Takes about [`ANSWER_WITHIN`] where a
+    /// destination does not answer.
     pub async fn latest(&self) -> Arc<StatsSnapshot> {
         let _alone = self.asking.lock().await;
         let known = self.known();
@@ -95,7 +98,8 @@ impl Stats {
         snapshot
     }
 
-    /// Brings the gauges up to date, as far as that is done within `wait`; what takes longer goes on.
+    /// Brings the gauges up to date, as far as that is done within `wait`; what takes longer goes
+    /// on.
     pub async fn refresh_within(self: &Arc<Self>, wait: Duration) {
         let stats = self.clone();
         let asking = tokio::spawn(async move { stats.latest().await });

@@ -1,8 +1,8 @@
 //! What is known about a topic when a run begins, and the order in which it has to be asked.
 //!
-//! Another order holds for ever (an end that is older than the position looks like a truncation) or applies one reset
-//! twice. So the order stands once, in [`Facts::read`]: runs, `set-start` and `preflight` ask by it, and the model takes
-//! it from there.
+//! Another order holds for ever (an end that is older than the position looks like a truncation) or
+//! applies one reset twice. So the order stands once, in [`Facts::read`]: runs, `set-start` and
+//! `preflight` ask by it, and the model takes it from there.
 
 use uuid::Uuid;
 use warehouse::Position;
@@ -41,14 +41,15 @@ pub(crate) trait FactSource {
 }
 
 impl Facts {
-    /// Asks for all of them, in the order that the protocol wants. `None`: the topic was made anew meanwhile, so that the
-    /// answers belong to two topics; ask again.
+    /// Asks for all of them, in the order that the protocol wants. `None`: the topic was made anew
+    /// meanwhile, so that the answers belong to two topics; ask again.
     pub(crate) async fn read<S: FactSource>(
         source: &S,
         ledger: Uuid,
     ) -> Result<Option<Facts>, S::Error> {
         let position = source.position().await?;
-        // without a position nothing says which topic an offset of the group is of, so the topic must be the same after it
+        // without a position nothing says which topic an offset of the group is of, so the topic
+        // must be the same after it
         let earlier_id = match position {
             None => source.topic_id().await?,
             Some(_) => None,

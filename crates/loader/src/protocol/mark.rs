@@ -1,8 +1,8 @@
 //! The mark that tells our commits to a consumer group from all others.
 //!
-//! It travels in the metadata of the committed offset. Kafka's own tools, the original and operators
-//! leave no mark, or keep one whose offset is not the committed one: both count as *unmarked*, that is,
-//! as a decision that has to be applied.
+//! It travels in the metadata of the committed offset. Kafka's own tools, the original and
+//! operators leave no mark, or keep one whose offset is not the committed one: both count as
+//! *unmarked*, that is, as a decision that has to be applied.
 
 use std::fmt;
 
@@ -68,7 +68,7 @@ pub(crate) enum GroupOffset {
 }
 
 impl GroupOffset {
-    /// The offset, whoever committed it; `None`: nothing is committed.
+    /// The offset, ours or not; `None`: nothing is committed.
     pub(crate) fn offset(&self) -> Option<i64> {
         match self {
             GroupOffset::None => None,

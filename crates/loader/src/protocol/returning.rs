@@ -6,8 +6,8 @@
 //! | `refused` | loaded: `loaded` | loaded: `loaded`; refused again: stays, or `dead` |
 //! | `loaded`, `dead` | - | dropped |
 //!
-//! A refusal whose transaction never committed leaves returning events without a state: the event was read again, and
-//! loaded or refused anew. Dropping them is what keeps it in the table once.
+//! A refusal whose transaction never committed leaves returning events without a state: the event
+//! was read again, and loaded or refused anew. Dropping them is what keeps it in the table once.
 
 use warehouse::{EventState, Origin, PartitionKey, Position};
 
@@ -36,8 +36,8 @@ pub(crate) fn judge(
     }
 }
 
-/// Whether the origin was read under this position: then the event was decided with it. Also under what the position was
-/// for an earlier topic of the same name.
+/// Whether the origin was read under this position: then the event was decided with it. Also under
+/// what the position was for an earlier topic of the same name.
 fn covers(key: &PartitionKey, position: &Position, origin: &Origin) -> bool {
     let is_same_name = origin.cluster == key.cluster_id
         && origin.topic == key.topic

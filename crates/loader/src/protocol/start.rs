@@ -1,7 +1,7 @@
 //! Where a run over a topic starts: the decision, without any I/O.
 //!
-//! Invariant: what the position covers is never loaded again unless the original or an operator *decided* so, and nothing
-//! past it is skipped without a report.
+//! Invariant: what the position covers is never loaded again unless the original or an operator
+//! *decided* so, and nothing past it is skipped without a report.
 
 use uuid::Uuid;
 use warehouse::Position;
@@ -27,11 +27,14 @@ pub(crate) enum Decision {
 /// Something an operator should know; each is counted and logged once when it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// No position, but our mark from this very ledger: the database was restored from before the position.
+    /// No position, but our mark from this very ledger: the database was restored from before the
+    /// position.
     RestoredFromBeforeTheRow,
-    /// No position, but our mark from another ledger: the destination points to another database now.
+    /// No position, but our mark from another ledger: the destination points to another database
+    /// now.
     OtherDatabase,
-    /// The group is ahead of the position by our own mark: a restored database reloads what it lost.
+    /// The group is ahead of the position by our own mark: a restored database reloads what it
+    /// lost.
     MarkAhead,
     /// The group was set back; these records are loaded again on purpose.
     ResetBackward { events: i64 },
@@ -76,7 +79,8 @@ impl Notice {
 pub(crate) enum HoldReason {
     /// The topic's consumer group has live members: another loader reads it.
     LiveMembers,
-    /// The start lies beyond the topic's end although it is the same topic: records were lost in Kafka.
+    /// The start lies beyond the topic's end although it is the same topic: records were lost in
+    /// Kafka.
     Truncated,
     /// Kafka did not take our commit of the start.
     ClaimNotAcknowledged,
@@ -139,7 +143,8 @@ fn decide_first_start(facts: &Facts) -> Decision {
     Decision::Insert { at, notice }
 }
 
-/// Whether the topic is another one than the position's, of the same name. Ids that are not known prove nothing.
+/// Whether the topic is another one than the position's, of the same name. Ids that are not known
+/// prove nothing.
 pub(crate) fn is_another_topic(position: &Position, topic_id: Option<Uuid>) -> bool {
     matches!((position.topic_id, topic_id), (Some(then), Some(now)) if then != now)
 }

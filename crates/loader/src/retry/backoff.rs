@@ -4,7 +4,8 @@ use std::time::Duration;
 
 const MINUTE: f64 = 60.0;
 
-/// Growing pauses: before the n-th attempt the n-th power of a base, in whole minutes, up to a longest one.
+/// Growing pauses: before the n-th attempt the n-th power of a base, in whole minutes, up to a
+/// longest one.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryBackoff {
     /// Minutes: the pause before the first attempt.
@@ -13,7 +14,8 @@ pub struct RetryBackoff {
 }
 
 impl RetryBackoff {
-    /// Both in minutes, as the variables have them. Numbers below zero, and what is no number, count as zero.
+    /// Both in minutes, as the variables have them. Numbers below zero, and what is no number,
+    /// count as zero.
     pub fn from_minutes(base: f64, longest: f64) -> RetryBackoff {
         RetryBackoff { base, longest: minutes(longest) }
     }

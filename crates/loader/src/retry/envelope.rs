@@ -1,7 +1,9 @@
-//! What travels with a refused event: why it was refused, how often, when it comes again, and where it was read first.
+//! What travels with a refused event: why it was refused, how often, when it comes again, and where
+//! it was read first.
 //!
-//! Invariant: key and value reach the table unchanged however often the event is refused, and its *origin* (the place
-//! where it was read first) is the same in every copy. Headers that the original knows have its names and formats.
+//! Invariant: key and value reach the table unchanged however often the event is refused, and its
+//! *origin* (the place where it was read first) is the same in every copy. Headers that the
+//! original knows have its names and formats.
 
 use jiff::Timestamp;
 use kafkabase::{Message, Record};
@@ -84,8 +86,9 @@ impl Envelope {
         self.text(RETRY_TIME)?.parse().ok()
     }
 
-    /// Gives the copy a key that no other record has: topics of copies are compacted, which keeps only the last record of a
-    /// key. The event's own key, where it may be shared, goes into a header until the event is back in its topic.
+    /// Gives the copy a key that no other record has: topics of copies are compacted, which keeps
+    /// only the last record of a key. The event's own key, where it may be shared, goes into a
+    /// header until the event is back in its topic.
     pub(crate) fn make_key_unique(&mut self) {
         let is_unique = self.key.as_deref().is_some_and(|key| Uuid::try_parse_ascii(key).is_ok());
         if !is_unique {

@@ -1,8 +1,9 @@
 //! What the ledger knows of refused events, for those who look at their copies in Kafka.
 //!
-//! A topic of refused events holds more than what is refused: copies whose refusal never committed, copies that were
-//! retried since, the same event once for each attempt. A copy counts when its event is in the state that the topic
-//! stands for, and when it is the one of the last attempt: so each event is shown once.
+//! A topic of refused events holds more than what is refused: copies whose refusal never committed,
+//! copies that were retried since, the same event once for each attempt. A copy counts when its
+//! event is in the state that the topic stands for, and when it is the one of the last attempt: so
+//! each event is shown once.
 
 use std::collections::HashMap;
 
@@ -32,8 +33,8 @@ impl EventStates {
         EventStates::default()
     }
 
-    /// Asks the destination: all events that are in this state. Errors are the destination's; where the user may keep no
-    /// ledger, every copy counts.
+    /// Asks the destination: all events that are in this state. Errors are the destination's; where
+    /// the user may keep no ledger, every copy counts.
     pub async fn read(
         target: &LoadTarget,
         state: StateOfRefused,

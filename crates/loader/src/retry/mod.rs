@@ -1,5 +1,6 @@
-//! Refused events: what travels with them (`envelope`), where they are produced to (`refused_producer`), how they come back
-//! when they are due (`mover`, `state`, `backoff`), and which of their copies count (`event_states`).
+//! Refused events: what travels with them (`envelope`), where they are produced to
+//! (`refused_producer`), how they come back when they are due (`mover`, `state`, `backoff`), and
+//! which of their copies count (`event_states`).
 
 pub(crate) mod backoff;
 pub(crate) mod envelope;

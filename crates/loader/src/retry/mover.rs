@@ -1,13 +1,13 @@
 //! A run over a retry topic: what is due goes back to the topic that it came from.
 //!
-//! Invariant: a record of the topic is left behind only when its event is confirmed elsewhere, in its own topic or on
-//! the dead letter topic. Moves are at-least-once: after a crash an event may be moved again, and the state of its
-//! origin makes the second copy harmless.
+//! Invariant: a record of the topic is left behind only when its event is confirmed elsewhere, in
+//! its own topic or on the dead letter topic. Moves are at-least-once: after a crash an event may
+//! be moved again, and the state of its origin makes the second copy harmless.
 //!
-//! Events are due in another order than they lie. What is not due yet stays where it is, and its place is remembered
-//! ([`RetryState`]); nothing is rewritten while the service runs. The first offset that is still needed is committed.
-//! Before a clean stop what lies before a moved event is appended anew, so that the next loader, or the original, finds
-//! each event once.
+//! Events are due in another order than they lie. What is not due yet stays where it is, and its
+//! offset is remembered ([`RetryState`]); nothing is rewritten while the service runs. The first
+//! offset that is still needed is committed. Before a clean stop what lies before a moved event is
+//! appended anew, so that the next loader, or the original, finds each event once.
 
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,8 @@ use crate::{
 
 /// How long one wait for a record lasts, and so how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
-/// What a committed offset says while events that lie beyond it may have been moved. A clean stop takes it away, so who
-/// finds it knows that the original would move them again.
+/// What a committed offset says while events that lie beyond it may have been moved. A clean stop
+/// takes it away, so who finds it knows that the original would move them again.
 pub(crate) const OUT_OF_ORDER: &str = "bulker-rust/1 out-of-order";
 /// Bytes of records that are on their way at a time, roughly.
 const BYTES_AT_ONCE: usize = 16 << 20;
@@ -103,7 +103,7 @@ impl RetryRun<'_> {
         Ok(RunEnd::At { next_offset: end })
     }
 
-    /// Lets whoever goes on find each event once.
+    /// Lets the next loader, or the original, find each event once.
     pub(crate) async fn hand_over(&self) -> Result<(), RunError> {
         let (from, to) = self.with_state(|state| {
             if state.has_gaps() {
@@ -206,7 +206,7 @@ impl RetryRun<'_> {
         Move::To(envelope.into_record(&target))
     }
 
-    /// An event that the original refused says where it came from only by its place here.
+    /// An event that the original refused says where it came from only by its offset here.
     fn stamp(&self, envelope: &mut Envelope, target: &str, offset: i64, topic_id: Option<Uuid>) {
         let to_a_table = TopicId::parse(&self.context.topic_prefix, target)
             .is_some_and(|id| matches!(id.mode, Mode::Batch | Mode::Stream));
@@ -315,7 +315,8 @@ impl RetryRun<'_> {
         });
     }
 
-    /// Commits the first offset that is still needed, and whether all before the end is needed, too.
+    /// Commits the first offset that is still needed, and whether all before the end is needed,
+    /// too.
     async fn commit_group_offset(&self, metadata: &'static str) -> Result<(), RunError> {
         let says_out_of_order = metadata == OUT_OF_ORDER;
         let offset = self.with_state(|state| {

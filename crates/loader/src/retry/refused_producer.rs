@@ -1,8 +1,10 @@
-//! Where refused events go: to the destination's retry topic, or, when no attempt is left, to the dead letter topic.
+//! Where refused events go: to the destination's retry topic, or, when no attempt is left, to the
+//! dead letter topic.
 //!
-//! Invariant: `produce` is `Ok` only when Kafka has every event on all in-sync replicas. It is called while the load's
-//! rows are staged, before they are committed; what is produced for a load that then fails are copies whose refusal never
-//! committed, and their origins' states make them harmless.
+//! Invariant: `produce` is `Ok` only when Kafka has every event on all in-sync replicas. It is
+//! called while the load's rows are staged, before they are committed; what is produced for a load
+//! that then fails are copies whose refusal never committed, and their origins' states make them
+//! harmless.
 
 use std::{
     collections::HashSet,

@@ -1,5 +1,5 @@
-//! What is known of a retry topic between two runs over it. Nothing of it is kept beyond the process: the offset that is
-//! committed says where to look again.
+//! What is known of a retry topic between two runs over it. Nothing of it is kept beyond the
+//! process: the offset that is committed says where to look again.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use jiff::Timestamp;
 pub(crate) struct RetryState {
     /// Whether the topic was looked at.
     pub(crate) is_known: bool,
-    /// The offset that we committed last. Another one in Kafka is an operator's decision, and all else is forgotten.
+    /// The offset that we committed last. Another one in Kafka is an operator's decision, and all
+    /// else is forgotten.
     pub(crate) committed: Option<i64>,
     /// Whether what is committed says [`super::mover::OUT_OF_ORDER`].
     pub(crate) says_out_of_order: bool,

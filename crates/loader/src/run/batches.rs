@@ -72,8 +72,8 @@ impl TopicRun<'_> {
         Ok(Attempt::Ended(RunEnd::At { next_offset: position.next_offset }))
     }
 
-    /// Loads one batch. `None`: the position is not what it was, or may not be; or the batch holds a poison event, which is
-    /// looked for by starting over with smaller ones.
+    /// Loads one batch. `None`: the position is not what it was, or may not be; or the batch holds
+    /// a poison event, which is looked for by starting over with smaller ones.
     pub(super) async fn load(
         &self,
         keeper: Keeper<'_>,
@@ -187,7 +187,8 @@ impl TopicRun<'_> {
         }
     }
 
-    /// Without a ledger the group's offset is the position, and has to be committed. It carries no mark.
+    /// Without a ledger the group's offset is the position, and has to be committed. It carries no
+    /// mark.
     async fn commit_plainly(&self, next_offset: i64) -> Result<(), RunError> {
         let (topic, partition) = (self.topic.name.as_str(), self.topic.partition);
         let offset = CommittedOffset { offset: next_offset, metadata: String::new() };

@@ -64,8 +64,8 @@ impl FactSource for LiveFacts<'_> {
 }
 
 impl TopicRun<'_> {
-    /// Copies the position to Kafka's group unless an operator, or the original, decided otherwise there. May fail: the
-    /// position rules.
+    /// Copies the position to Kafka's group unless an operator, or the original, decided otherwise
+    /// there. May fail: the position rules.
     pub(super) async fn copy_to_group(&self, ledger: &Ledger, position: &Position) {
         let committed = match self.is_unmarked().await {
             Ok(true) => return, // a decision for the next run

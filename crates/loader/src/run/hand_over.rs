@@ -1,7 +1,9 @@
-//! Giving a topic to another instance, or to the original: Kafka's group is brought to where the topic stands.
+//! Giving a topic to another instance, or to the original: Kafka's group is brought to where the
+//! topic stands.
 //!
-//! Invariant: what is committed is the position, once no COMMIT is under way, or where the position began if a restore
-//! took it away. An offset that an operator, or the original, decided on is left alone.
+//! Invariant: what is committed is the position, once no COMMIT is under way, or where the position
+//! began if a restore took it away. An offset that an operator, or the original, decided on is left
+//! alone.
 
 use kafkabase::Mode;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +28,8 @@ pub(crate) async fn of_topic(
         _ if topic.mode == Mode::Retry => {
             RetryRun { context, topic, progress, stop }.hand_over().await
         }
-        // also what it never loaded itself: a loader that was killed may not have committed to Kafka
+        // also what it never loaded itself: a loader that was killed may not have committed to
+        // Kafka
         Some(target) if !progress.is_group_current() => {
             TopicRun { context, topic, progress, target, stop }.hand_over().await
         }
@@ -41,7 +44,8 @@ impl TopicRun<'_> {
             return Ok(());
         };
         for _ in 0..MAX_STARTS {
-            // a COMMIT that is under way has to end first: it may be that of a loader that was killed
+            // a COMMIT that is under way has to end first: it may be that of a loader that was
+            // killed
             let position = ledger.read_settled(&self.key()).await?;
             let (admin, topic) = (&self.context.admin, self.topic.name.as_str());
             if admin.group_members(topic).await? > 0 {
@@ -53,7 +57,8 @@ impl TopicRun<'_> {
                 (_, GroupOffset::Unmarked(_)) | (None, GroupOffset::None) => return Ok(()),
                 (Some(wanted), GroupOffset::Marked(mark)) if mark == wanted => return Ok(()),
                 (Some(wanted), GroupOffset::None | GroupOffset::Marked(_)) => wanted,
-                // restored from before the position: the next loader has to load again what the restore took away
+                // restored from before the position: the next loader has to load again what the
+                // restore took away
                 (None, GroupOffset::Marked(mark)) if mark.ledger == ledger.id() => {
                     if mark.offset == mark.began {
                         return Ok(());

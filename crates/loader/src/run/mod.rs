@@ -1,12 +1,13 @@
-//! A run over one topic: from where the ledger stands to the end that the topic had when the run began.
+//! A run over one topic: from where the ledger stands to the end that the topic had when the run
+//! began.
 //!
-//! Invariant: the position moves in the transaction that carries the rows of the table, and nowhere else but by a
-//! compare-and-set that raises its epoch. What is committed to Kafka's group is a copy of the position and may be late.
-//! So a crash, a lost answer or a second loader at any point leads to a fresh start at the position, and every record is
-//! in the table exactly once.
+//! Invariant: the position moves in the transaction that carries the rows of the table, and nowhere
+//! else but by a compare-and-set that raises its epoch. What is committed to Kafka's group is a
+//! copy of the position and may be late. So a crash, a lost answer or a second loader at any point
+//! leads to a fresh start at the position, and every record is in the table exactly once.
 //!
-//! Without the right to keep a ledger the group's offset is the position; what lies between a load and its commit may be
-//! loaded twice. Everything else is the same.
+//! Without the right to keep a ledger the group's offset is the position; what lies between a load
+//! and its commit may be loaded twice. Everything else is the same.
 
 mod batches;
 pub(crate) mod context;
@@ -69,7 +70,8 @@ enum Attempt {
 }
 
 impl TopicRun<'_> {
-    /// Runs to the topic's end. Between batches it looks at `stop`. Dropped half way, the batch in hand is rolled back.
+    /// Runs to the topic's end. Between batches it looks at `stop`. Dropped half way, the batch in
+    /// hand is rolled back.
     pub(crate) async fn run(&self) -> Result<RunEnd, RunError> {
         for _ in 0..MAX_STARTS {
             if let Attempt::Ended(end) = self.attempt().await? {
@@ -119,7 +121,8 @@ impl TopicRun<'_> {
         self.load_all(Keeper::Ledger(ledger), position, facts.end).await
     }
 
-    /// Commits the start to the group with our mark, where that is needed. The answer: why nothing may be loaded.
+    /// Commits the start to the group with our mark, where that is needed. The answer: why nothing
+    /// may be loaded.
     async fn claim(
         &self,
         ledger: &Ledger,
@@ -131,9 +134,9 @@ impl TopicRun<'_> {
         let is_idle = position.next_offset >= facts.end;
         let mark = Mark::of(ledger.id(), position);
         let is_current = facts.group == GroupOffset::Marked(mark.clone());
-        // a mark of ours that lags behind the position is a late commit and needs no claim; but the first read of an
-        // ownership always proves that the group is free, and what a crash left uncommitted is committed, so that the
-        // next clean stop leaves Kafka up to date
+        // a mark of ours that lags behind the position is a late commit and needs no claim; but the
+        // first read of an ownership always proves that the group is free, and what a crash left
+        // uncommitted is committed, so that the next clean stop leaves Kafka up to date
         let needs_no_claim = self.progress.memory().is_claimed || (is_idle && is_current);
         if !is_ours || !needs_no_claim {
             if let Err(error) = self.commit_group_offset(&mark).await {

@@ -1,10 +1,12 @@
 //! Sets where a topic is read from next: an operator's decision, safe at any time.
 //!
-//! The position is moved by a compare-and-set that raises its epoch, so a load that is in progress is fenced, rolled back,
-//! and starts over from the new place. Kafka's own tools cannot promise that.
+//! The position is moved by a compare-and-set that raises its epoch, so a load that is in progress
+//! is fenced, rolled back, and starts over from the new place. Kafka's own tools cannot promise
+//! that.
 //!
-//! Invariant: a decision that waits in the consumer group (an offset that no loader of ours committed) is applied first, as
-//! a run would, so that it cannot be applied after this one and undo it.
+//! Invariant: a decision that waits in the consumer group (an offset that no loader of ours
+//! committed) is applied first, as a run would, so that it cannot be applied after this one and
+//! undo it.
 
 use kafkabase::{Admin, AdminError};
 use warehouse::{Ledger, LoadError, PartitionKey, Position};
@@ -40,6 +42,7 @@ pub enum StartAt {
 pub struct StartSet {
     /// `None`: the topic was not loaded before.
     pub from: Option<i64>,
+    /// The offset that is read next.
     pub to: i64,
     /// An offset that an operator, or the original, had committed, and that was applied first.
     pub applied: Option<i64>,
@@ -50,21 +53,34 @@ pub struct StartSet {
 /// Why nothing was set.
 #[derive(Debug, thiserror::Error)]
 pub enum SetStartError {
+    /// So many; the original reads the topic, or stopped less than 45 s ago.
     #[error("the consumer group has {0} live members: stop the other loader first")]
     LiveMembers(usize),
+    /// Nothing lies there that could be read.
     #[error("offset {offset} is not in the topic: it has {low} to {end}")]
-    OutOfRange { offset: i64, low: i64, end: i64 },
+    OutOfRange {
+        /// What was asked for.
+        offset: i64,
+        /// The first offset that Kafka still has.
+        low: i64,
+        /// The end as a read-committed client sees it.
+        end: i64,
+    },
+    /// There is no position that could be moved.
     #[error(
         "the destination keeps no offsets rows (no right to make its tables), so the consumer group rules: use \
          kafka-consumer-groups --reset-offsets while nothing is loaded"
     )]
     NoLedger,
+    /// Each attempt found the position moved.
     #[error(
         "loads moved the row {MAX_ATTEMPTS} times meanwhile: try again, or pause the destination first"
     )]
     Contended,
+    /// Nothing was set, or only the position is.
     #[error("Kafka did not answer")]
     Kafka(#[from] AdminError),
+    /// The position may have been moved if the answer was lost.
     #[error("the destination did not answer")]
     Destination(#[from] LoadError),
 }
@@ -78,7 +94,8 @@ impl From<FactError> for SetStartError {
     }
 }
 
-/// Sets the start of partition 0 of a table's topic. Dropped half way, the position may be moved already.
+/// Sets the start of partition 0 of a table's topic. Dropped half way, the position may be moved
+/// already.
 pub async fn set_start(
     admin: &Admin,
     target: &LoadTarget,

@@ -74,8 +74,8 @@ impl TopicRun<'_> {
         }
     }
 
-    /// Retention may have cut records that were not loaded yet: counts them once and goes on at what is left. `None`:
-    /// another loader moved the position.
+    /// Retention may have cut records that were not loaded yet: counts them once and goes on at
+    /// what is left. `None`: another loader moved the position.
     pub(super) async fn step_over_gap(
         &self,
         ledger: &Ledger,
@@ -108,8 +108,8 @@ impl TopicRun<'_> {
     }
 }
 
-/// An epoch that no position of this topic ever had: a database may be restored from before a move, and an epoch that
-/// came again would make two different decisions look like one.
+/// An epoch that no position of this topic ever had: a database may be restored from before a move,
+/// and an epoch that came again would make two different decisions look like one.
 pub(super) fn epoch_after(epoch: i64) -> i64 {
     let micros = jiff::Timestamp::now().as_microsecond();
     micros.max(epoch + 1)

@@ -1,4 +1,5 @@
-//! How topics stand in Kafka and in their destinations, side by side: what a switch in either direction depends on.
+//! How topics stand in Kafka and in their destinations, side by side: what a switch in either
+//! direction depends on.
 
 use std::collections::HashMap;
 
@@ -34,12 +35,14 @@ pub struct SwitchoverStatus {
 }
 
 impl SwitchoverStatus {
-    /// Whether the original would go on where we stopped. A topic that we never touched is the original's anyway.
+    /// Whether the original would go on where we stopped. A topic that we never touched is the
+    /// original's anyway.
     pub fn is_handed_over(&self) -> bool {
         let Some(position) = self.position else {
             return true;
         };
-        // Kafka forgets the offset of a group that was quiet for long: harmless where nothing is left to read again
+        // Kafka forgets the offset of a group that was quiet for long: harmless where nothing is
+        // left to read again
         let is_empty = self.group.is_none() && self.low == self.end && position == self.end;
         is_empty || self.group == Some(position)
     }
@@ -127,7 +130,8 @@ impl FactSource for KnownPosition<'_> {
     }
 }
 
-/// Whether all events of a retry topic that are still needed lie at or behind its group's offset, and no others.
+/// Whether all events of a retry topic that are still needed lie at or behind its group's offset,
+/// and no others.
 pub async fn is_retry_topic_in_order(admin: &Admin, topic: &str) -> Result<bool, AdminError> {
     let group = admin.group_offset(topic, topic, 0).await?;
     Ok(group.is_none_or(|group| group.metadata != OUT_OF_ORDER))

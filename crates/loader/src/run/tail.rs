@@ -1,11 +1,13 @@
 //! The end of a stream topic: events are loaded as they come.
 //!
-//! A run brings the topic to its end; from there on its tail is followed, as long as this instance owns the topic. What
-//! arrived while the last events were loaded is loaded next, together: so single events are visible at once, and
-//! many of them cost few transactions. The tail keeps the rules of a run: the position moves in the transaction
-//! that carries the events, the topic is still the same after they were read, and a decision of an operator ends it.
+//! A run brings the topic to its end; from there on its tail is followed, as long as this instance
+//! owns the topic. What arrived while the last events were loaded is loaded next, together: so
+//! single events are visible at once, and many of them cost few transactions. The tail keeps the
+//! rules of a run: the position moves in the transaction that carries the events, the topic is
+//! still the same after they were read, and a decision of an operator ends it.
 //!
-//! A tail that cannot keep up gives the topic back to a run, which reads ahead on a thread of its own.
+//! A tail that cannot keep up gives the topic back to a run, which reads ahead on a thread of its
+//! own.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,8 @@ use crate::{
     protocol::start::is_another_topic,
 };
 
-/// Events of one load. They are parsed between two waits, so they bound how long others wait for the thread.
+/// Events of one load. They are parsed between two waits, so they bound how long others wait for
+/// the thread.
 const EVENTS_AT_ONCE: u64 = 500;
 /// Full loads in a row after which a run is faster.
 const FULL_LOADS: u32 = 4;
@@ -114,7 +117,8 @@ impl Tail<'_> {
         batch: ParsedBatch,
     ) -> Result<Option<i64>, RunError> {
         let TopicRun { context, topic, target, .. } = self.run;
-        // the records may be those of a new topic of this name; so this is asked after they were read
+        // the records may be those of a new topic of this name; so this is asked after they were
+        // read
         if is_another_topic(position, context.admin.topic_id(&topic.name).await?) {
             return Ok(None);
         }

@@ -1,8 +1,8 @@
 //! How long the oldest event of a topic waits to be loaded.
 //!
-//! Sweeps and runs look at the end of the topic; each growth is remembered with the time when it was seen, and
-//! forgotten once the topic is loaded that far. So the age counts from when we first saw the event, also
-//! while nothing is read.
+//! Sweeps and runs look at the end of the topic; each growth is remembered with the time when it
+//! was seen, and forgotten once the topic is loaded that far. So the age counts from when we first
+//! saw the event, also while nothing is read.
 
 use std::{
     collections::VecDeque,
@@ -38,8 +38,8 @@ impl Backlog {
         }
     }
 
-    /// A smaller end is another topic of the same name, a truncated one, or an answer that was overtaken by a newer one:
-    /// what is left of the backlog keeps its age.
+    /// A smaller end is another topic of the same name, a truncated one, or an answer that was
+    /// overtaken by a newer one: what is left of the backlog keeps its age.
     fn shrunk_to(&mut self, end: i64) {
         let oldest = self.growths.front().map(|(_, seen)| *seen);
         self.growths.retain(|(seen, _)| *seen <= end);
@@ -48,7 +48,7 @@ impl Backlog {
         }
     }
 
-    /// The topic is loaded up to this offset. It may go back: somebody reset it.
+    /// The topic is loaded up to this offset. It may go back: a reset.
     pub(super) fn loaded(&mut self, next_offset: i64, now: Instant) {
         let went_back = next_offset < self.next_offset;
         self.next_offset = next_offset;

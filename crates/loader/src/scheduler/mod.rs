@@ -1,8 +1,8 @@
-//! The loop that keeps every topic moving: what is due runs, what failed comes back soon, what waits is
-//! measured.
+//! The loop that keeps every topic moving: what is due runs, what failed comes back soon, what
+//! waits is measured.
 //!
-//! One task owns all state, so there is no lock; runs are tasks of their own, as many at a time as there
-//! are workers. An idle topic is a map entry.
+//! One task owns all state, so there is no lock; runs are tasks of their own, as many at a time as
+//! there are workers. An idle topic is a map entry.
 
 mod backlog;
 pub(crate) mod owned_topics;
@@ -62,8 +62,8 @@ pub struct LoaderSettings {
     pub stop_within: Duration,
     /// How long a topic that is due may not move before that is an alarm.
     pub alarm_after: Duration,
-    /// After how long without a move its task is ended where it stands, and begun anew. Longer than any statement of a
-    /// load that goes well.
+    /// After how long without a move its task is ended where it stands, and begun anew. Longer than
+    /// any statement of a load that goes well.
     pub heal_after: Duration,
 }
 
@@ -186,7 +186,8 @@ impl Scheduler {
         }
     }
 
-    /// Ends the work for destinations that were paused, and takes up that for those that were resumed.
+    /// Ends the work for destinations that were paused, and takes up that for those that were
+    /// resumed.
     fn apply_pauses(&mut self) {
         let before = std::mem::replace(&mut self.paused, self.context.pauses.current());
         if Arc::ptr_eq(&before, &self.paused) {
@@ -206,7 +207,8 @@ impl Scheduler {
         }
     }
 
-    /// Ends the work on a topic, which another instance may go on with, and brings Kafka to where it stands.
+    /// Ends the work on a topic, which another instance may go on with, and brings Kafka to where
+    /// it stands.
     fn give_up(&mut self, name: &str, stop: &CancellationToken) {
         let Some(state) = self.topics.get_mut(name) else {
             return;

@@ -27,7 +27,8 @@ pub struct OwnedTopics {
     owned: Mutex<OwnedOfSnapshot>,
 }
 
-/// The owned topics of one state of cluster, configuration and ownership; found anew only when that is another one.
+/// The owned topics of one state of cluster, configuration and ownership; found anew only when that
+/// is another one.
 #[derive(Default)]
 struct OwnedOfSnapshot {
     of: Option<(Arc<TopicSnapshot>, Arc<OpenTargets>, Owned)>,
@@ -44,7 +45,8 @@ pub struct SharedRetry {
 }
 
 impl OwnedTopics {
-    /// The topics that `ownership` gives to this instance, of those in `topics` whose destination is one of `targets`.
+    /// The topics that `ownership` gives to this instance, of those in `topics` whose destination
+    /// is one of `targets`.
     pub fn new(
         topics: TopicView,
         targets: Arc<dyn TargetSource>,
@@ -110,7 +112,8 @@ impl OwnedTopics {
     /// When the topic runs, as it is configured now.
     pub(super) fn schedule(&self, topic: &OwnedTopic) -> Option<TopicSchedule> {
         if topic.destination_id.is_empty() {
-            // one instance owns it, whichever: the original's name of it has the number of its shard
+            // one instance owns it, whichever: the original's name of it has the number of its
+            // shard
             let id = format!("{}_0", topic.name);
             return Some(TopicSchedule {
                 id,

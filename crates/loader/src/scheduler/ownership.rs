@@ -1,11 +1,12 @@
 //! Which topics this instance loads.
 //!
-//! Instances share the topics through a consumer group on a small internal topic: a topic belongs to the share
-//! `fnv1a(topic) % 64`. Add an instance and it gets its part; kill one and the others take its shares over. The static
-//! rule of the original (`INSTANCE_INDEX`, `SHARDS`) wins where it is set, and is what is left where the internal topic
-//! cannot be made.
+//! Instances share the topics through a consumer group on a small internal topic: a topic belongs
+//! to the share `fnv1a(topic) % 64`. Add an instance and it gets its part; kill one and the others
+//! take its shares over. The static rule of the original (`INSTANCE_INDEX`, `SHARDS`) wins where it
+//! is set, and is what is left where the internal topic cannot be made.
 //!
-//! Ownership only avoids waste. Should two instances believe to own a topic, the offsets row keeps the promise.
+//! Ownership only avoids waste. Should two instances believe to own a topic, the offsets row keeps
+//! the promise.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -105,8 +106,8 @@ impl Ownership {
         let _ = tokio::task::spawn_blocking(move || drop(rule)).await;
     }
 
-    /// Serves the group and answers what is ours now. Whoever loads has to call it again and again: a loader that
-    /// hangs loses its shares.
+    /// Serves the group and answers what is ours now. The scheduler has to call it again and again:
+    /// a loader that hangs loses its shares.
     pub(crate) fn poll(&self) -> Owned {
         match &mut *self.lock() {
             Rule::Static(shard) => Owned::Shard(*shard),

@@ -1,8 +1,8 @@
 //! When a topic is due: periods that do not pile up at the same second.
 //!
-//! Times are those of the original, so that two installations with the same configuration load at the
-//! same moments: a run starts at a multiple of the period, counted from the year 1, plus a delay that
-//! depends on names only.
+//! Times are those of the original, so that two installations with the same configuration load at
+//! the same moments: a run starts at a multiple of the period, counted from the year 1, plus a
+//! delay that depends on names only.
 
 use kafkabase::fnv1a;
 
@@ -10,7 +10,8 @@ use kafkabase::fnv1a;
 const YEAR_ONE_TO_UNIX: i64 = 62_135_596_800;
 /// A start nearer than this, in seconds, is left to the next period.
 const TOO_NEAR: i64 = 5;
-/// Without `spreadTablesSchedule`, the tables of one destination are this many seconds apart at most.
+/// Without `spreadTablesSchedule`, the tables of one destination are this many seconds apart at
+/// most.
 const TABLE_SPREAD: i64 = 30;
 
 /// When a topic runs.
@@ -44,7 +45,8 @@ pub(super) fn first_start(now: i64, period: i64, delay: i64) -> i64 {
     if start < now + TOO_NEAR { start + period } else { start }
 }
 
-/// The first start after `now` of a job that started at `start` once and comes every `period` seconds.
+/// The first start after `now` of a job that started at `start` once and comes every `period`
+/// seconds.
 pub(super) fn next_start(start: i64, now: i64, period: i64) -> i64 {
     let period = period.max(1);
     if start > now { start } else { start + ((now - start) / period + 1) * period }

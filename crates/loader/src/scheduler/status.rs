@@ -35,12 +35,14 @@ pub struct LoaderStatus {
 }
 
 impl LoaderSettings {
-    /// Ends the task of a topic that has been still for too long. `true`: it was a tail, which may not get what is there.
+    /// Ends the task of a topic that has been still for too long. `true`: it was a tail, which may
+    /// not get what is there.
     fn heal(&self, state: &TopicState, stalled_for: Duration) -> bool {
         let Some(task) = state.task() else {
             return false;
         };
-        // a tail that is not given anything is healed as soon as that is an alarm: nothing is half done
+        // a tail that is not given anything is healed as soon as that is an alarm: nothing is half
+        // done
         let is_tail = matches!(state.work, Work::Tail(..));
         let patience = if is_tail { self.alarm_after } else { self.heal_after };
         if stalled_for < patience || task.since.elapsed() < patience {

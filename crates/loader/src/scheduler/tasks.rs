@@ -201,8 +201,8 @@ impl Scheduler {
         is_due && is_ours
     }
 
-    /// A reader that got nothing although there was something: the client may be stuck, a new one is made.
-    /// Runs that still read with the old one keep it until they end.
+    /// A reader that got nothing although there was something: the client may be stuck, a new one
+    /// is made. Runs that still read with the old one keep it until they end.
     pub(super) fn replace_fetcher(&mut self, fetches: Fetches) {
         match (self.rebuild_fetcher)(fetches).map(Arc::new) {
             Some(fetcher) => {

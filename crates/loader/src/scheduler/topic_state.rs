@@ -1,7 +1,8 @@
-//! What the loader knows of one topic: when it is due, what is done with it, how far it is, and whether it moves.
+//! What the loader knows of one topic: when it is due, what is done with it, how far it is, and
+//! whether it moves.
 //!
-//! Invariant: a topic that has something to load and is not kept waiting on purpose either moves, or is *stalled* once
-//! it did not for a while: never silently still.
+//! Invariant: a topic that has something to load and is not kept waiting on purpose either moves,
+//! or is *stalled* once it did not for a while: never silently still.
 
 use std::{
     sync::Arc,
@@ -27,7 +28,8 @@ use crate::{
     topic::OwnedTopic,
 };
 
-/// Pauses after a failed run, in seconds: doubled from the first to the last, or to the topic's period.
+/// Pauses after a failed run, in seconds: doubled from the first to the last, or to the topic's
+/// period.
 const RETRY_PAUSES: (i64, i64) = (1, 30);
 
 /// What is done with a topic at the moment.

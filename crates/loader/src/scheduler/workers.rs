@@ -1,7 +1,8 @@
-//! Who runs next: of the topics that are due the one that waits longest, as far as its destination may have workers.
+//! Who runs next: of the topics that are due the one that waits longest, as far as its destination
+//! may have workers.
 //!
-//! Invariant: one destination never has all workers, so one whose database hangs leaves some to the others; one that
-//! cannot be reached has a single worker, which finds out when it is back.
+//! Invariant: one destination never has all workers, so one whose database hangs leaves some to the
+//! others; one that cannot be reached has a single worker, which finds out when it is back.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -33,7 +33,8 @@ pub(super) fn now(model: &Model, world: &World) -> Result<(), Violation> {
     if world.is_quiet() && are_stopped { group_agrees(world) } else { Ok(()) }
 }
 
-/// The group is where the row is, or where somebody else decided. A row of a topic that is gone says nothing.
+/// The group is where the row is, or where an operator decided. A row of a topic that is gone says
+/// nothing.
 fn group_agrees(world: &World) -> Result<(), Violation> {
     let (group, database) = (world.group, &world.database);
     let agrees = database.row.is_none_or(|row| {
@@ -44,9 +45,9 @@ fn group_agrees(world: &World) -> Result<(), Violation> {
     if agrees { Ok(()) } else { Err(Violation::GroupBehind) }
 }
 
-/// What must have come true once everybody has finished, one loader has run to the end and stopped, and
-/// nothing went wrong on the way. For worlds in which no loader is in the middle of a run. `seen` is shown
-/// every step.
+/// What must have come true once everybody has finished, one loader has run to the end and stopped,
+/// and nothing went wrong on the way. For worlds in which no loader is in the middle of a run.
+/// `seen` is shown every step.
 pub(super) fn in_the_end(
     model: &Model,
     world: &World,

@@ -112,7 +112,7 @@ fn database(world: &World, steps: &mut Steps) {
         *least = (*least).min(1); // what an operator had asked for may be gone with the table
     }
     for me in &mut next.loaders {
-        // what was stopped has to look at the row again before anybody takes over
+        // what was stopped has to look at the row again before the original takes over
         if me.is_in_transaction() || me.pc == Pc::Stopped {
             me.rest(Pc::Idle);
         }
@@ -150,8 +150,8 @@ fn topic(model: &Model, world: &World, steps: &mut Steps) {
     }
 }
 
-/// The original: joins, loads record by record, commits without a mark, leaves. It is stopped cleanly, and
-/// it is started only where ours were.
+/// The original: joins, loads record by record, commits without a mark, leaves. It is stopped
+/// cleanly, and it is started only where ours were.
 pub(super) fn original_steps(model: &Model, world: &World, steps: &mut Steps) {
     let original = world.original;
     if !original.is_live {
@@ -176,8 +176,8 @@ pub(super) fn original_steps(model: &Model, world: &World, steps: &mut Steps) {
         let at = usize::from(original.position);
         let what = match world.topic.records[at] {
             Some(Record::Event(event)) if retry::is_refused(model, world, event) => {
-                next.park(Copied { event, attempt: 1, is_foreign: true });
-                "parks a refused event"
+                next.retry(Copied { event, attempt: 1, is_foreign: true });
+                "refuses an event, which goes to the retry topic"
             }
             Some(Record::Event(event)) => {
                 next.database.table[usize::from(event)] += 1;

@@ -10,11 +10,11 @@ use super::{
 pub(super) fn take(turn: &mut Turn<'_>) {
     match turn.me().pc {
         Pc::Lock => lock(turn),
-        Pc::Park => park(turn, Pc::Commit),
+        Pc::ProduceRefused => produce_refused(turn, Pc::Commit),
         Pc::Commit => commit(turn),
         Pc::AskRow => ask_row(turn),
         Pc::MoveRow => move_row(turn),
-        _ => park(turn, Pc::TellReadGroup),
+        _ => produce_refused(turn, Pc::ReadGroupAtEnd),
     }
 }
 
@@ -39,19 +39,19 @@ fn lock(turn: &mut Turn<'_>) {
         return;
     }
     let effect = retry::effect(turn.model, turn.world, &me);
-    let parks = effect.parks() && turn.has(Rule::ParkedBeforeCommit);
+    let produces = effect.produces_refused() && turn.has(Rule::ProducedBeforeCommit);
     turn.go("locks the row and copies the batch", |me| {
         (me.batch, me.batch_next, me.states) = ([None; BATCH], 0, None);
         me.effect = Some(effect);
-        me.pc = if parks { Pc::Park } else { Pc::Commit };
+        me.pc = if produces { Pc::ProduceRefused } else { Pc::Commit };
     });
 }
 
-fn park(turn: &mut Turn<'_>, then: Pc) {
+fn produce_refused(turn: &mut Turn<'_>, then: Pc) {
     let mut next = *turn.world;
     if let Some(effect) = turn.me().effect {
-        for copied in effect.parked.into_iter().flatten() {
-            next.park(copied);
+        for copied in effect.in_retry.into_iter().flatten() {
+            next.retry(copied);
         }
         for (letter, is_dead) in next.dead_letters.iter_mut().zip(effect.dead) {
             *letter |= is_dead;
@@ -63,7 +63,7 @@ fn park(turn: &mut Turn<'_>, then: Pc) {
     } else {
         go_on(me);
     }
-    turn.push("parks refused events", next);
+    turn.push("produces refused events", next);
 }
 
 fn commit(turn: &mut Turn<'_>) {
@@ -81,9 +81,9 @@ fn commit(turn: &mut Turn<'_>) {
     let me = &mut next.loaders[turn.index];
     if !turn.model.rules.has(Rule::RowMovesWithTheRows) {
         me.pc = Pc::MoveRow;
-    } else if effect.parks() && !turn.model.rules.has(Rule::ParkedBeforeCommit) {
+    } else if effect.produces_refused() && !turn.model.rules.has(Rule::ProducedBeforeCommit) {
         me.row = Some(effect.to);
-        me.pc = Pc::ParkLate;
+        me.pc = Pc::ProduceLate;
     } else {
         me.row = Some(effect.to);
         go_on(me);
@@ -101,7 +101,7 @@ fn commit(turn: &mut Turn<'_>) {
     }
 }
 
-/// What may become of a COMMIT whose answer nobody hears.
+/// What may become of a COMMIT whose answer is lost.
 pub(super) fn cut_off(world: &World, effect: &Effect) -> [(&'static str, World); 3] {
     let mut committed = *world;
     effect.apply(&mut committed.database);
@@ -147,16 +147,16 @@ fn move_row(turn: &mut Turn<'_>) {
 fn go_on(me: &mut super::world::Loader) {
     (me.effect, me.is_row_absent) = (None, false);
     let is_at_end = me.row.is_none_or(|row| row.next >= me.end);
-    me.pc = if is_at_end { Pc::TellReadGroup } else { Pc::Read };
+    me.pc = if is_at_end { Pc::ReadGroupAtEnd } else { Pc::Read };
 }
 
 impl Effect {
-    fn parks(&self) -> bool {
-        self.parked.iter().any(Option::is_some) || self.dead.contains(&true)
+    fn produces_refused(&self) -> bool {
+        self.in_retry.iter().any(Option::is_some) || self.dead.contains(&true)
     }
 
     fn without_parcels(self) -> Effect {
-        Effect { parked: [None; 2], dead: [false; super::world::EVENTS], ..self }
+        Effect { in_retry: [None; 2], dead: [false; super::world::EVENTS], ..self }
     }
 
     pub(super) fn apply(&self, database: &mut Database) {

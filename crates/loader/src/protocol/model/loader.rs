@@ -1,5 +1,5 @@
-//! A loader's steps, one per question to Kafka or the database, in the order of `run`. How a run begins is in
-//! `beginning`, a load in `load`, a clean stop in `stop`.
+//! A loader's steps, one per question to Kafka or the database, in the order of `run`. How a run
+//! begins is in `beginning`, a load in `load`, a clean stop in `stop`.
 
 use super::{
     kafka, load,
@@ -22,11 +22,16 @@ impl Turn<'_> {
             Pc::CheckTopicId => self.check_topic_id(),
             Pc::ReadGroupAgain => self.read_group_again(),
             Pc::ClaimAgain => self.commit_lazily("repeats its claim", Pc::Lock),
-            Pc::Lock | Pc::Park | Pc::Commit | Pc::AskRow | Pc::MoveRow | Pc::ParkLate => {
+            Pc::Lock
+            | Pc::ProduceRefused
+            | Pc::Commit
+            | Pc::AskRow
+            | Pc::MoveRow
+            | Pc::ProduceLate => {
                 load::take(self);
             }
-            Pc::TellReadGroup => self.tell_read_group(),
-            Pc::TellCommit => self.commit_lazily("tells the group", Pc::Idle),
+            Pc::ReadGroupAtEnd => self.read_group_at_end(),
+            Pc::CommitAtEnd => self.commit_lazily("commits to the group", Pc::Idle),
             Pc::StopReadRow | Pc::StopMembers | Pc::StopReadGroup | Pc::StopCommit => {
                 stop::take(self);
             }
@@ -63,7 +68,7 @@ impl Turn<'_> {
             // out of range, or waiting for records that the topic of this name does not have
             self.go("cannot read on", |me| {
                 me.batch = [None; BATCH];
-                me.pc = Pc::TellReadGroup;
+                me.pc = Pc::ReadGroupAtEnd;
             });
             return;
         }
@@ -87,7 +92,8 @@ impl Turn<'_> {
         let me = &mut next.loaders[self.index];
         (me.batch, me.batch_next, me.pc) = (batch, at, after);
         self.push("reads a batch", next);
-        // a leader that lags behind reports the end before the first record; ignored, it changes nothing
+        // a leader that lags behind reports the end before the first record; ignored, it changes
+        // nothing
         if self.world.budget.early_ends > 0 && !self.has(Rule::EndOnlyAtTheEnd) {
             next.budget.early_ends -= 1;
             let me = &mut next.loaders[self.index];
@@ -118,11 +124,11 @@ impl Turn<'_> {
         }
     }
 
-    fn tell_read_group(&mut self) {
+    fn read_group_at_end(&mut self) {
         if is_unmarked(self.world.group) && self.has(Rule::DecisionsAreLeftAlone) {
             self.go("leaves a decision in the group alone", |me| me.rest(Pc::Idle));
         } else {
-            self.go("sees no decision in the group", |me| me.pc = Pc::TellCommit);
+            self.go("sees no decision in the group", |me| me.pc = Pc::CommitAtEnd);
         }
     }
 

@@ -1,20 +1,25 @@
 //! The protocol as a model: small worlds, searched through all interleavings.
 //!
-//! A topic, its group, a database, two loaders and the original take one step at a time, in every order; budgets
-//! say how often something goes wrong. Each step of a loader mirrors one question or write of the modules
-//! beside this one. What they decide without I/O is not mirrored: the model calls it (the order of `Facts::read`,
-//! `start::decide`, `returning::judge`, the text of a mark), which is why it lies here, where those are visible.
+//! A topic, its group, a database, two loaders and the original take one step at a time, in every
+//! order; budgets say how often something goes wrong. Each step of a loader mirrors one question or
+//! write of the modules beside this one. What they decide without I/O is not mirrored: the model
+//! calls it (the order of `Facts::read`, `start::decide`, `returning::judge`, the text of a mark),
+//! which is why it lies here, where those are visible.
 //!
-//! With all rules on, no world may double, lose or leave an event; with one rule off, the search must find
-//! what the rule is for. So neither the rules nor the searches can become empty unnoticed.
+//! With all rules on, no world may double, lose or leave an event; with one rule off, the search
+//! must find what the rule is for. So neither the rules nor the searches can become empty
+//! unnoticed.
 //!
 //! What the model takes for granted, beyond its budgets:
-//! - the original is started only where all our loaders were stopped cleanly, and is itself stopped cleanly;
-//! - no topic is truncated; a topic that is deleted takes its group's offsets along (where a world says so);
-//! - a batch is read and parsed in one step: the log is append-only, and the topic's id is looked at afterwards.
+//! - the original is started only where all our loaders were stopped cleanly, and is itself stopped
+//!   cleanly;
+//! - no topic is truncated; a topic that is deleted takes its group's offsets along (where a world
+//!   says so);
+//! - a batch is read and parsed in one step: the log is append-only, and the topic's id is looked
+//!   at afterwards.
 //!
-//! `make test` searches small worlds, `make model` larger ones; `make model WITHOUT=ClaimAcknowledged` shows what
-//! happens without a rule.
+//! `make test` searches small worlds, `make model` larger ones; `make model
+//! WITHOUT=ClaimAcknowledged` shows what happens without a rule.
 
 mod beginning;
 mod check;

@@ -16,11 +16,11 @@ use super::{
 struct Verdict {
     loads: bool,
     state: Option<EventState>,
-    /// The copy that is parked; beyond the last attempt it is a dead letter.
-    parked: Option<Copied>,
+    /// The copy that goes to the retry topic; beyond the last attempt it is a dead letter.
+    in_retry: Option<Copied>,
 }
 
-const DROPPED: Verdict = Verdict { loads: false, state: None, parked: None };
+const DROPPED: Verdict = Verdict { loads: false, state: None, in_retry: None };
 
 /// What the load of the loader's batch does, with the table and the states as they are now.
 pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
@@ -30,7 +30,7 @@ pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
         to: Row { next: me.batch_next, topic_id: known.topic_id, ..row },
         rows: [0; EVENTS],
         origins: [None; EVENTS],
-        parked: [None; 2],
+        in_retry: [None; 2],
         dead: [false; EVENTS],
     };
     let states = me.states.unwrap_or(world.database.origins);
@@ -50,10 +50,10 @@ pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
         let event = usize::from(event);
         effect.rows[event] += u8::from(verdict.loads);
         effect.origins[event] = verdict.state.or(effect.origins[event]);
-        match verdict.parked {
+        match verdict.in_retry {
             Some(copied) if copied.attempt >= model.attempts => effect.dead[event] = true,
             Some(copied) => {
-                let free = effect.parked.iter_mut().find(|place| place.is_none());
+                let free = effect.in_retry.iter_mut().find(|place| place.is_none());
                 *free.expect("a batch has few refused rows") = Some(copied);
             }
             None => {}
@@ -66,7 +66,7 @@ fn first_reading(model: &Model, world: &World, event: u8) -> Verdict {
     if is_refused(model, world, event) {
         return refused(model, Copied { event, attempt: 0, is_foreign: false });
     }
-    Verdict { loads: true, state: None, parked: None }
+    Verdict { loads: true, state: None, in_retry: None }
 }
 
 fn returning(
@@ -90,7 +90,7 @@ fn returning(
     } else if is_refused(model, world, copied.event) {
         refused(model, copied)
     } else {
-        Verdict { loads, state: Some(EventState::Loaded), parked: None }
+        Verdict { loads, state: Some(EventState::Loaded), in_retry: None }
     }
 }
 
@@ -112,15 +112,15 @@ fn origin(world: &World, copied: Copied) -> Origin {
 }
 
 fn refused(model: &Model, copied: Copied) -> Verdict {
-    let parked = Copied { attempt: copied.attempt + 1, ..copied };
+    let in_retry = Copied { attempt: copied.attempt + 1, ..copied };
     let state = if !model.rules.has(Rule::OriginsOfLoadedRowsOnly) {
         Some(EventState::Loaded)
-    } else if parked.attempt >= model.attempts {
+    } else if in_retry.attempt >= model.attempts {
         Some(EventState::Dead)
     } else {
         model.rules.has(Rule::RefusalsAreWritten).then_some(EventState::Refused)
     };
-    Verdict { loads: false, state, parked: Some(parked) }
+    Verdict { loads: false, state, in_retry: Some(in_retry) }
 }
 
 pub(super) fn is_refused(model: &Model, world: &World, event: u8) -> bool {
@@ -134,9 +134,9 @@ pub(super) fn is_dead(model: &Model, world: &World, event: usize) -> bool {
         && (state == Some(EventState::Dead) || !model.rules.has(Rule::DeadLettersCountByState))
 }
 
-/// The mover brings the next parked copy back to the topic, at least once.
+/// The mover brings the next copy back to the topic, at least once.
 pub(super) fn mover_steps(world: &World, steps: &mut Steps) {
-    let Some(Some(copied)) = world.parked.get(usize::from(world.moved)) else {
+    let Some(Some(copied)) = world.in_retry.get(usize::from(world.moved)) else {
         return;
     };
     if world.original.is_live {

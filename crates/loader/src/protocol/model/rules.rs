@@ -1,6 +1,7 @@
 //! The rules of the protocol that the model can do without, to see what they are for.
 
-/// A rule of `docs/guarantees.md` and of the modules beside it. Each can be switched off by its name.
+/// A rule of `docs/guarantees.md` and of the modules beside it. Each can be switched off by its
+/// name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
     /// A run looks for live members of the group before it reads anything.
@@ -29,18 +30,22 @@ pub(super) enum Rule {
     EndOnlyAtTheEnd,
     /// The row moves in the transaction that carries the rows of the table.
     RowMovesWithTheRows,
-    /// Before Kafka is told, at a stop too, the group is read and left alone where somebody decided on an offset.
+    /// Before a commit to the group, at a stop too, the group is read and left alone where an
+    /// operator decided on an offset.
     DecisionsAreLeftAlone,
     /// A clean stop commits and reads again until group and row agree.
     StopRepeats,
-    /// A clean stop reads the row with a lock, so that it waits for a transaction whose client is gone.
+    /// A clean stop reads the row with a lock, so that it waits for a transaction whose client is
+    /// gone.
     StopReadsTheSettledRow,
-    /// A clean stop without a row, but with our mark in the group, sets the group to where the row once began.
+    /// A clean stop without a row, but with our mark in the group, sets the group to where the row
+    /// once began.
     StopUndoesAMarkWithoutARow,
-    /// Not a rule but a property of Kafka: a commit whose sender gave up on it arrives before a later stop begins.
+    /// Not a rule but a property of Kafka: a commit whose sender gave up on it arrives before a
+    /// later stop begins.
     LateCommitsEndBeforeAStop,
     /// A clean stop brings Kafka to the row also where this process had nothing to load.
-    StopTellsEveryTopic,
+    StopCommitsEveryTopic,
     /// The row of a topic's first run carries the id that the topic had before the group was read.
     FirstRowHasTheEarlierId,
     /// A load writes `loaded` for the origins of the rows that load, of no others.
@@ -50,7 +55,7 @@ pub(super) enum Rule {
     /// A reset deletes the origins at and beyond it.
     ResetsForgetOrigins,
     /// Refused events are in the retry topic or the dead letter before the load commits.
-    ParkedBeforeCommit,
+    ProducedBeforeCommit,
     /// A copy whose origin is `loaded` or `dead` is dropped.
     SettledCopiesAreDropped,
     /// A load reads the states of its copies in its own transaction, once it has the row's lock.
@@ -83,12 +88,12 @@ impl Rule {
         Rule::StopReadsTheSettledRow,
         Rule::StopUndoesAMarkWithoutARow,
         Rule::LateCommitsEndBeforeAStop,
-        Rule::StopTellsEveryTopic,
+        Rule::StopCommitsEveryTopic,
         Rule::FirstRowHasTheEarlierId,
         Rule::OriginsOfLoadedRowsOnly,
         Rule::RefusalsAreWritten,
         Rule::ResetsForgetOrigins,
-        Rule::ParkedBeforeCommit,
+        Rule::ProducedBeforeCommit,
         Rule::SettledCopiesAreDropped,
         Rule::StatesUnderTheLock,
         Rule::DeadLettersCountByState,

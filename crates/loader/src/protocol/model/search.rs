@@ -1,4 +1,5 @@
-//! Breadth first through all worlds that can be reached, so that what is found is found by the shortest way.
+//! Breadth first through all worlds that can be reached, so that what is found is found by the
+//! shortest way.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -95,8 +96,8 @@ fn steps_from(model: &Model, world: &World, steps: &mut Steps) {
     faults::steps(model, world, steps);
 }
 
-/// The way from the first world to the one with this number, and on to where something is wrong, with what
-/// everybody can see after each step.
+/// The way from the first world to the one with this number, and on to where something is wrong,
+/// with what everybody can see after each step.
 fn trace(model: &Model, start: World, ways: &[Way], to: u32) -> String {
     let mut numbers = Vec::new();
     let mut at = to;
@@ -152,7 +153,8 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Mixes what a world consists of, a few instructions a number; the standard one is made for input of strangers.
+/// Mixes what a world consists of, a few instructions a number; the standard one is made for input
+/// of strangers.
 #[derive(Default)]
 struct Mixer(u64);
 

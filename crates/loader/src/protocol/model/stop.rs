@@ -12,7 +12,7 @@ pub(super) fn begin(turn: &mut Turn<'_>) {
     if turn.world.late.is_some() && turn.has(Rule::LateCommitsEndBeforeAStop) {
         return;
     }
-    if turn.has(Rule::StopTellsEveryTopic) || turn.me().claimed {
+    if turn.has(Rule::StopCommitsEveryTopic) || turn.me().claimed {
         turn.go("begins to stop", |me| me.pc = Pc::StopReadRow);
     } else {
         turn.go("stops; it never claimed the topic", |me| me.rest(Pc::Stopped));
@@ -66,7 +66,8 @@ fn read_group(turn: &mut Turn<'_>) {
     }
 }
 
-/// What the group should say: the row, or where it began if it is gone and the group still speaks of it.
+/// What the group should say: the row, or where it began if it is gone and the group still speaks
+/// of it.
 fn wanted(me: &Loader, group: Option<Committed>) -> Option<SmallMark> {
     if let Some(row) = me.row {
         return Some(row.mark(me.ledger));
@@ -81,7 +82,7 @@ fn commit(turn: &mut Turn<'_>) {
         return;
     };
     let repeats = turn.has(Rule::StopRepeats);
-    let names = (turn.name(), "tells the group before it stops");
+    let names = (turn.name(), "commits to the group before it stops");
     let steps = &mut *turn.steps;
     kafka::commit(turn.world, names, mark, |step, mut next, answer| {
         let me = &mut next.loaders[index];

@@ -28,11 +28,11 @@ fn shown_by(rule: Rule) -> (Scene, Violation) {
         Rule::EndOnlyAtTheEnd => (worlds::odd_ends(), Lost),
         Rule::DecisionsAreLeftAlone => (worlds::resets_and_stops(), Lost),
         Rule::StopRepeats
-        | Rule::StopTellsEveryTopic
+        | Rule::StopCommitsEveryTopic
         | Rule::StopReadsTheSettledRow
         | Rule::LateCommitsEndBeforeAStop => (worlds::stops(), GroupBehind),
         Rule::StopUndoesAMarkWithoutARow => (worlds::restored_and_handed_over(), Lost),
-        Rule::OriginsOfLoadedRowsOnly | Rule::ParkedBeforeCommit => (worlds::retries(), Lost),
+        Rule::OriginsOfLoadedRowsOnly | Rule::ProducedBeforeCommit => (worlds::retries(), Lost),
         Rule::RefusalsAreWritten | Rule::SettledCopiesAreDropped => (worlds::retries(), Doubled),
         Rule::DeadLettersCountByState => (worlds::retries(), DeadAndLoaded),
         Rule::ResetsForgetOrigins => (worlds::retries_and_resets(), Doubled),
@@ -247,8 +247,8 @@ fn a_stop_that_repeats_is_needed() {
 }
 
 #[test]
-fn a_stop_that_tells_every_topic_is_needed() {
-    is_needed(Rule::StopTellsEveryTopic);
+fn a_stop_that_commits_every_topic_is_needed() {
+    is_needed(Rule::StopCommitsEveryTopic);
 }
 
 #[test]
@@ -287,8 +287,8 @@ fn states_under_the_lock_are_needed() {
 }
 
 #[test]
-fn parking_before_the_commit_is_needed() {
-    is_needed(Rule::ParkedBeforeCommit);
+fn producing_before_the_commit_is_needed() {
+    is_needed(Rule::ProducedBeforeCommit);
 }
 
 #[test]
@@ -311,8 +311,9 @@ fn covering_earlier_topics_is_needed() {
     is_needed(Rule::EarlierTopicsAreCovered);
 }
 
-/// An edge, with all rules on: the offsets of a topic made anew are not believed, nor those that the original
-/// has committed there in the meantime. To believe them would lose events where Kafka still has the old ones.
+/// An edge, with all rules on: the offsets of a topic made anew are not believed, nor those that
+/// the original has committed there in the meantime. To believe them would lose events where Kafka
+/// still has the old ones.
 #[test]
 fn a_topic_made_anew_while_the_original_owns_it_is_loaded_again() {
     something_goes_wrong(&worlds::recreated_at_the_original(), Rules::ALL, Violation::Doubled);

@@ -1,7 +1,9 @@
-//! The state of a small world: one topic, its group, a database with a backup, two loaders, the original.
+//! The state of a small world: one topic, its group, a database with a backup, two loaders, the
+//! original.
 //!
-//! Everything is a plain value that can be copied, compared and hashed. Numbers are as small as the worlds:
-//! an offset, an epoch, an id is a `u8`. Where the real code decides, they become its own types.
+//! Everything is a plain value that can be copied, compared and hashed. Numbers are as small as the
+//! worlds: an offset, an epoch, an id is a `u8`. Where the real code decides, they become its own
+//! types.
 
 use kafkabase::GroupOffset as CommittedOffset;
 use uuid::Uuid;
@@ -14,7 +16,7 @@ pub(super) const EVENTS: usize = 5;
 /// Offsets of one incarnation.
 pub(super) const PLACES: usize = 8;
 /// Copies that ever enter the retry topic.
-pub(super) const PARKED: usize = 6;
+pub(super) const RETRIED: usize = 6;
 /// Records of a batch.
 pub(super) const BATCH: usize = 3;
 
@@ -85,8 +87,8 @@ impl SmallMark {
     }
 }
 
-/// What the loaders make of the group's offset: by way of the text that Kafka keeps, so that the real code
-/// reads it.
+/// What the loaders make of the group's offset: by way of the text that Kafka keeps, so that the
+/// real code reads it.
 pub(super) fn group_of(committed: Option<Committed>) -> GroupOffset {
     GroupOffset::from(committed.map(|committed| CommittedOffset {
         offset: i64::from(committed.offset),
@@ -148,7 +150,7 @@ pub(super) struct Effect {
     pub(super) rows: [u8; EVENTS],
     pub(super) origins: [Option<EventState>; EVENTS],
     /// Goes to the retry topic before the commit.
-    pub(super) parked: [Option<Copied>; 2],
+    pub(super) in_retry: [Option<Copied>; 2],
     /// Events that go to the dead letter before the commit.
     pub(super) dead: [bool; EVENTS],
 }
@@ -158,7 +160,7 @@ pub(super) struct Effect {
 pub(super) enum Pc {
     /// Between runs.
     Idle,
-    /// Stopped cleanly: group and row agree, or somebody decided on the group's offset.
+    /// Stopped cleanly: group and row agree, or an operator decided on the group's offset.
     Stopped,
     Members,
     /// The n-th of the facts that say where to start.
@@ -171,15 +173,15 @@ pub(super) enum Pc {
     ReadGroupAgain,
     ClaimAgain,
     Lock,
-    Park,
+    ProduceRefused,
     Commit,
     AskRow,
     /// Only without `RowMovesWithTheRows`: the row's own transaction.
     MoveRow,
-    /// Only without `ParkedBeforeCommit`.
-    ParkLate,
-    TellReadGroup,
-    TellCommit,
+    /// Only without `ProducedBeforeCommit`.
+    ProduceLate,
+    ReadGroupAtEnd,
+    CommitAtEnd,
     StopReadRow,
     StopMembers,
     StopReadGroup,
@@ -249,12 +251,12 @@ impl Loader {
 
     /// Whether its open transaction holds the lock on the offsets row.
     pub(super) fn locks_row(&self) -> bool {
-        matches!(self.pc, Pc::Park | Pc::Commit) && !self.is_row_absent
+        matches!(self.pc, Pc::ProduceRefused | Pc::Commit) && !self.is_row_absent
     }
 
     /// Whether a restore of the database ends what it is doing.
     pub(super) fn is_in_transaction(&self) -> bool {
-        matches!(self.pc, Pc::Park | Pc::Commit | Pc::AskRow)
+        matches!(self.pc, Pc::ProduceRefused | Pc::Commit | Pc::AskRow)
     }
 }
 
@@ -303,11 +305,12 @@ pub(super) struct Expected {
 /// What a search may find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Violation {
-    /// An event is more often in the table than anybody asked for.
+    /// An event is more often in the table than it should be.
     Doubled,
     /// Everybody has finished and an event that should be in the table is not.
     Lost,
-    /// Of the events that an operator's reset is about, a later one was loaded more often than an earlier one.
+    /// Of the events that an operator's reset is about, a later one was loaded more often than an
+    /// earlier one.
     HalfObeyed,
     /// A dead letter that counts, of an event that is in the table.
     DeadAndLoaded,
@@ -315,7 +318,7 @@ pub(super) enum Violation {
     HeldForNothing,
     /// After a clean stop the group is not where the row is.
     GroupBehind,
-    /// Nobody can take a step although somebody is in the middle of one, or runs end without an end.
+    /// No actor can take a step although one is in the middle of one, or runs end without an end.
     Stuck,
 }
 
@@ -328,7 +331,7 @@ pub(super) struct World {
     pub(super) group: Option<Committed>,
     /// A commit whose sender has given up on it, still under way.
     pub(super) late: Option<SmallMark>,
-    pub(super) parked: [Option<Copied>; PARKED],
+    pub(super) in_retry: [Option<Copied>; RETRIED],
     pub(super) moved: u8,
     pub(super) dead_letters: [bool; EVENTS],
     pub(super) database: Database,
@@ -346,7 +349,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Whether the row is locked by somebody's transaction.
+    /// Whether the row is locked by a transaction.
     pub(super) fn is_row_locked(&self) -> bool {
         self.pending.is_some() || self.loaders.iter().any(Loader::locks_row)
     }
@@ -369,13 +372,13 @@ impl World {
         }
     }
 
-    pub(super) fn park(&mut self, copied: Copied) {
-        let free = self.parked.iter_mut().find(|place| place.is_none());
+    pub(super) fn retry(&mut self, copied: Copied) {
+        let free = self.in_retry.iter_mut().find(|place| place.is_none());
         *free.expect("the world has room for all copies") = Some(copied);
     }
 }
 
-/// A step that somebody may take.
+/// A step that an actor may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) actor: &'static str,

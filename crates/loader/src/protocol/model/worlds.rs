@@ -4,7 +4,7 @@ use super::{
     Model,
     rules::Rules,
     world::{
-        Budget, Committed, Database, EVENTS, Expected, Loader, Original, PARKED, PLACES, Pc,
+        Budget, Committed, Database, EVENTS, Expected, Loader, Original, PLACES, Pc, RETRIED,
         Record, Row, SmallMark, Topic, World,
     },
 };
@@ -41,14 +41,14 @@ fn or_deep(small: u8, deep: u8) -> u8 {
     if is_deep() { deep } else { small }
 }
 
-/// A topic with `events`, nobody has loaded anything, each loader has some `runs`.
+/// A topic with `events`, not loaded yet, each loader has some `runs`.
 fn new_world(events: u8, runs: [u8; 2]) -> World {
     let mut world = World {
         topic: Topic { id: 1, low: 0, end: 0, records: [None; PLACES] },
         places: [None; EVENTS],
         group: None,
         late: None,
-        parked: [None; PARKED],
+        in_retry: [None; RETRIED],
         moved: 0,
         dead_letters: [false; EVENTS],
         database: Database { ledger: 1, row: None, table: [0; EVENTS], origins: [None; EVENTS] },
@@ -76,7 +76,7 @@ fn loaded_world(events: u8, next: u8, runs: [u8; 2]) -> World {
     world
 }
 
-/// Two loaders meet on a topic that nobody has loaded; one event is produced meanwhile.
+/// Two loaders meet on a topic that is not loaded yet; one event is produced meanwhile.
 pub(super) fn new_topic() -> Scene {
     let mut start = new_world(1, [or_deep(1, 2), or_deep(1, 2)]);
     start.budget = Budget {
@@ -129,7 +129,8 @@ pub(super) fn restores() -> Scene {
     Scene { name: "restores", model: Model { batch: 1, ..MODEL }, start, at_least: 100_000 }
 }
 
-/// An operator sets the group back to what was skipped once, and restores the database from before the row.
+/// An operator sets the group back to what was skipped once, and restores the database from before
+/// the row.
 pub(super) fn reset_and_restored() -> Scene {
     let mut start = loaded_world(1, 1, [1, 1]);
     start.database.table[0] = 0;
@@ -148,8 +149,8 @@ pub(super) fn recreated_and_restored() -> Scene {
     Scene { name: "re-created and restored", model, start, at_least: 100_000 }
 }
 
-/// The topic is deleted and made anew, with more events than the row has passed; the old one had lost its
-/// oldest record to retention.
+/// The topic is deleted and made anew, with more events than the row has passed; the old one had
+/// lost its oldest record to retention.
 pub(super) fn recreated_topic() -> Scene {
     let mut start = loaded_world(2, 1, [2, 2]);
     start.topic.low = 1;
