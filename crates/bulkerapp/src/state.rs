@@ -8,11 +8,11 @@ use kafkabase::AckProducer;
 use tokio::sync::watch;
 
 use crate::{
-    bulk_places::BulkPlaces,
     destinations::{ConfigurationStatus, Destinations},
-    failed_events::FailedEvents,
+    intake::table_topics::TableTopics,
     loading::{LoadTarget, LoaderStatus, Pauses, Stats, Targets},
-    tables::Tables,
+    routes::BulkPermits,
+    routes::FailedEvents,
     topics::Topics,
 };
 
@@ -22,9 +22,9 @@ pub struct AppState {
     pub destinations: Arc<Destinations>,
     pub configuration: watch::Receiver<ConfigurationStatus>,
     pub targets: Arc<Targets>,
-    pub bulk: BulkPlaces,
+    pub bulk: BulkPermits,
     pub topics: Arc<Topics>,
-    pub tables: Arc<Tables>,
+    pub tables: Arc<TableTopics>,
     pub producer: AckProducer,
     pub loader: watch::Receiver<LoaderStatus>,
     pub pauses: Arc<Pauses>,

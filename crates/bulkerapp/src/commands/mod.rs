@@ -12,8 +12,9 @@ use kafkabase::Admin;
 use crate::{
     config::Config,
     destinations::{Configuration, Destinations, RedisSettings},
+    intake::spool,
     loading::{LoadTarget, StartAt},
-    service, spool,
+    service,
 };
 
 /// How Kafka's brokers see a command.

@@ -1,21 +1,10 @@
 //! The HTTP API: who may ask, and what answers.
 
-mod bulk;
-mod connections_metrics;
-mod events;
-mod failed;
-mod log;
+mod admin;
+mod intake;
 mod masked;
-mod metrics;
-mod pause;
-mod post;
-mod probes;
-mod profiles;
-mod profiling;
-mod range;
-mod stats;
-mod test;
-mod write_keys;
+mod observe;
+mod query;
 
 use std::sync::Arc;
 
@@ -30,6 +19,9 @@ use axum::{
     response::Response,
     routing::{MethodFilter, on},
 };
+
+pub use admin::FailedEvents;
+pub use intake::BulkPermits;
 
 use crate::{loading::Stats, state::AppState};
 
@@ -57,36 +49,42 @@ const ROUTES: [(Method, &str); 17] = [
 /// The API on the main port.
 pub fn router(state: Arc<AppState>) -> Router {
     let open = Router::new()
-        .route("/ready", on(MethodFilter::GET, probes::ready).fallback(no_method))
-        .route("/health", on(MethodFilter::GET, probes::health).fallback(no_method));
+        .route("/ready", on(MethodFilter::GET, observe::ready).fallback(no_method))
+        .route("/health", on(MethodFilter::GET, observe::health).fallback(no_method));
     let guarded = Router::new()
-        .route("/post/{destinationId}", on(MethodFilter::POST, post::post).fallback(no_route))
-        .route("/bulk/{destinationId}", on(MethodFilter::POST, bulk::bulk).fallback(no_route))
+        .route("/post/{destinationId}", on(MethodFilter::POST, intake::post).fallback(no_route))
+        .route("/bulk/{destinationId}", on(MethodFilter::POST, intake::bulk).fallback(no_route))
         .route(
             "/profiles/{profileBuilderId}/{priority}",
-            on(MethodFilter::POST, profiles::profiles).fallback(no_route),
+            on(MethodFilter::POST, intake::profiles).fallback(no_route),
         )
-        .route("/test", on(MethodFilter::POST, test::test).fallback(no_route))
-        .route("/failed/{destinationId}", on(MethodFilter::GET, failed::failed).fallback(no_route))
+        .route("/test", on(MethodFilter::POST, intake::test).fallback(no_route))
+        .route("/failed/{destinationId}", on(MethodFilter::GET, admin::failed).fallback(no_route))
         .route(
             "/connections-metrics/{workspaceId}",
-            on(MethodFilter::GET, connections_metrics::connections_metrics).fallback(no_route),
+            on(MethodFilter::GET, observe::connections_metrics).fallback(no_route),
         )
-        .route("/debug/pprof", on(MethodFilter::GET, profiling::none).fallback(no_route))
-        .route("/debug/pprof/{profile}", on(MethodFilter::GET, profiling::none).fallback(no_route))
-        .route("/log/{eventType}/{actorId}", on(MethodFilter::GET, log::log).fallback(no_route))
-        .route("/events", on(MethodFilter::GET, events::events).fallback(no_route))
+        .route("/debug/pprof", on(MethodFilter::GET, observe::no_profile).fallback(no_route))
+        .route(
+            "/debug/pprof/{profile}",
+            on(MethodFilter::GET, observe::no_profile).fallback(no_route),
+        )
+        .route("/log/{eventType}/{actorId}", on(MethodFilter::GET, observe::log).fallback(no_route))
+        .route("/events", on(MethodFilter::GET, observe::events).fallback(no_route))
         .route(
             "/destinations/{destinationId}/pause",
-            on(MethodFilter::POST, pause::pause).fallback(no_route),
+            on(MethodFilter::POST, admin::pause).fallback(no_route),
         )
         .route(
             "/destinations/{destinationId}/resume",
-            on(MethodFilter::POST, pause::resume).fallback(no_route),
+            on(MethodFilter::POST, admin::resume).fallback(no_route),
         )
-        .route("/stats", on(MethodFilter::GET, stats::all).fallback(no_route))
-        .route("/stats/{destinationId}", on(MethodFilter::GET, stats::one).fallback(no_route))
-        .route("/metrics", on(MethodFilter::GET, metrics::guarded_metrics).fallback(no_route))
+        .route("/stats", on(MethodFilter::GET, observe::all_stats).fallback(no_route))
+        .route(
+            "/stats/{destinationId}",
+            on(MethodFilter::GET, observe::stats_of_one).fallback(no_route),
+        )
+        .route("/metrics", on(MethodFilter::GET, observe::guarded_metrics).fallback(no_route))
         .fallback(no_route);
     open.merge(guarded).with_state(state)
 }
@@ -94,7 +92,7 @@ pub fn router(state: Arc<AppState>) -> Router {
 /// Metrics alone, without tokens.
 pub fn metrics_router(stats: Arc<Stats>) -> Router {
     Router::new()
-        .route("/metrics", on(MethodFilter::GET, metrics::metrics).fallback(no_method))
+        .route("/metrics", on(MethodFilter::GET, observe::metrics).fallback(no_method))
         .fallback(async || not_found())
         .with_state(stats)
 }
@@ -117,7 +115,7 @@ struct Authorized;
 
 /// A sender with an administrator's token where there are such tokens, else with any known one. 403 for a token that is
 /// known and not enough, 401 for everybody else.
-struct Admin;
+struct AdminToken;
 
 impl FromRequestParts<Arc<AppState>> for Authorized {
     type Rejection = Response;
@@ -130,15 +128,15 @@ impl FromRequestParts<Arc<AppState>> for Authorized {
     }
 }
 
-impl FromRequestParts<Arc<AppState>> for Admin {
+impl FromRequestParts<Arc<AppState>> for AdminToken {
     type Rejection = Response;
 
     async fn from_request_parts(
         parts: &mut Parts,
         state: &Arc<AppState>,
-    ) -> Result<Admin, Response> {
+    ) -> Result<AdminToken, Response> {
         match check(parts, state).map_err(refusal)? {
-            Access::Admin => Ok(Admin),
+            Access::Admin => Ok(AdminToken),
             Access::User => Err(refusal(AuthError::NotAdmin)),
         }
     }

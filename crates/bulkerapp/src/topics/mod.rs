@@ -3,6 +3,8 @@
 //! Invariant: nobody waits for a look at the cluster. Requests read a snapshot; the first request of a
 //! table makes its topic and others of the same table wait with it, those of other tables do not.
 
+mod required;
+
 use std::{
     collections::{HashMap, HashSet},
     pin::Pin,
@@ -26,10 +28,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use required::{Missing, RequiredTopics};
+
 use crate::{
     destinations::{Destinations, Snapshot},
     metrics,
-    standing_topics::{Missing, StandingTopics},
 };
 
 /// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
@@ -78,7 +81,7 @@ pub struct Topics {
     shared_retry: String,
     pauses: String,
     settings: TopicSettings,
-    standing: StandingTopics,
+    standing: RequiredTopics,
     destinations: Arc<Destinations>,
     snapshot: ArcSwap<TopicSnapshot>,
     /// Topics that were made or seen here, ahead of the snapshot.
@@ -115,7 +118,7 @@ impl Topics {
             shared_retry: config.kafka_destinations_retry_topic_name.clone(),
             pauses: pauses_topic(&config.kafka_topic_prefix),
             settings: TopicSettings::table(config),
-            standing: StandingTopics::new(config),
+            standing: RequiredTopics::new(config),
             destinations,
             snapshot: ArcSwap::default(),
             known: RwLock::default(),

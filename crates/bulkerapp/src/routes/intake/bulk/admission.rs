@@ -11,17 +11,17 @@ use warehouse::MemoryLimit;
 const LEAST: usize = 4 << 20;
 
 /// The places of all calls.
-pub struct BulkPlaces {
+pub struct BulkPermits {
     free: Semaphore,
     limit: MemoryLimit,
 }
 
-impl BulkPlaces {
+impl BulkPermits {
     /// `memory` are the bytes that rows of all calls together may take, unless a call's share of it is very small; rows
     /// beyond it are written into `folder`.
-    pub fn new(calls: usize, memory: usize, folder: PathBuf) -> BulkPlaces {
+    pub fn new(calls: usize, memory: usize, folder: PathBuf) -> BulkPermits {
         let limit = MemoryLimit { bytes: (memory / calls.max(1)).max(LEAST), folder };
-        BulkPlaces { free: Semaphore::new(calls), limit }
+        BulkPermits { free: Semaphore::new(calls), limit }
     }
 
     /// Waits for a place; it is free again when what this returns is dropped.

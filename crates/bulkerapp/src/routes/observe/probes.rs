@@ -17,7 +17,7 @@ use crate::state::AppState;
 const SHOWN_TOPICS: usize = 20;
 
 /// 200 while traffic can be taken.
-pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
+pub(in crate::routes) async fn ready(State(state): State<Arc<AppState>>) -> Response {
     match problem(&state) {
         Some(output) => {
             let reply = json!({ "status": "fail", "output": output });
@@ -28,7 +28,7 @@ pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
 }
 
 /// 200 with details.
-pub(super) async fn health(State(state): State<Arc<AppState>>) -> Response {
+pub(in crate::routes) async fn health(State(state): State<Arc<AppState>>) -> Response {
     let mut reply = facts(&state);
     reply.insert("details".to_owned(), details(&state));
     json_reply(StatusCode::OK, &Value::Object(reply))

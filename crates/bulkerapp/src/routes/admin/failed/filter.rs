@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use kafkabase::{ALL_TABLES, Message, Mode, TopicId};
 use memchr::memmem;
 
-use crate::routes::range::{LogError, time};
+use crate::routes::query::{LogError, time};
 
 pub(super) const ORIGINAL_TOPIC: &CStr = c"original_topic";
 pub(super) const REASON: &CStr = c"error";

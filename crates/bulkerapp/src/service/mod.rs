@@ -19,18 +19,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    bulk_places::BulkPlaces,
     config::Config,
     destinations::{Configuration, ConfigurationStatus, Destinations, RedisSettings},
-    failed_events::FailedEvents,
+    intake::spool,
+    intake::table_topics::TableTopics,
     loading::{
         self, LoaderSettings, LoaderStatus, Loading, LoadingConfig, MetricsTopic, OwnedTopics,
         Ownership, ParkingConfig, Pauses, PausesConfig, Reporter, Shard, SharedRetry, SharesTopic,
         Stats, TargetDefaults, Targets,
     },
-    metrics, routes, spool,
+    metrics, routes,
+    routes::BulkPermits,
+    routes::FailedEvents,
     state::{AppState, Limits},
-    tables::Tables,
     topics::{Topics, pauses_topic},
 };
 
@@ -145,13 +146,13 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         destinations,
         configuration: configuration_status,
         targets,
-        bulk: BulkPlaces::new(
+        bulk: BulkPermits::new(
             config.server.bulk_max_requests as usize,
             (config.server.bulk_memory_limit_mb as usize) << 20,
             std::env::temp_dir(),
         ),
         topics,
-        tables: Arc::new(Tables::default()),
+        tables: Arc::new(TableTopics::default()),
         producer: producer.clone(),
         loader: loading.status.clone(),
         pauses,

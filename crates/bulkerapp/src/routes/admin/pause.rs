@@ -14,13 +14,12 @@ use axum::{
 use serde_json::json;
 use tracing::warn;
 
-use super::Admin;
-use crate::{loading::PauseError, state::AppState};
+use crate::{loading::PauseError, routes::AdminToken, state::AppState};
 
 /// Answers with `{"destinationId":…,"paused":true,"since":…}` once the pause is kept. 404 for an unknown destination, 503
 /// where Kafka does not keep it.
-pub(super) async fn pause(
-    _: Admin,
+pub(in crate::routes) async fn pause(
+    _: AdminToken,
     State(state): State<Arc<AppState>>,
     Path(destination_id): Path<String>,
 ) -> Response {
@@ -38,8 +37,8 @@ pub(super) async fn pause(
 
 /// Answers with `{"destinationId":…,"paused":false}`, also where it was not paused. 404 for a destination that is
 /// neither configured nor paused.
-pub(super) async fn resume(
-    _: Admin,
+pub(in crate::routes) async fn resume(
+    _: AdminToken,
     State(state): State<Arc<AppState>>,
     Path(destination_id): Path<String>,
 ) -> Response {

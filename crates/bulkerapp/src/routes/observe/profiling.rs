@@ -5,12 +5,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Admin;
+use crate::routes::AdminToken;
 
 const TEXT: &str =
     "404 there is no Go runtime to profile here: use perf on the process, and /metrics\n";
 
 /// 404, with the reason.
-pub(super) async fn none(_: Admin) -> Response {
+pub(in crate::routes) async fn no_profile(_: AdminToken) -> Response {
     (StatusCode::NOT_FOUND, [(CONTENT_TYPE, "text/plain")], TEXT).into_response()
 }

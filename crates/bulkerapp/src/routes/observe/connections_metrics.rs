@@ -9,8 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Authorized;
-use crate::state::AppState;
+use crate::{routes::Authorized, state::AppState};
 
 /// Bytes of the shortest id of a workspace.
 const SHORTEST_ID: usize = 10;
@@ -19,7 +18,7 @@ const LARGEST_ANSWER: usize = 64 << 20;
 
 /// Why there is no answer. No text holds the address: it may hold a password.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
+pub(in crate::routes) enum AskError {
     #[error("invalid workspaceId")]
     Id,
     #[error("failed to get queue sizes: PROMETHEUS_URL is not set")]
@@ -45,7 +44,7 @@ impl IntoResponse for AskError {
 }
 
 /// Answers what Prometheus answers.
-pub(super) async fn connections_metrics(
+pub(in crate::routes) async fn connections_metrics(
     _: Authorized,
     State(state): State<Arc<AppState>>,
     Path(workspace_id): Path<String>,

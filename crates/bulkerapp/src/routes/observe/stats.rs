@@ -13,9 +13,9 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use super::Authorized;
 use crate::{
     loading::{DestinationStats, StatsSnapshot, TableStats},
+    routes::Authorized,
     state::AppState,
 };
 
@@ -24,13 +24,17 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
 /// Of all destinations.
-pub(super) async fn all(_: Authorized, State(state): State<Arc<AppState>>, uri: Uri) -> Response {
+pub(in crate::routes) async fn all_stats(
+    _: Authorized,
+    State(state): State<Arc<AppState>>,
+    uri: Uri,
+) -> Response {
     let query = uri.query().unwrap_or_default();
     reply(&state, query, None).await
 }
 
 /// Of one destination. 404 where it is not configured, or not one that is loaded.
-pub(super) async fn one(
+pub(in crate::routes) async fn stats_of_one(
     _: Authorized,
     State(state): State<Arc<AppState>>,
     Path(destination_id): Path<String>,

@@ -11,12 +11,14 @@ use axum::{
 use eventslog::{EventType, Position, Query, Record, StreamName};
 use jiff::Timestamp;
 
-use super::{
-    Authorized,
-    range::{LogError, integer, time},
-    write_keys::mask_content,
+use super::write_keys::mask_content;
+use crate::{
+    routes::{
+        Authorized,
+        query::{LogError, integer, time},
+    },
+    state::AppState,
 };
-use crate::state::AppState;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
@@ -26,7 +28,7 @@ const DEFAULT_LIMIT: usize = 100;
 const TOO_MANY: i64 = 1000;
 
 /// Answers with an array of `{"id":…,"date":…,"content":…}`, or a line for each.
-pub(super) async fn log(
+pub(in crate::routes) async fn log(
     _: Authorized,
     State(state): State<Arc<AppState>>,
     Path((event_type, actor)): Path<(String, String)>,

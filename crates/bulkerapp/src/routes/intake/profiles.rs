@@ -10,12 +10,12 @@ use axum::{
 };
 use kafkabase::{Mode, TopicId};
 
-use super::{Authorized, post::PostError};
-use crate::{metrics::HANDLER_EVENTS, state::AppState};
+use super::post::PostError;
+use crate::{metrics::HANDLER_EVENTS, routes::Authorized, state::AppState};
 
 /// Answers 200 `{"message":"ok"}` once Kafka has the id. The builder makes its topics itself; one that is not there is
 /// an answer, not a wait.
-pub(super) async fn profiles(
+pub(in crate::routes) async fn profiles(
     _: Authorized,
     State(state): State<Arc<AppState>>,
     Path((builder_id, priority)): Path<(String, String)>,

@@ -2,6 +2,7 @@
 
 mod filter;
 mod line;
+mod topic;
 
 use std::{ffi::CStr, sync::Arc, time::Duration};
 
@@ -18,13 +19,14 @@ use kafkabase::{Message, Mode, TopicId};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{Admin, masked::masked_error};
 use crate::{
     loading::{FateState, Fates},
+    routes::{AdminToken, masked::masked_error},
     state::AppState,
 };
 use filter::{Filter, ORIGINAL_TOPIC, REASON, Status};
 use line::{Details, write_detailed_line, write_line};
+pub use topic::FailedEvents;
 
 const ORIGIN: &CStr = c"bulker_origin";
 const RETRIES: &CStr = c"retries";
@@ -33,8 +35,8 @@ const RETRY_TIME: &CStr = c"retry_time";
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers 200 and the events that were there when it was asked, as they come out of Kafka.
-pub(super) async fn failed(
-    _: Admin,
+pub(in crate::routes) async fn failed(
+    _: AdminToken,
     State(state): State<Arc<AppState>>,
     Path(destination_id): Path<String>,
     uri: Uri,

@@ -9,7 +9,7 @@ use kafkabase::{KafkaConfig, Mode, TopicMetadata, TopicSettings, topic_name};
 use crate::destinations::Snapshot;
 
 /// What has to be there.
-pub(crate) struct StandingTopics {
+pub(crate) struct RequiredTopics {
     prefix: String,
     table: TopicSettings,
     /// Names without the prefix: all installations of a cluster share them.
@@ -31,8 +31,8 @@ impl Missing {
     }
 }
 
-impl StandingTopics {
-    pub(crate) fn new(config: &KafkaConfig) -> StandingTopics {
+impl RequiredTopics {
+    pub(crate) fn new(config: &KafkaConfig) -> RequiredTopics {
         let shared = [
             (config.kafka_destinations_topic_name.clone(), TopicSettings::destinations(config)),
             (config.kafka_destinations_retry_topic_name.clone(), TopicSettings::retry(config)),
@@ -42,7 +42,7 @@ impl StandingTopics {
             ),
         ];
         let prefix = config.kafka_topic_prefix.clone();
-        StandingTopics { prefix, table: TopicSettings::table(config), shared }
+        RequiredTopics { prefix, table: TopicSettings::table(config), shared }
     }
 
     /// What to do so that everything is there. Partitions are added, never taken away.
@@ -78,14 +78,14 @@ mod tests {
     use super::*;
     use crate::{config::Config, destinations::samples};
 
-    fn standing() -> StandingTopics {
+    fn standing() -> RequiredTopics {
         let variables = [
             ("KAFKA_BOOTSTRAP_SERVERS", "a:1"),
             ("BULKER_KAFKA_TOPIC_PREFIX", "mine."),
             ("BULKER_KAFKA_DESTINATIONS_TOPIC_NAME", "shared"),
         ];
         let environment = Environment::new("BULKER", variables, []);
-        StandingTopics::new(&Config::parse(&environment, &[]).unwrap().config.kafka)
+        RequiredTopics::new(&Config::parse(&environment, &[]).unwrap().config.kafka)
     }
 
     fn found(name: &str, partitions: usize) -> TopicMetadata {

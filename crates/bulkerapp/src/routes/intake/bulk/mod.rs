@@ -4,6 +4,7 @@
 //! is, a call holds one line and a bounded part of its rows in memory, the rest of the rows is on disk.
 
 mod account;
+mod admission;
 mod lines;
 mod request;
 
@@ -27,12 +28,13 @@ use warehouse::{
     stream::{Stream, StreamError},
 };
 
-use super::{Authorized, masked::masked_error};
 use crate::{
     metrics::{HANDLER_BULK, HANDLER_BYTES},
+    routes::{Authorized, masked::masked_error},
     state::AppState,
 };
 use account::Account;
+pub use admission::BulkPermits;
 use lines::{LineError, Lines};
 use request::BulkRequest;
 
@@ -114,7 +116,7 @@ impl IntoResponse for BulkError {
 }
 
 /// Loads the body's lines; answers 200 with the stream's state once they are stored.
-pub(super) async fn bulk(
+pub(in crate::routes) async fn bulk(
     _: Authorized,
     State(state): State<Arc<AppState>>,
     Path(destination_id): Path<String>,
@@ -179,7 +181,7 @@ async fn load(
     let target = state.target(destination_id);
     let target = target.ok_or_else(|| BulkError::Create("destination is not open".to_owned()))?;
     let mode = mode.parse().map_err(BulkError::create)?;
-    let _place = state.bulk.take().await;
+    let _permit = state.bulk.take().await;
     let limit = state.bulk.memory_limit();
     let most = limit.bytes * BEYOND_LIMIT;
     let stream = Stream::open(target.postgres.clone(), &table, mode, Arc::new(options));

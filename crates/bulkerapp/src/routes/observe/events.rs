@@ -14,12 +14,14 @@ use eventslog::{EventType, Position, Query, Record, StreamName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{
-    Authorized,
-    log::date,
-    range::{LogError, integer, time},
+use super::log::date;
+use crate::{
+    routes::{
+        Authorized,
+        query::{LogError, integer, time},
+    },
+    state::AppState,
 };
-use crate::state::AppState;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 /// What destinations write.
@@ -34,7 +36,7 @@ const MAX_EXAMINED: usize = 10_000;
 const MAX_BYTES: usize = 8 << 20;
 
 /// Answers with `{"events":[…],"cursor":…}`; the cursor is null where there is nothing more.
-pub(super) async fn events(
+pub(in crate::routes) async fn events(
     _: Authorized,
     State(state): State<Arc<AppState>>,
     uri: Uri,

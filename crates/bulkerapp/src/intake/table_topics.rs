@@ -11,7 +11,7 @@ use prometheus::IntCounter;
 use crate::metrics;
 
 /// A table's topic and counters.
-pub struct Table {
+pub struct TableTopic {
     pub topic: Arc<ProducerTopic>,
     pub events: IntCounter,
     pub bytes: IntCounter,
@@ -19,11 +19,11 @@ pub struct Table {
 
 /// The tables that events were posted to. There are as many as topics.
 #[derive(Default)]
-pub struct Tables(RwLock<HashMap<String, Arc<Table>>>);
+pub struct TableTopics(RwLock<HashMap<String, Arc<TableTopic>>>);
 
-impl Tables {
+impl TableTopics {
     /// The table of this topic, if an event was posted to it before.
-    pub fn get(&self, topic: &str) -> Option<Arc<Table>> {
+    pub fn get(&self, topic: &str) -> Option<Arc<TableTopic>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
     }
 
@@ -33,10 +33,10 @@ impl Tables {
         topic: &str,
         producer: &AckProducer,
         (destination_id, mode, table): (&str, Mode, &str),
-    ) -> Arc<Table> {
+    ) -> Arc<TableTopic> {
         let labels = [destination_id, mode.as_str(), table, "success", ""];
         let make = || {
-            Arc::new(Table {
+            Arc::new(TableTopic {
                 topic: producer.topic(topic),
                 events: metrics::HANDLER_EVENTS.with_label_values(&labels),
                 bytes: metrics::HANDLER_BYTES.with_label_values(&labels),

@@ -17,15 +17,18 @@ use tracing::error;
 use uuid::Uuid;
 use warehouse::{RowError, check_event};
 
-use super::Authorized;
-use crate::{destinations::Destination, metrics::HANDLER_EVENTS, state::AppState, tables::Table};
+use crate::routes::Authorized;
+use crate::{
+    destinations::Destination, intake::table_topics::TableTopic, metrics::HANDLER_EVENTS,
+    state::AppState,
+};
 
 /// Seconds after which a refused sender should try again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// Why an event is not taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PostError {
+pub(in crate::routes) enum PostError {
     // the type of the error and its detail, which repeats it, as clients of the original know them
     #[error("destination not found: destination not found: {0}")]
     UnknownDestination(String),
@@ -104,7 +107,7 @@ impl IntoResponse for PostError {
 }
 
 /// Takes one event; answers 200 `{"message":"ok"}` once Kafka or the spool has it.
-pub(super) async fn post(
+pub(in crate::routes) async fn post(
     _: Authorized,
     State(state): State<Arc<AppState>>,
     Path(destination_id): Path<String>,
@@ -174,7 +177,11 @@ async fn take(
 }
 
 /// Makes the topic. False: Kafka is away, and the event can go to the spool until it is there.
-async fn is_made(state: &AppState, topic: &str, table: Option<&Table>) -> Result<bool, AdminError> {
+async fn is_made(
+    state: &AppState,
+    topic: &str,
+    table: Option<&TableTopic>,
+) -> Result<bool, AdminError> {
     if state.producer.spool().is_none() {
         return state.topics.ensure(topic).await.map(|()| true);
     }

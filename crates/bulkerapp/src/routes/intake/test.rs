@@ -19,8 +19,7 @@ use warehouse::{
     postgres::{Credentials, probe},
 };
 
-use super::Authorized;
-use crate::destinations::POSTGRES;
+use crate::{destinations::POSTGRES, routes::Authorized};
 
 /// Bytes of a configuration: certificates are its largest part.
 const LARGEST_BODY: usize = 1 << 20;
@@ -29,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no destination.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TestError {
+pub(in crate::routes) enum TestError {
     #[error("error reading HTTP body: {0}")]
     Body(#[from] BodyError),
     #[error("parse failed: {0}")]
@@ -56,7 +55,7 @@ impl IntoResponse for TestError {
 }
 
 /// Answers 200 `{"ok":true}` once the destination has answered. No table is touched.
-pub(super) async fn test(_: Authorized, body: Body) -> Result<Response, TestError> {
+pub(in crate::routes) async fn test(_: Authorized, body: Body) -> Result<Response, TestError> {
     let body = read_body(body, LARGEST_BODY).await?;
     let (kind, credentials) = parse(&body)?;
     if kind != POSTGRES {

@@ -9,19 +9,21 @@ use axum::{
 };
 use tracing::error;
 
-use super::Authorized;
-use crate::{loading::Stats, state::AppState};
+use crate::{loading::Stats, routes::Authorized, state::AppState};
 
 /// How long a reply waits for counters that destinations keep; Prometheus gives up after 10 s, unless told otherwise.
 const COUNTERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// All metrics of the process as text, for whoever has a token.
-pub(super) async fn guarded_metrics(_: Authorized, State(state): State<Arc<AppState>>) -> Response {
+pub(in crate::routes) async fn guarded_metrics(
+    _: Authorized,
+    State(state): State<Arc<AppState>>,
+) -> Response {
     metrics(State(state.stats.clone())).await
 }
 
 /// All metrics of the process as text.
-pub(super) async fn metrics(State(stats): State<Arc<Stats>>) -> Response {
+pub(in crate::routes) async fn metrics(State(stats): State<Arc<Stats>>) -> Response {
     stats.refresh_within(COUNTERS_WITHIN).await;
     match appbase::metrics::render() {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
