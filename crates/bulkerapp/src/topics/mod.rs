@@ -1,77 +1,49 @@
-//! The cluster's topics: which are ours, which are still to be made, and how well they are replicated.
+//! The cluster's topics: which are ours, which are still to be made, and how well they are
+//! replicated.
 //!
-//! Invariant: nobody waits for a look at the cluster. Requests read a snapshot; the first request of a
-//! table makes its topic and others of the same table wait with it, those of other tables do not.
+//! Invariant: no request waits for a look at the cluster. Requests read a snapshot; only the first
+//! request of a table, which makes its topic, and those that come with it wait for Kafka.
 
+mod create;
 mod required;
+mod snapshot;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use kafkabase::{
     Admin, AdminError, ClientError, KafkaConfig, Mode, NotMade, TopicId, TopicMaker, TopicMetadata,
     TopicSettings, last_client_error,
 };
-use tokio::{
-    sync::{Notify, OnceCell},
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use required::{Missing, RequiredTopics};
+pub use snapshot::{OurTopic, TopicSnapshot, TopicView};
 
 use crate::{
     destinations::{Destinations, Snapshot},
     metrics,
 };
+use create::TopicCreator;
+use required::{Missing, RequiredTopics};
 
 /// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
 const SAFE_REPLICAS: usize = 2;
 
-/// The pause between two looks when the last one failed and somebody waits for Kafka.
+/// The pause between two looks when the last one failed and a request waits for Kafka.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Between two attempts to make a standing topic.
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// The topic that holds pauses of destinations. It is made by the first one.
 pub fn pauses_topic(prefix: &str) -> String {
     format!("{prefix}bulker-pauses")
-}
-
-/// A topic of ours, as a look at the cluster found it.
-#[derive(Debug, Clone)]
-pub struct OurTopic {
-    pub name: String,
-    pub id: TopicId,
-    pub partitions: usize,
-}
-
-/// What the last look at the cluster found.
-#[derive(Debug, Default)]
-pub struct TopicSnapshot {
-    /// When it was; `None` before the first.
-    pub at: Option<(Instant, SystemTime)>,
-    pub topics: HashMap<String, OurTopic>,
-    /// Topics of profile builders, which make them themselves.
-    pub profiles: HashSet<String>,
-    /// Whether the retry topic is there that all destinations share.
-    pub has_shared_retry: bool,
-    /// Whether the topic is there that holds pauses of destinations.
-    pub has_pauses: bool,
-    /// Our topics with fewer than two replicas.
-    pub few_replicas: usize,
-    /// Our topics that take an event with fewer than two replicas in sync.
-    pub few_in_sync: usize,
 }
 
 /// The topics of this installation.
@@ -80,25 +52,14 @@ pub struct Topics {
     prefix: String,
     shared_retry: String,
     pauses: String,
-    settings: TopicSettings,
-    standing: RequiredTopics,
+    required: RequiredTopics,
+    creator: TopicCreator,
     destinations: Arc<Destinations>,
-    snapshot: ArcSwap<TopicSnapshot>,
-    /// Topics that were made or seen here, ahead of the snapshot.
-    known: RwLock<HashSet<String>>,
-    making: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
-    look_again: Notify,
-    /// The last look failed: nobody needs to wait for Kafka to find that out.
+    view: TopicView,
+    /// The last look failed: no request needs to wait for Kafka to find that out.
     is_away: AtomicBool,
+    /// `min.insync.replicas` by topic.
     in_sync: Mutex<HashMap<String, usize>>,
-    attempts: Mutex<HashMap<String, Attempt>>,
-}
-
-/// The last attempt to make a standing topic.
-struct Attempt {
-    at: Instant,
-    /// Why it failed, as it was logged.
-    refused: Option<String>,
 }
 
 impl TopicMaker for Topics {
@@ -111,34 +72,38 @@ impl TopicMaker for Topics {
 }
 
 impl Topics {
+    /// Nothing is looked at before [`Topics::watch`] runs.
     pub fn new(admin: Admin, config: &KafkaConfig, destinations: Arc<Destinations>) -> Topics {
+        let prefix = config.kafka_topic_prefix.clone();
+        let view = TopicView::default();
+        let settings = TopicSettings::table(config);
         Topics {
-            admin,
-            prefix: config.kafka_topic_prefix.clone(),
             shared_retry: config.kafka_destinations_retry_topic_name.clone(),
-            pauses: pauses_topic(&config.kafka_topic_prefix),
-            settings: TopicSettings::table(config),
-            standing: RequiredTopics::new(config),
+            pauses: pauses_topic(&prefix),
+            required: RequiredTopics::new(config),
+            creator: TopicCreator::new(admin.clone(), prefix.clone(), settings, view.clone()),
             destinations,
-            snapshot: ArcSwap::default(),
-            known: RwLock::default(),
-            making: Mutex::default(),
-            look_again: Notify::new(),
+            view,
             is_away: AtomicBool::new(false),
             in_sync: Mutex::default(),
-            attempts: Mutex::default(),
+            prefix,
+            admin,
         }
     }
 
     /// What the last look found.
     pub fn snapshot(&self) -> Arc<TopicSnapshot> {
-        self.snapshot.load_full()
+        self.view.load()
+    }
+
+    /// A handle on what the last look found, which does not need the rest of this.
+    pub fn view(&self) -> TopicView {
+        self.view.clone()
     }
 
     /// Whether the topic is known to be there.
     pub fn is_known(&self, name: &str) -> bool {
-        self.snapshot.load().topics.contains_key(name)
-            || self.known.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+        self.creator.is_known(name)
     }
 
     /// Whether the last look at the cluster failed.
@@ -146,25 +111,15 @@ impl Topics {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// Makes the topic if it is not known. Requests for one topic share one attempt at a time.
+    /// Makes a table's topic if it is not known. Requests for one topic share one attempt at a
+    /// time; where the request that makes it is dropped, the next in line tries.
     pub async fn ensure(&self, name: &str) -> Result<(), AdminError> {
-        if self.is_known(name) {
-            return Ok(());
-        }
-        let attempt = {
-            let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-            making.entry(name.to_owned()).or_default().clone()
-        };
-        let made = attempt.get_or_try_init(|| self.make(name, &self.settings)).await.copied();
-        if made.is_ok() {
-            self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        }
-        made
+        self.creator.ensure(name).await
     }
 
     /// Whether a profile builder's topic is there. Kafka is asked only while the last look found none.
     pub async fn has_profiles(&self, name: &str) -> Result<bool, AdminError> {
-        if self.snapshot.load().profiles.contains(name) {
+        if self.view.load().profiles.contains(name) {
             return Ok(true);
         }
         match self.admin.topic_id(name).await {
@@ -174,24 +129,27 @@ impl Topics {
         }
     }
 
-    /// Looks at the cluster, again and again, and at once when the configuration changes.
+    /// Looks at the cluster until `stop`, every so often, and at once when the configuration
+    /// changes, a topic was made or spooled events wait for Kafka.
     pub async fn watch(self: Arc<Self>, every: Duration, stop: CancellationToken) {
         let mut changes = self.destinations.changes();
         let mut making: Option<JoinHandle<()>> = None;
         loop {
             let missing = self.look().await;
             if making.as_ref().is_none_or(JoinHandle::is_finished) {
-                let due = self.start_attempts(missing);
+                let due = self.required.start_attempts(missing);
                 if !due.is_empty() {
                     // beside the looks: a cluster that refuses may take its time for it
                     let topics = self.clone();
-                    making = Some(tokio::spawn(async move { topics.make_standing(due).await }));
+                    making = Some(tokio::spawn(async move {
+                        topics.required.create(&due, &topics.creator, &topics.admin).await;
+                    }));
                 }
             }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
-                () = self.look_again.notified() => {
+                () = self.creator.look_again.notified() => {
                     if self.is_away() {
                         tokio::time::sleep(PAUSE).await;
                     }
@@ -201,82 +159,17 @@ impl Topics {
         }
     }
 
-    /// What is to be tried now. A topic may be made and not be seen: it is new, or we may not see it.
-    fn start_attempts(&self, mut missing: Vec<Missing>) -> Vec<Missing> {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.retain(|missing| match attempts.get_mut(missing.topic()) {
-            Some(attempt) if attempt.at.elapsed() < TRY_AGAIN_AFTER => false,
-            Some(attempt) => {
-                attempt.at = Instant::now();
-                true
-            }
-            None => {
-                let attempt = Attempt { at: Instant::now(), refused: None };
-                attempts.insert(missing.topic().to_owned(), attempt);
-                true
-            }
-        });
-        missing
-    }
-
-    async fn make_standing(&self, missing: Vec<Missing>) {
-        join_all(missing.iter().map(|missing| async move {
-            let made = match missing {
-                Missing::Topic { name, settings } => self.make(name, settings).await,
-                Missing::Partitions { name, total } => {
-                    self.admin.raise_partitions(name, *total).await
-                }
-            };
-            self.note_standing(missing.topic(), made);
-        }))
-        .await;
-    }
-
-    /// Counts every failure, logs it once.
-    fn note_standing(&self, topic: &str, made: Result<(), AdminError>) {
-        let refused = made.err().map(|error| error.to_string());
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(attempt) = attempts.get_mut(topic) else { return };
-        if let Some(reason) = &refused {
-            metrics::TOPIC_ERRORS.with_label_values(&["destination-topic_error"]).inc();
-            if attempt.refused.as_ref() != Some(reason) {
-                warn!(topic, error = reason, "topic that other services need cannot be made");
-            }
-        }
-        attempt.refused = refused;
-    }
-
-    async fn make(&self, name: &str, settings: &TopicSettings) -> Result<(), AdminError> {
-        let made = self.admin.create_topic(name, settings).await;
-        let id = TopicId::parse(&self.prefix, name);
-        let (destination_id, mode, table) = match &id {
-            Some(id) => (id.destination_id.as_str(), id.mode.as_str(), id.table.as_str()),
-            None => ("", "", ""),
-        };
-        let (status, error_type) = match &made {
-            Ok(()) => ("success", String::new()),
-            Err(error) => ("error", format!("kafka error: {}", error.code)),
-        };
-        metrics::TOPIC_CREATE
-            .with_label_values(&[name, destination_id, mode, table, status, &error_type])
-            .inc();
-        made?;
-        info!(topic = name, "topic made");
-        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        self.look_again.notify_one();
-        Ok(())
-    }
-
     /// Makes the topic for spooled events, if it is one of ours.
     async fn ensure_for_spool(&self, name: &str) -> Result<(), NotMade> {
         if self.is_away() || self.snapshot().at.is_none() {
-            self.look_again.notify_one(); // somebody waits for Kafka
+            self.creator.look_again.notify_one(); // spooled events wait for Kafka
             return Err(NotMade::Later);
         }
         if self.is_known(name) {
             return Ok(());
         }
-        // it may be there all the same: the snapshot is of a moment, and has the topics of configured destinations only
+        // it may be there all the same: the snapshot is of a moment, and has the topics of
+        // configured destinations only
         let all = self.admin.topics().await.map_err(|_| NotMade::Later)?;
         if all.iter().any(|topic| topic.name == name) {
             return Ok(());
@@ -286,7 +179,7 @@ impl Topics {
             let reason = "the topic is gone, and its destination is not configured";
             return Err(NotMade::Refused(reason.to_owned()));
         }
-        self.ensure(name).await.map_err(|error| match error.is_refusal() {
+        self.creator.ensure(name).await.map_err(|error| match error.is_refusal() {
             true => NotMade::Refused(error.to_string()),
             false => NotMade::Later,
         })
@@ -299,7 +192,7 @@ impl Topics {
                 self.is_away.store(false, Ordering::Relaxed);
                 let destinations = self.destinations.snapshot();
                 self.take(&all, &destinations).await;
-                self.standing.missing(&all, &destinations)
+                self.required.missing(&all, &destinations)
             }
             Err(error) => {
                 self.is_away.store(true, Ordering::Relaxed);
@@ -318,6 +211,7 @@ impl Topics {
         }
     }
 
+    /// Shows what was found as the new snapshot, and measures it.
     async fn take(&self, all: &[TopicMetadata], destinations: &Snapshot) {
         let mut snapshot = TopicSnapshot {
             at: Some((Instant::now(), SystemTime::now())),
@@ -345,7 +239,7 @@ impl Topics {
             snapshot.topics.insert(topic.name.clone(), found);
         }
         snapshot.few_in_sync = self.count_few_in_sync(&snapshot.topics).await;
-        let before = self.snapshot.load();
+        let before = self.view.load();
         if (snapshot.few_replicas, snapshot.few_in_sync)
             != (before.few_replicas, before.few_in_sync)
         {
@@ -364,12 +258,7 @@ impl Topics {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             metrics::WEAK_TOPICS.with_label_values(&[reason]).set(count);
         }
-        // a topic that was deleted has to be made again by the next event
-        let known = &mut *self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if before.at.is_some() {
-            known.retain(|name| !before.topics.contains_key(name));
-        }
-        self.snapshot.store(Arc::new(snapshot));
+        self.creator.store(snapshot);
     }
 
     /// Topics are described once; the setting hardly ever changes.

@@ -1,30 +1,50 @@
-//! Topics that are there before anybody sends to them: the shared ones, and those of special destinations.
+//! Topics that are there before an event is sent to them: the shared ones, and those of special
+//! destinations.
 //!
 //! Other services send to them and may not be allowed to make them.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use kafkabase::{KafkaConfig, Mode, TopicMetadata, TopicSettings, topic_name};
+use futures_util::future::join_all;
+use kafkabase::{Admin, AdminError, KafkaConfig, Mode, TopicMetadata, TopicSettings, topic_name};
+use tracing::warn;
 
-use crate::destinations::Snapshot;
+use super::create::TopicCreator;
+use crate::{destinations::Snapshot, metrics};
 
-/// What has to be there.
-pub(crate) struct RequiredTopics {
+/// Between two attempts to make a required topic.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// What has to be there, and what came of the attempts to make it.
+pub(super) struct RequiredTopics {
     prefix: String,
     table: TopicSettings,
     /// Names without the prefix: all installations of a cluster share them.
     shared: [(String, TopicSettings); 3],
+    attempts: Mutex<HashMap<String, Attempt>>,
 }
 
 /// What is not as it has to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Missing {
+pub(super) enum Missing {
     Topic { name: String, settings: TopicSettings },
     Partitions { name: String, total: usize },
 }
 
+/// The last attempt to make a required topic.
+struct Attempt {
+    at: Instant,
+    /// Why it failed, as it was logged.
+    refused: Option<String>,
+}
+
 impl Missing {
-    pub(crate) fn topic(&self) -> &str {
+    /// The name of the topic.
+    pub(super) fn topic(&self) -> &str {
         match self {
             Missing::Topic { name, .. } | Missing::Partitions { name, .. } => name,
         }
@@ -32,7 +52,8 @@ impl Missing {
 }
 
 impl RequiredTopics {
-    pub(crate) fn new(config: &KafkaConfig) -> RequiredTopics {
+    /// The names are those of the settings; nothing is looked at yet.
+    pub(super) fn new(config: &KafkaConfig) -> RequiredTopics {
         let shared = [
             (config.kafka_destinations_topic_name.clone(), TopicSettings::destinations(config)),
             (config.kafka_destinations_retry_topic_name.clone(), TopicSettings::retry(config)),
@@ -42,11 +63,12 @@ impl RequiredTopics {
             ),
         ];
         let prefix = config.kafka_topic_prefix.clone();
-        RequiredTopics { prefix, table: TopicSettings::table(config), shared }
+        let table = TopicSettings::table(config);
+        RequiredTopics { prefix, table, shared, attempts: Mutex::default() }
     }
 
     /// What to do so that everything is there. Partitions are added, never taken away.
-    pub(crate) fn missing(&self, all: &[TopicMetadata], destinations: &Snapshot) -> Vec<Missing> {
+    pub(super) fn missing(&self, all: &[TopicMetadata], destinations: &Snapshot) -> Vec<Missing> {
         let present: HashMap<&str, usize> =
             all.iter().map(|topic| (topic.name.as_str(), topic.partitions)).collect();
         let special = destinations.iter().flat_map(|destination| {
@@ -68,6 +90,52 @@ impl RequiredTopics {
         });
         missing.collect()
     }
+
+    /// What is to be tried now. A topic may be made and not be seen: it is new, or we may not see
+    /// it.
+    pub(super) fn start_attempts(&self, mut missing: Vec<Missing>) -> Vec<Missing> {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|missing| match attempts.get_mut(missing.topic()) {
+            Some(attempt) if attempt.at.elapsed() < TRY_AGAIN_AFTER => false,
+            Some(attempt) => {
+                attempt.at = Instant::now();
+                true
+            }
+            None => {
+                let attempt = Attempt { at: Instant::now(), refused: None };
+                attempts.insert(missing.topic().to_owned(), attempt);
+                true
+            }
+        });
+        missing
+    }
+
+    /// Makes what is missing, all at once. Dropped, it leaves open what the cluster made; the next
+    /// look tells.
+    pub(super) async fn create(&self, missing: &[Missing], creator: &TopicCreator, admin: &Admin) {
+        join_all(missing.iter().map(|missing| async move {
+            let made = match missing {
+                Missing::Topic { name, settings } => creator.create(name, settings).await,
+                Missing::Partitions { name, total } => admin.raise_partitions(name, *total).await,
+            };
+            self.note(missing.topic(), made);
+        }))
+        .await;
+    }
+
+    /// Counts every failure, logs it once.
+    fn note(&self, topic: &str, made: Result<(), AdminError>) {
+        let refused = made.err().map(|error| error.to_string());
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(attempt) = attempts.get_mut(topic) else { return };
+        if let Some(reason) = &refused {
+            metrics::TOPIC_ERRORS.with_label_values(&["destination-topic_error"]).inc();
+            if attempt.refused.as_ref() != Some(reason) {
+                warn!(topic, error = reason, "topic that other services need cannot be made");
+            }
+        }
+        attempt.refused = refused;
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +146,7 @@ mod tests {
     use super::*;
     use crate::{config::Config, destinations::samples};
 
-    fn standing() -> RequiredTopics {
+    fn required() -> RequiredTopics {
         let variables = [
             ("KAFKA_BOOTSTRAP_SERVERS", "a:1"),
             ("BULKER_KAFKA_TOPIC_PREFIX", "mine."),
@@ -99,7 +167,7 @@ mod tests {
             {"id": "b", "type": "postgres", "special": "backup"},
             {"id": "other", "type": "postgres"},
         ]));
-        let missing = standing().missing(&[found("other", 1)], &destinations.snapshot());
+        let missing = required().missing(&[found("other", 1)], &destinations.snapshot());
         let mut names: Vec<_> = missing.iter().map(Missing::topic).collect();
         names.sort_unstable();
         assert_eq!(
@@ -123,9 +191,17 @@ mod tests {
             found("destination-messages-retry", 7),
             found("destination-messages-dead-letter", 1),
         ];
-        let missing = standing().missing(&all, &destinations.snapshot());
+        let missing = required().missing(&all, &destinations.snapshot());
         assert_eq!(missing, [Missing::Partitions { name: "shared".to_owned(), total: 16 }]);
         all[0].partitions = 20;
-        assert_eq!(standing().missing(&all, &destinations.snapshot()), []);
+        assert_eq!(required().missing(&all, &destinations.snapshot()), []);
+    }
+
+    #[test]
+    fn a_topic_that_stays_missing_is_not_tried_at_each_look() {
+        let required = required();
+        let missing = || vec![Missing::Partitions { name: "shared".to_owned(), total: 16 }];
+        assert_eq!(required.start_attempts(missing()), missing());
+        assert_eq!(required.start_attempts(missing()), []);
     }
 }
