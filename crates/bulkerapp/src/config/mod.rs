@@ -1,5 +1,7 @@
 //! Every variable of the service. Names and defaults are a contract with operators of the original.
 
+mod ignored;
+
 use std::{ffi::OsString, time::Duration};
 
 use appbase::{
@@ -10,7 +12,8 @@ use appbase::{
 use clap::{ArgAction, Args, Parser};
 use eventslog::EventsLogConfig;
 use kafkabase::{AckMode, KafkaConfig};
-use tracing::{debug, info};
+
+pub use ignored::{IgnoredConfig, ignored_names};
 
 use crate::{destinations::SourceConfig, loading::LoaderConfig};
 
@@ -45,7 +48,7 @@ pub struct Config {
     #[command(flatten)]
     pub events_log: EventsLogConfig,
     #[command(flatten)]
-    pub later: LaterConfig,
+    pub ignored: IgnoredConfig,
 }
 
 /// Settings of this service that have an effect.
@@ -106,35 +109,6 @@ pub struct RetryConfig {
     pub messages_retry_backoff_max_delay: f64,
 }
 
-/// Settings that are accepted and have no effect yet, or none any more.
-#[derive(Debug, Clone, Args)]
-pub struct LaterConfig {
-    /// Seconds without a message that end a batch.
-    #[arg(long, default_value = "5", value_parser = seconds)]
-    pub batch_runner_wait_for_messages_sec: Duration,
-    /// Share of a batch that is retried at a time.
-    #[arg(long, default_value = "0.1", value_parser = float)]
-    pub batch_runner_default_retry_batch_fraction: f64,
-    /// Destination of relayed metrics.
-    #[arg(long)]
-    pub metrics_relay_destination: Option<String>,
-    /// Seconds between two relays of metrics.
-    #[arg(long, default_value = "60", value_parser = seconds)]
-    pub metrics_relay_period_sec: Duration,
-    /// Close idle consumers: there are none that idle.
-    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
-    pub suspend_consumers: bool,
-    /// Drop consumers of quiet topics: a quiet topic has none.
-    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set)]
-    pub stale_topics: bool,
-    /// Seconds of sleep before the end: nothing is left to wait for.
-    #[arg(long, default_value = "5", value_parser = seconds)]
-    pub shutdown_extra_delay_sec: Duration,
-    /// Secrets of hashed keys.
-    #[arg(long, default_value = "dea42a58-acf4-45af-85bb-e77e94bd5025", hide_default_value = true)]
-    pub global_hash_secret: String,
-}
-
 /// Names of this service that are also read without the prefix.
 const UNPREFIXED: &[&str] = &["METRICS_RELAY_DESTINATION", "PROMETHEUS_URL"];
 
@@ -151,26 +125,6 @@ const NAMES: Names = Names {
         ("EVENTS_LOG_REDIS_URL", &["BULKER_REDIS_URL", "REDIS_URL"]),
     ],
 };
-
-/// Settings of the Kafka library and of logs that have no effect, beside those of [`LaterConfig`].
-const WITHOUT_EFFECT: &[&str] = &[
-    "INSTANCE_ID",
-    "KAFKA_SESSION_TIMEOUT_MS",
-    "KAFKA_MAX_POLL_INTERVAL_MS",
-    "KAFKA_ADMIN_METADATA_TIMEOUT_MS",
-    "KAFKA_CONSUMER_PARTITIONS_ASSIGMENT_STRATEGY",
-    "FAILOVER_LOGGER_ENABLED",
-    "FAILOVER_LOGGER_LOG_ALL_MESSAGES",
-    "FAILOVER_LOGGER_BASE_PATH",
-    "FAILOVER_LOGGER_ROTATION_PERIOD_MINUTES",
-    "FAILOVER_LOGGER_MAX_SIZE_MB",
-    "FAILOVER_LOGGER_COMPRESS",
-    "FAILOVER_LOGGER_LOCAL_MAX_OLD_FILES",
-    "FAILOVER_LOGGER_S3_ENABLED",
-    "FAILOVER_LOGGER_S3_BUCKET",
-    "FAILOVER_LOGGER_S3_PREFIX",
-    "FAILOVER_LOGGER_S3_REGION",
-];
 
 /// Why settings that are fine one by one do not go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -218,28 +172,11 @@ impl Config {
         }
         Ok(())
     }
-
-    /// Says once which settings are accepted and ignored.
-    pub fn log_ignored(parsed: &Parsed<Config>) {
-        for name in ignored_names() {
-            if parsed.set.contains(&name) {
-                info!(variable = name, "setting accepted, without effect in this version");
-            } else {
-                debug!(variable = name, "setting has no effect in this version");
-            }
-        }
-    }
 }
 
 /// Names of all settings, as variables without their prefix.
 pub fn all_names() -> Vec<String> {
     names_of(<Config as clap::CommandFactory>::command())
-}
-
-/// Names that are accepted without effect.
-pub fn ignored_names() -> Vec<String> {
-    let later = names_of(LaterConfig::augment_args(clap::Command::new("later")));
-    WITHOUT_EFFECT.iter().map(|name| (*name).to_owned()).chain(later).collect()
 }
 
 fn names_of(command: clap::Command) -> Vec<String> {
