@@ -1,49 +1,58 @@
-//! Parameters that the routes of the events log have in common.
+//! The one way to read a query string: its parameters in their order, values that several routes
+//! understand in the same way, and cursors.
+//!
+//! Routes take a parameter at a time from a loop, so that the first wrong one is the one an answer
+//! names, and the last one of a name wins.
+
+use std::borrow::Cow;
 
 use appbase::http::error_reply;
 use axum::{
-    http::StatusCode,
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use eventslog::StoreError;
 use jiff::{civil::Date, tz::TimeZone};
-use tracing::warn;
 
 /// Digits of a time in milliseconds since 1970.
 const MILLIS_DIGITS: usize = 13;
 /// A day as it may be given.
 const DAY: &[u8] = b"0000-00-00";
 
-/// Why the log is not read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LogError {
-    #[error("'eventType' must be <type>.<level>, for example bulker_batch.error")]
-    EventType,
+/// Why a parameter of the query is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ParameterError {
     #[error("'{0}' parameter must be an integer number")]
     Integer(&'static str),
     #[error("'{0}' parameter must be either unix timestamp or date in '2006-01-02' format")]
     Time(&'static str),
+    /// The name, and what it must be.
     #[error("'{0}' parameter must be {1}")]
-    Parameter(&'static str, &'static str),
-    #[error("Failed to get events log: {0}")]
-    Store(#[from] StoreError),
+    Value(&'static str, &'static str),
 }
 
-impl IntoResponse for LogError {
+impl IntoResponse for ParameterError {
     fn into_response(self) -> Response {
-        let status = match &self {
-            LogError::Store(error) => {
-                warn!(error = %error, "events log cannot be read");
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-            _ => StatusCode::BAD_REQUEST,
-        };
-        error_reply(status, &self.to_string())
+        error_reply(StatusCode::BAD_REQUEST, &self.to_string())
     }
 }
 
+/// The query string of an address, undecoded; empty where there is none.
+pub(super) fn of(uri: &Uri) -> &str {
+    uri.query().unwrap_or_default()
+}
+
+/// Names and values, decoded, in their order. Nothing is copied that needs no decoding.
+pub(super) fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    form_urlencoded::parse(query.as_bytes())
+}
+
+/// The same without those whose value is empty: for routes where `name=` is as good as nothing.
+pub(super) fn filled_parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    parameters(query).filter(|(_, value)| !value.is_empty())
+}
+
 /// Milliseconds since 1970, of a text with exactly 13 digits or of a day in UTC. Empty is open.
-pub(super) fn time(name: &'static str, text: &str) -> Result<Option<i64>, LogError> {
+pub(super) fn time(name: &'static str, text: &str) -> Result<Option<i64>, ParameterError> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -55,15 +64,34 @@ pub(super) fn time(name: &'static str, text: &str) -> Result<Option<i64>, LogErr
     } else {
         None
     };
-    millis.map(Some).ok_or(LogError::Time(name))
+    millis.map(Some).ok_or(ParameterError::Time(name))
 }
 
 /// A number, with a sign or without. Empty is `None`.
-pub(super) fn integer(name: &'static str, text: &str) -> Result<Option<i64>, LogError> {
+pub(super) fn integer(name: &'static str, text: &str) -> Result<Option<i64>, ParameterError> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| LogError::Integer(name))
+    text.parse().map(Some).map_err(|_| ParameterError::Integer(name))
+}
+
+/// A cursor: what a reply named last, so that the next one goes on behind it. `separator` stands
+/// between the fields, and only the last of them may have it in it.
+pub(super) fn cursor<const N: usize>(separator: char, fields: [&str; N]) -> String {
+    let mut cursor = String::new();
+    for (index, field) in fields.into_iter().enumerate() {
+        if index > 0 {
+            cursor.push(separator);
+        }
+        cursor.push_str(field);
+    }
+    cursor
+}
+
+/// The fields of a cursor. `None`: there are fewer.
+pub(super) fn cursor_fields<const N: usize>(separator: char, cursor: &str) -> Option<[&str; N]> {
+    let fields: Vec<&str> = cursor.splitn(N, separator).collect();
+    fields.try_into().ok()
 }
 
 fn midnight(text: &str) -> Option<i64> {
@@ -83,6 +111,16 @@ fn is_like(text: &[u8], pattern: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_come_decoded_and_in_their_order() {
+        let read = |query| parameters(query).map(|(n, v)| format!("{n}:{v}")).collect::<Vec<_>>();
+        assert_eq!(read("a=b+c&d=%2F&a=&e"), ["a:b c", "d:/", "a:", "e:"]);
+        assert_eq!(read(""), [""; 0]);
+        assert_eq!(filled_parameters("a=1&a=&b&c=2").count(), 2);
+        assert_eq!(of(&"/events?a=%20".parse().unwrap()), "a=%20");
+        assert_eq!(of(&"/events".parse().unwrap()), "");
+    }
 
     #[test]
     fn a_time_is_thirteen_digits_or_a_day() {
@@ -106,5 +144,25 @@ mod tests {
             time("end", "x").unwrap_err().to_string(),
             "'end' parameter must be either unix timestamp or date in '2006-01-02' format"
         );
+    }
+
+    #[test]
+    fn a_number_may_be_missing_and_is_named_where_it_is_none() {
+        assert_eq!(integer("limit", ""), Ok(None));
+        assert_eq!(integer("limit", "-7"), Ok(Some(-7)));
+        for text in ["x", "1.5", " 1", "99999999999999999999"] {
+            let error = integer("limit", text).unwrap_err().to_string();
+            assert_eq!(error, "'limit' parameter must be an integer number", "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_field_of_a_cursor_may_hold_anything() {
+        for fields in [["a", "b", "c"], ["a", "b", "c.d/e."], ["", "", ""]] {
+            assert_eq!(cursor_fields('.', &cursor('.', fields)), Some(fields));
+        }
+        assert_eq!(cursor('/', ["a", ""]), "a/");
+        assert_eq!(cursor_fields::<2>('/', "a"), None);
+        assert_eq!(cursor_fields::<3>('.', "a.b"), None);
     }
 }

@@ -17,9 +17,11 @@ use tracing::error;
 use uuid::Uuid;
 use warehouse::{RowError, check_event};
 
-use crate::routes::Authorized;
 use crate::{
-    destinations::Destination, intake::table_topics::TableTopic, metrics::HANDLER_EVENTS,
+    destinations::Destination,
+    intake::table_topics::TableTopic,
+    metrics::HANDLER_EVENTS,
+    routes::{Authorized, query},
     state::AppState,
 };
 
@@ -137,7 +139,7 @@ async fn take(
         .destinations
         .get(destination_id)
         .ok_or_else(|| PostError::UnknownDestination(destination_id.to_owned()))?;
-    let request = Request::read(&destination, uri.query().unwrap_or_default(), headers)?;
+    let request = Request::read(&destination, query::of(uri), headers)?;
     let topic = topic_name(
         &state.limits.topic_prefix,
         destination_id,
@@ -219,7 +221,7 @@ impl<'a> Request<'a> {
             stream_options: Cow::Borrowed(""),
         };
         let mut mode = Cow::Borrowed("");
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        for (name, value) in query::parameters(query) {
             match name.as_ref() {
                 "tableName" => request.table = value,
                 "modeOverride" => mode = value,

@@ -11,7 +11,11 @@ use axum::{
 use kafkabase::{Mode, TopicId};
 
 use super::post::PostError;
-use crate::{metrics::HANDLER_EVENTS, routes::Authorized, state::AppState};
+use crate::{
+    metrics::HANDLER_EVENTS,
+    routes::{Authorized, query},
+    state::AppState,
+};
 
 /// Answers 200 `{"message":"ok"}` once Kafka has the id. The builder makes its topics itself; one that is not there is
 /// an answer, not a wait.
@@ -21,8 +25,7 @@ pub(in crate::routes) async fn profiles(
     Path((builder_id, priority)): Path<(String, String)>,
     uri: Uri,
 ) -> Result<Response, PostError> {
-    let query = uri.query().unwrap_or_default();
-    let profile_id = form_urlencoded::parse(query.as_bytes())
+    let profile_id = query::parameters(query::of(&uri))
         .find(|(name, _)| name == "profileId")
         .map(|(_, value)| value)
         .filter(|value| !value.is_empty());

@@ -14,11 +14,11 @@ use eventslog::{EventType, Position, Query, Record, StreamName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::log::date;
+use super::log::{LogError, date};
 use crate::{
     routes::{
         Authorized,
-        query::{LogError, integer, time},
+        query::{self, ParameterError, integer, time},
     },
     state::AppState,
 };
@@ -41,7 +41,7 @@ pub(in crate::routes) async fn events(
     State(state): State<Arc<AppState>>,
     uri: Uri,
 ) -> Result<Response, LogError> {
-    let mut form = Form::read(uri.query().unwrap_or_default())?;
+    let mut form = Form::read(query::of(&uri))?;
     form.query.streams = streams(&state, &form);
     let mut found: Vec<(Record, Summary)> = Vec::new();
     let (mut examined, mut bytes) = (0, 0);
@@ -98,23 +98,20 @@ struct Form {
 }
 
 impl Form {
-    fn read(text: &str) -> Result<Form, LogError> {
+    fn read(text: &str) -> Result<Form, ParameterError> {
         let mut form = Form { limit: DEFAULT_LIMIT, ..Form::default() };
-        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-            if value.is_empty() {
-                continue;
-            }
+        for (name, value) in query::filled_parameters(text) {
             match name.as_ref() {
                 "destinationId" => form.destination = Some(value.into_owned()),
                 "tableName" => form.table = Some(value.into_owned()),
                 "type" if KINDS.contains(&value.as_ref()) => form.kind = Some(value.into_owned()),
                 "type" => {
-                    return Err(LogError::Parameter("type", "bulker_batch or bulker_stream"));
+                    return Err(ParameterError::Value("type", "bulker_batch or bulker_stream"));
                 }
                 "status" => match value.as_ref() {
                     "success" => form.only_success = true,
                     "error" => form.query.errors_only = true,
-                    _ => return Err(LogError::Parameter("status", "success or error")),
+                    _ => return Err(ParameterError::Value("status", "success or error")),
                 },
                 "start" => form.query.start = time("start", &value)?,
                 "end" => form.query.end = time("end", &value)?,
@@ -122,11 +119,11 @@ impl Form {
                     let limit = integer("limit", &value)?.and_then(|n| usize::try_from(n).ok());
                     form.limit = limit
                         .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-                        .ok_or(LogError::Parameter("limit", "between 1 and 1000"))?;
+                        .ok_or(ParameterError::Value("limit", "between 1 and 1000"))?;
                 }
                 "cursor" => {
                     let cursor = position_of(&value);
-                    let wrong = LogError::Parameter("cursor", "the cursor of a reply");
+                    let wrong = ParameterError::Value("cursor", "the cursor of a reply");
                     form.query.after = Some(cursor.ok_or(wrong)?);
                 }
                 _ => {}
@@ -148,14 +145,13 @@ impl Form {
 
 /// `<id>.<type>.<destinationId>` of the last record that was looked at.
 fn cursor_of(Position { id, stream }: &Position) -> String {
-    format!("{id}.{}.{}", stream.kind, stream.actor)
+    query::cursor('.', [&id.to_string(), &stream.kind, &stream.actor])
 }
 
 fn position_of(cursor: &str) -> Option<Position> {
-    let mut parts = cursor.splitn(3, '.');
-    let id = parts.next()?.parse().ok()?;
-    let (kind, actor) = (parts.next()?.to_owned(), parts.next()?.to_owned());
-    Some(Position { id, stream: StreamName { kind, actor } })
+    let [id, kind, actor] = query::cursor_fields('.', cursor)?;
+    let stream = StreamName { kind: kind.to_owned(), actor: actor.to_owned() };
+    Some(Position { id: id.parse().ok()?, stream })
 }
 
 /// What the bodies of both types have in common.

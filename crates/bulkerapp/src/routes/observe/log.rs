@@ -2,20 +2,21 @@
 
 use std::{fmt::Write, sync::Arc};
 
-use appbase::values::boolean;
+use appbase::{http::error_reply, values::boolean};
 use axum::{
     extract::{Path, State},
-    http::{HeaderValue, Uri, header::CONTENT_TYPE},
+    http::{HeaderValue, StatusCode, Uri, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use eventslog::{EventType, Position, Query, Record, StreamName};
+use eventslog::{EventType, Position, Query, Record, StoreError, StreamName};
 use jiff::Timestamp;
+use tracing::warn;
 
 use super::write_keys::mask_content;
 use crate::{
     routes::{
         Authorized,
-        query::{LogError, integer, time},
+        query::{self, ParameterError, integer, time},
     },
     state::AppState,
 };
@@ -27,6 +28,30 @@ const DEFAULT_LIMIT: usize = 100;
 /// The first limit that is too large.
 const TOO_MANY: i64 = 1000;
 
+/// Why the log is not read.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::routes) enum LogError {
+    #[error("'eventType' must be <type>.<level>, for example bulker_batch.error")]
+    EventType,
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    #[error("Failed to get events log: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl IntoResponse for LogError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            LogError::Store(error) => {
+                warn!(error = %error, "events log cannot be read");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            LogError::EventType | LogError::Parameter(_) => StatusCode::BAD_REQUEST,
+        };
+        error_reply(status, &self.to_string())
+    }
+}
+
 /// Answers with an array of `{"id":…,"date":…,"content":…}`, or a line for each.
 pub(in crate::routes) async fn log(
     _: Authorized,
@@ -36,7 +61,7 @@ pub(in crate::routes) async fn log(
 ) -> Result<Response, LogError> {
     let (kind, level) = event_type.split_once('.').ok_or(LogError::EventType)?;
     let stream = StreamName { kind: kind.to_owned(), actor };
-    let form = Form::read(uri.query().unwrap_or_default(), stream, level == "error")?;
+    let form = Form::read(query::of(&uri), stream, level == "error")?;
     let records = state.events_log.read(&form.query).await?;
     let is_incoming = kind == EventType::Incoming.as_str();
     let lines = records.iter().map(|record| line(record, is_incoming));
@@ -57,13 +82,13 @@ struct Form {
 }
 
 impl Form {
-    fn read(text: &str, stream: StreamName, errors_only: bool) -> Result<Form, LogError> {
+    fn read(text: &str, stream: StreamName, errors_only: bool) -> Result<Form, ParameterError> {
         let mut form = Form {
             query: Query { errors_only, limit: Some(DEFAULT_LIMIT), ..Query::default() },
             max_bytes: 0,
             is_ndjson: false,
         };
-        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+        for (name, value) in query::parameters(text) {
             match name.as_ref() {
                 "maxBytes" => {
                     let bytes = integer("maxBytes", &value)?.unwrap_or(0);
@@ -73,9 +98,8 @@ impl Form {
                 "end" => form.query.end = time("end", &value)?,
                 "limit" => form.query.limit = limit(integer("limit", &value)?),
                 "beforeId" if !value.is_empty() => {
-                    let id = value.parse();
-                    let id =
-                        id.map_err(|_| LogError::Parameter("beforeId", "the id of a record"))?;
+                    let wrong = ParameterError::Value("beforeId", "the id of a record");
+                    let id = value.parse().map_err(|_| wrong)?;
                     form.query.after = Some(Position { id, stream: stream.clone() });
                 }
                 "ndjson" => form.is_ndjson = boolean(&value).unwrap_or(false),

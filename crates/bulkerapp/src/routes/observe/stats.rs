@@ -9,13 +9,16 @@ use appbase::http::{error_reply, json_reply};
 use axum::{
     extract::{Path, State},
     http::{StatusCode, Uri},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     loading::{DestinationStats, StatsSnapshot, TableStats},
-    routes::Authorized,
+    routes::{
+        Authorized,
+        query::{self, ParameterError},
+    },
     state::AppState,
 };
 
@@ -29,8 +32,7 @@ pub(in crate::routes) async fn all_stats(
     State(state): State<Arc<AppState>>,
     uri: Uri,
 ) -> Response {
-    let query = uri.query().unwrap_or_default();
-    reply(&state, query, None).await
+    reply(&state, query::of(&uri), None).await
 }
 
 /// Of one destination. 404 where it is not configured, or not one that is loaded.
@@ -40,13 +42,13 @@ pub(in crate::routes) async fn stats_of_one(
     Path(destination_id): Path<String>,
     uri: Uri,
 ) -> Response {
-    reply(&state, uri.query().unwrap_or_default(), Some(&destination_id)).await
+    reply(&state, query::of(&uri), Some(&destination_id)).await
 }
 
 async fn reply(state: &AppState, query: &str, only: Option<&str>) -> Response {
     let page = match Page::read(query, only) {
         Ok(page) => page,
-        Err(problem) => return error_reply(StatusCode::BAD_REQUEST, problem),
+        Err(error) => return error.into_response(),
     };
     let snapshot = state.stats.latest().await;
     if snapshot.is_kafka_unknown {
@@ -70,19 +72,18 @@ struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    fn read(query: &str, only: Option<&'a str>) -> Result<Page<'a>, &'static str> {
+    fn read(query: &str, only: Option<&'a str>) -> Result<Page<'a>, ParameterError> {
         let mut page = Page { only, limit: DEFAULT_LIMIT, after: None };
-        for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(_, v)| !v.is_empty())
-        {
+        for (name, value) in query::filled_parameters(query) {
             match name.as_ref() {
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                    page.limit =
-                        limit.ok_or("'limit' parameter must be a number from 1 to 1000")?;
+                    let wrong = ParameterError::Value("limit", "a number from 1 to 1000");
+                    page.limit = limit.ok_or(wrong)?;
                 }
                 "cursor" => {
-                    let (id, table) =
-                        value.split_once('/').ok_or("'cursor' parameter must be one of a reply")?;
+                    let wrong = ParameterError::Value("cursor", "one of a reply");
+                    let [id, table] = query::cursor_fields('/', &value).ok_or(wrong)?;
                     page.after = Some((id.to_owned(), table.to_owned()));
                 }
                 _ => {}
@@ -116,7 +117,7 @@ impl<'a> Page<'a> {
             }
             count += tables.len().max(1);
             let last = tables.last().map_or("", |(table, _)| table.as_str());
-            cursor = Some(format!("{id}/{last}"));
+            cursor = Some(query::cursor('/', [id, last]));
             destinations.push(destination(id, said, &tables, paused_since(id)));
             if count == self.limit {
                 break;
@@ -214,8 +215,17 @@ mod tests {
 
     #[test]
     fn a_wrong_limit_or_cursor_is_said() {
-        for query in ["limit=0", "limit=1001", "limit=x", "cursor=x"] {
-            assert!(Page::read(query, None).is_err(), "{query}");
+        let limit = "'limit' parameter must be a number from 1 to 1000";
+        let cursor = "'cursor' parameter must be one of a reply";
+        let cases = [
+            ("limit=0", limit),
+            ("limit=1001", limit),
+            ("limit=x&limit=5&cursor=x", limit),
+            ("cursor=x&limit=x", cursor),
+        ];
+        for (query, expected) in cases {
+            let error = Page::read(query, None).map(|_| ()).unwrap_err();
+            assert_eq!(error.to_string(), expected, "{query}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use kafkabase::{ALL_TABLES, Message, Mode, TopicId};
 use memchr::memmem;
 
-use crate::routes::query::{LogError, time};
+use crate::routes::query::{self, ParameterError, time};
 
 pub(super) const ORIGINAL_TOPIC: &CStr = c"original_topic";
 pub(super) const REASON: &CStr = c"error";
@@ -20,7 +20,7 @@ pub(super) enum BadRequest {
     #[error("unknown details: {0} (should be 'true' or 'false')")]
     Details(String),
     #[error(transparent)]
-    Time(#[from] LogError),
+    Time(#[from] ParameterError),
 }
 
 /// Where failed events are.
@@ -61,8 +61,7 @@ impl Filter {
             end: None,
             has_details: false,
         };
-        for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(_, v)| !v.is_empty())
-        {
+        for (name, value) in query::filled_parameters(query) {
             match (name.as_ref(), value.as_ref()) {
                 ("status", "dead") => status = Status::Dead,
                 ("status", "retry") => status = Status::Retry,

@@ -21,7 +21,7 @@ use tracing::warn;
 
 use crate::{
     loading::{FateState, Fates},
-    routes::{AdminToken, masked::masked_error},
+    routes::{AdminToken, masked::masked_error, query},
     state::AppState,
 };
 use filter::{Filter, ORIGINAL_TOPIC, REASON, Status};
@@ -41,7 +41,7 @@ pub(in crate::routes) async fn failed(
     Path(destination_id): Path<String>,
     uri: Uri,
 ) -> Response {
-    let (status, filter) = match Filter::read(&destination_id, uri.query().unwrap_or_default()) {
+    let (status, filter) = match Filter::read(&destination_id, query::of(&uri)) {
         Ok(asked) => asked,
         Err(error) => return error_reply(StatusCode::BAD_REQUEST, &error.to_string()),
     };

@@ -30,7 +30,7 @@ use warehouse::{
 
 use crate::{
     metrics::{HANDLER_BULK, HANDLER_BYTES},
-    routes::{Authorized, masked::masked_error},
+    routes::{Authorized, masked::masked_error, query},
     state::AppState,
 };
 use account::Account;
@@ -126,7 +126,7 @@ pub(in crate::routes) async fn bulk(
 ) -> Response {
     // on its own: a client that goes away ends its request in the middle, and would take the account of it along
     let call = tokio::spawn(async move {
-        answer(&state, &destination_id, uri.query().unwrap_or_default(), &headers, body).await
+        answer(&state, &destination_id, query::of(&uri), &headers, body).await
     });
     match call.await.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(response) => response,

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use warehouse::{OptionError, StreamOptions};
 
 use super::BulkError;
+use crate::routes::query;
 
 const SCHEMA: &str = "x-jitsu-schema";
 /// What happens to the table when the request does not say.
@@ -32,7 +33,7 @@ impl BulkRequest {
         let (mut table, mut mode) = (Cow::Borrowed(""), Cow::Borrowed(""));
         let (mut task_id, mut job_id) = (Cow::Borrowed(""), Cow::Borrowed(""));
         let mut options = StreamOptions::default();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        for (name, value) in query::parameters(query) {
             match name.as_ref() {
                 "tableName" => table = value,
                 "mode" => mode = value,
