@@ -14,13 +14,13 @@ use axum::{
 use serde_json::json;
 use tracing::warn;
 
-use crate::{loading::PauseError, routes::AdminToken, state::AppState};
+use crate::{loading::PauseError, routes::AdminToken, state::AdminState};
 
 /// Answers with `{"destinationId":…,"paused":true,"since":…}` once the pause is kept. 404 for an unknown destination, 503
 /// where Kafka does not keep it.
 pub(in crate::routes) async fn pause(
     _: AdminToken,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<AdminState>>,
     Path(destination_id): Path<String>,
 ) -> Response {
     if state.destinations.get(&destination_id).is_none() {
@@ -39,7 +39,7 @@ pub(in crate::routes) async fn pause(
 /// neither configured nor paused.
 pub(in crate::routes) async fn resume(
     _: AdminToken,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<AdminState>>,
     Path(destination_id): Path<String>,
 ) -> Response {
     match state.pauses.resume(&destination_id).await {

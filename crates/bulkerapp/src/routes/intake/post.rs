@@ -22,7 +22,7 @@ use crate::{
     intake::table_topics::TableTopic,
     metrics::HANDLER_EVENTS,
     routes::{Authorized, query},
-    state::AppState,
+    state::IntakeState,
 };
 
 /// Seconds after which a refused sender should try again.
@@ -111,7 +111,7 @@ impl IntoResponse for PostError {
 /// Takes one event; answers 200 `{"message":"ok"}` once Kafka or the spool has it.
 pub(in crate::routes) async fn post(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<IntakeState>>,
     Path(destination_id): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -129,7 +129,7 @@ pub(in crate::routes) async fn post(
 }
 
 async fn take(
-    state: &AppState,
+    state: &IntakeState,
     destination_id: &str,
     uri: &Uri,
     headers: &HeaderMap,
@@ -141,14 +141,14 @@ async fn take(
         .ok_or_else(|| PostError::UnknownDestination(destination_id.to_owned()))?;
     let request = Request::read(&destination, query::of(uri), headers)?;
     let topic = topic_name(
-        &state.limits.topic_prefix,
+        &state.topic_prefix,
         destination_id,
         request.mode,
         &request.table,
         request.partition,
     );
     let topic = check_length(topic)?;
-    let event = read_body(body, state.limits.body).await?;
+    let event = read_body(body, state.body_limit).await?;
     check_event(&event)?;
     let (table, is_there) = match state.tables.get(&topic) {
         Some(table) if state.topics.is_known(&topic) => (table, true),
@@ -180,7 +180,7 @@ async fn take(
 
 /// Makes the topic. False: Kafka is away, and the event can go to the spool until it is there.
 async fn is_made(
-    state: &AppState,
+    state: &IntakeState,
     topic: &str,
     table: Option<&TableTopic>,
 ) -> Result<bool, AdminError> {
@@ -191,7 +191,7 @@ async fn is_made(
     if is_spooling || state.topics.is_away() {
         return Ok(false);
     }
-    match tokio::time::timeout(state.limits.topic_wait, state.topics.ensure(topic)).await {
+    match tokio::time::timeout(state.topic_wait, state.topics.ensure(topic)).await {
         Ok(Ok(())) => Ok(true),
         Ok(Err(error)) if error.is_refusal() => Err(error),
         Ok(Err(_)) | Err(_) => Ok(false),

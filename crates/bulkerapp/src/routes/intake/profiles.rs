@@ -14,14 +14,14 @@ use super::post::PostError;
 use crate::{
     metrics::HANDLER_EVENTS,
     routes::{Authorized, query},
-    state::AppState,
+    state::IntakeState,
 };
 
 /// Answers 200 `{"message":"ok"}` once Kafka has the id. The builder makes its topics itself; one that is not there is
 /// an answer, not a wait.
 pub(in crate::routes) async fn profiles(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<IntakeState>>,
     Path((builder_id, priority)): Path<(String, String)>,
     uri: Uri,
 ) -> Result<Response, PostError> {
@@ -41,13 +41,13 @@ pub(in crate::routes) async fn profiles(
 }
 
 async fn send(
-    state: &AppState,
+    state: &IntakeState,
     builder_id: &str,
     priority: &str,
     profile_id: Option<&str>,
 ) -> Result<(), PostError> {
     let topic = TopicId::new(builder_id, Mode::Profiles, priority, 0);
-    let topic = topic.name(&state.limits.topic_prefix)?;
+    let topic = topic.name(&state.topic_prefix)?;
     match state.topics.has_profiles(&topic).await {
         Ok(true) => {}
         Ok(false) => return Err(PostError::NoTopic(topic)),

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{routes::Authorized, state::AppState};
+use crate::{routes::Authorized, state::ObserveState};
 
 /// Bytes of the shortest id of a workspace.
 const SHORTEST_ID: usize = 10;
@@ -46,7 +46,7 @@ impl IntoResponse for AskError {
 /// Answers what Prometheus answers.
 pub(in crate::routes) async fn connections_metrics(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<ObserveState>>,
     Path(workspace_id): Path<String>,
 ) -> Result<Response, AskError> {
     if workspace_id.len() < SHORTEST_ID {
@@ -56,7 +56,7 @@ pub(in crate::routes) async fn connections_metrics(
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }
 
-async fn ask(state: &AppState, workspace_id: &str) -> Result<Vec<u8>, AskError> {
+async fn ask(state: &ObserveState, workspace_id: &str) -> Result<Vec<u8>, AskError> {
     if state.prometheus_url.is_empty() {
         return Err(AskError::NoPrometheus);
     }

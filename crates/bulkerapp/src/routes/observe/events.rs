@@ -20,7 +20,7 @@ use crate::{
         Authorized,
         query::{self, ParameterError, integer, time},
     },
-    state::AppState,
+    state::ObserveState,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -38,7 +38,7 @@ const MAX_BYTES: usize = 8 << 20;
 /// Answers with `{"events":[…],"cursor":…}`; the cursor is null where there is nothing more.
 pub(in crate::routes) async fn events(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<ObserveState>>,
     uri: Uri,
 ) -> Result<Response, LogError> {
     let mut form = Form::read(query::of(&uri))?;
@@ -74,7 +74,7 @@ pub(in crate::routes) async fn events(
 }
 
 /// The streams of one destination, or of all that are configured.
-fn streams(state: &AppState, form: &Form) -> Vec<StreamName> {
+fn streams(state: &ObserveState, form: &Form) -> Vec<StreamName> {
     let actors: Vec<String> = match &form.destination {
         Some(id) => vec![id.clone()],
         None => state.destinations.snapshot().iter().map(|known| known.config.id.clone()).collect(),

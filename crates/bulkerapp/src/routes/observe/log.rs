@@ -18,7 +18,7 @@ use crate::{
         Authorized,
         query::{self, ParameterError, integer, time},
     },
-    state::AppState,
+    state::ObserveState,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -55,7 +55,7 @@ impl IntoResponse for LogError {
 /// Answers with an array of `{"id":…,"date":…,"content":…}`, or a line for each.
 pub(in crate::routes) async fn log(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<ObserveState>>,
     Path((event_type, actor)): Path<(String, String)>,
     uri: Uri,
 ) -> Result<Response, LogError> {

@@ -9,17 +9,17 @@ use axum::{
 };
 use tracing::error;
 
-use crate::{loading::Stats, routes::Authorized, state::AppState};
+use crate::{loading::Stats, routes::Authorized};
 
 /// How long a reply waits for counters that destinations keep; Prometheus gives up after 10 s, unless told otherwise.
 const COUNTERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// All metrics of the process as text, for whoever has a token.
+/// All metrics of the process as text, for senders with a token.
 pub(in crate::routes) async fn guarded_metrics(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    stats: State<Arc<Stats>>,
 ) -> Response {
-    metrics(State(state.stats.clone())).await
+    metrics(stats).await
 }
 
 /// All metrics of the process as text.

@@ -11,13 +11,13 @@ use jiff::Timestamp;
 use kafkabase::{AckMode, Spool, last_client_error};
 use serde_json::{Map, Value, json};
 
-use crate::state::AppState;
+use crate::state::ProbesState;
 
 /// Topics that a detail names at most.
 const SHOWN_TOPICS: usize = 20;
 
 /// 200 while traffic can be taken.
-pub(in crate::routes) async fn ready(State(state): State<Arc<AppState>>) -> Response {
+pub(in crate::routes) async fn ready(State(state): State<Arc<ProbesState>>) -> Response {
     match problem(&state) {
         Some(output) => {
             let reply = json!({ "status": "fail", "output": output });
@@ -28,13 +28,13 @@ pub(in crate::routes) async fn ready(State(state): State<Arc<AppState>>) -> Resp
 }
 
 /// 200 with details.
-pub(in crate::routes) async fn health(State(state): State<Arc<AppState>>) -> Response {
+pub(in crate::routes) async fn health(State(state): State<Arc<ProbesState>>) -> Response {
     let mut reply = facts(&state);
     reply.insert("details".to_owned(), details(&state));
     json_reply(StatusCode::OK, &Value::Object(reply))
 }
 
-fn facts(state: &AppState) -> Map<String, Value> {
+fn facts(state: &ProbesState) -> Map<String, Value> {
     let mut facts = Map::new();
     facts.insert("status".to_owned(), json!("pass"));
     facts.insert("producerQueueSize".to_owned(), json!(state.producer.queue_length()));
@@ -48,7 +48,7 @@ fn facts(state: &AppState) -> Map<String, Value> {
 }
 
 /// Why traffic should not come.
-fn problem(state: &AppState) -> Option<String> {
+fn problem(state: &ProbesState) -> Option<String> {
     let looked = state.topics.snapshot().at;
     // a first look was tried; what it found, or that it found nothing, is no reason where the spool takes the events
     let is_started = looked.is_some() || state.topics.is_away();
@@ -58,16 +58,16 @@ fn problem(state: &AppState) -> Option<String> {
     let Some((looked, at)) = looked else {
         return Some("topic manager is not ready".to_owned());
     };
-    if looked.elapsed() > state.limits.topics_age {
+    if looked.elapsed() > state.topics_age_limit {
         let at = Timestamp::try_from(at).map(|at| at.to_string()).unwrap_or_default();
         return Some(format!("topic manager is outdated: {at}"));
     }
     let queued = state.producer.queue_length();
-    (queued > state.limits.producer_queue).then(|| format!("producer queue size: {queued}"))
+    (queued > state.producer_queue_limit).then(|| format!("producer queue size: {queued}"))
 }
 
 /// What an operator should know although the process is fine.
-fn details(state: &AppState) -> Value {
+fn details(state: &ProbesState) -> Value {
     let mut details = Map::new();
     let mut add = |name: &str, value: Value| details.insert(name.to_owned(), value);
     if let Some(problem) = problem(state) {

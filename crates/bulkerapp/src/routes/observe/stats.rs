@@ -19,7 +19,7 @@ use crate::{
         Authorized,
         query::{self, ParameterError},
     },
-    state::AppState,
+    state::ObserveState,
 };
 
 /// Tables, and destinations without one, of a reply that names no limit, and at most.
@@ -29,7 +29,7 @@ const MAX_LIMIT: usize = 1000;
 /// Of all destinations.
 pub(in crate::routes) async fn all_stats(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<ObserveState>>,
     uri: Uri,
 ) -> Response {
     reply(&state, query::of(&uri), None).await
@@ -38,14 +38,14 @@ pub(in crate::routes) async fn all_stats(
 /// Of one destination. 404 where it is not configured, or not one that is loaded.
 pub(in crate::routes) async fn stats_of_one(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<ObserveState>>,
     Path(destination_id): Path<String>,
     uri: Uri,
 ) -> Response {
     reply(&state, query::of(&uri), Some(&destination_id)).await
 }
 
-async fn reply(state: &AppState, query: &str, only: Option<&str>) -> Response {
+async fn reply(state: &ObserveState, query: &str, only: Option<&str>) -> Response {
     let page = match Page::read(query, only) {
         Ok(page) => page,
         Err(error) => return error.into_response(),

@@ -22,7 +22,7 @@ use tracing::warn;
 use crate::{
     loading::{FateState, Fates},
     routes::{AdminToken, masked::masked_error, query},
-    state::AppState,
+    state::AdminState,
 };
 use filter::{Filter, ORIGINAL_TOPIC, REASON, Status};
 use line::{Details, write_detailed_line, write_line};
@@ -37,7 +37,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(10);
 /// Answers 200 and the events that were there when it was asked, as they come out of Kafka.
 pub(in crate::routes) async fn failed(
     _: AdminToken,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<AdminState>>,
     Path(destination_id): Path<String>,
     uri: Uri,
 ) -> Response {
@@ -45,7 +45,7 @@ pub(in crate::routes) async fn failed(
         Ok(asked) => asked,
         Err(error) => return error_reply(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    let prefix = state.limits.topic_prefix.clone();
+    let prefix = state.topic_prefix.clone();
     let topic = match status {
         Status::Dead => state.failed_events.dead_letter_topic().to_owned(),
         Status::Retry => match TopicId::new(&destination_id, Mode::Retry, "", 0).name(&prefix) {
@@ -98,8 +98,8 @@ fn details(prefix: &str, message: &Message, status: Status) -> Details {
 }
 
 /// What the destination's database knows of its refused events. Without it, all copies are shown.
-async fn fates(state: &AppState, destination_id: &str, status: Status) -> Fates {
-    let Some(target) = state.target(destination_id) else {
+async fn fates(state: &AdminState, destination_id: &str, status: Status) -> Fates {
+    let Some(target) = state.targets.get(destination_id) else {
         return Fates::unknown();
     };
     let wanted = match status {

@@ -31,7 +31,7 @@ use warehouse::{
 use crate::{
     metrics::{HANDLER_BULK, HANDLER_BYTES},
     routes::{Authorized, masked::masked_error, query},
-    state::AppState,
+    state::BulkState,
 };
 use account::Account;
 pub use admission::BulkPermits;
@@ -118,7 +118,7 @@ impl IntoResponse for BulkError {
 /// Loads the body's lines; answers 200 with the stream's state once they are stored.
 pub(in crate::routes) async fn bulk(
     _: Authorized,
-    State(state): State<Arc<AppState>>,
+    State(state): State<Arc<BulkState>>,
     Path(destination_id): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -136,7 +136,7 @@ pub(in crate::routes) async fn bulk(
 }
 
 async fn answer(
-    state: &AppState,
+    state: &BulkState,
     destination_id: &str,
     query: &str,
     headers: &HeaderMap,
@@ -164,7 +164,7 @@ async fn answer(
 
 /// Returns the table's name.
 async fn load(
-    state: &AppState,
+    state: &BulkState,
     destination_id: &str,
     request: Result<BulkRequest, BulkError>,
     lines: &mut Lines,
@@ -178,11 +178,11 @@ async fn load(
     }
     let BulkRequest { table, mode, job_id, options } = request?;
     // kept to the end: a change of the configuration must not close the connections of a load
-    let target = state.target(destination_id);
+    let target = state.targets.get(destination_id);
     let target = target.ok_or_else(|| BulkError::Create("destination is not open".to_owned()))?;
     let mode = mode.parse().map_err(BulkError::create)?;
-    let _permit = state.bulk.take().await;
-    let limit = state.bulk.memory_limit();
+    let _permit = state.permits.take().await;
+    let limit = state.permits.memory_limit();
     let most = limit.bytes * BEYOND_LIMIT;
     let stream = Stream::open(target.postgres.clone(), &table, mode, Arc::new(options));
     let mut stream = stream.map_err(BulkError::create)?.with_memory_limit(limit);
@@ -240,7 +240,7 @@ async fn feed(
 
 /// The table's name is the sender's and may be anything: it is a label once there is such a table.
 fn count(
-    state: &AppState,
+    state: &BulkState,
     destination_id: &str,
     loaded: &Result<String, BulkError>,
     account: &Account,
