@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use axum::{Router, body::Bytes, routing::post as post_route};
+use testkit::free_port;
 use tokio::net::TcpStream;
 
 use crate::{
@@ -100,10 +100,6 @@ pub(crate) async fn serve_bare_handler(port: u16) -> Result<()> {
     );
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     axum::serve(listener, app).await.context("serve")
-}
-
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 async fn wait_for_port(port: u16) -> Result<()> {
