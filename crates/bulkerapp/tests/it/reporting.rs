@@ -1,4 +1,5 @@
-//! What people and other services are told of loads: the events log, the counts of the `metrics` destination, `/failed`.
+//! What people and other services get to know of loads: the events log, the counts of the `metrics`
+//! destination, `/failed`.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -7,17 +8,17 @@ use testkit::{Database, Kafka, wait_until};
 use crate::app::{App, PATIENCE, Setup, loaded_to};
 
 /// A bulkerapp with a destination of its own in the events log, which all tests share.
-struct Told {
+struct Reports {
     kafka: Kafka,
     database: Database,
     setup: Setup,
     id: String,
 }
 
-impl Told {
-    async fn new() -> Result<Told> {
+impl Reports {
+    async fn new() -> Result<Reports> {
         let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
-        let id = format!("told{}", uuid::Uuid::new_v4().simple());
+        let id = format!("reports{}", uuid::Uuid::new_v4().simple());
         let destination = |id: &str| {
             format!(
                 r#"{{id: "{id}", type: "postgres", credentials: {}, options: {{mode: "batch", frequency: 0.0167}}}}"#,
@@ -25,14 +26,14 @@ impl Told {
             )
         };
         let setup = Setup::new(&kafka, &database)
-            .with("BULKER_DESTINATION_TOLD", &destination(&id))
+            .with("BULKER_DESTINATION_REPORTS", &destination(&id))
             .with("BULKER_DESTINATION_METRICS", &destination("metrics"))
             .with("BULKER_EVENTS_LOG_REDIS_URL", &testkit::redis_url().await?)
             .with("BULKER_MESSAGES_RETRY_COUNT", "0");
         database
             .execute("create table t (id bigint constraint no_three check (id <> 3), a bigint)")
             .await?;
-        Ok(Told { kafka, database, setup, id })
+        Ok(Reports { kafka, database, setup, id })
     }
 
     fn topic(&self, mode: &str) -> String {
@@ -64,14 +65,14 @@ async fn records(app: &App, path: &str) -> Result<Vec<Value>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_leaves_its_account_in_the_events_log_also_when_the_service_stops_right_after()
 -> Result<()> {
-    let told = Told::new().await?;
-    told.five("batch").await?;
-    let app = told.setup.start().await?;
-    told.loaded("batch").await?;
+    let reports = Reports::new().await?;
+    reports.five("batch").await?;
+    let app = reports.setup.start().await?;
+    reports.loaded("batch").await?;
     app.stop().await?;
-    let app = told.setup.start().await?;
-    let all = records(&app, &format!("/log/bulker_batch.all/{}", told.id)).await?;
-    let errors = records(&app, &format!("/log/bulker_batch.error/{}", told.id)).await?;
+    let app = reports.setup.start().await?;
+    let all = records(&app, &format!("/log/bulker_batch.all/{}", reports.id)).await?;
+    let errors = records(&app, &format!("/log/bulker_batch.error/{}", reports.id)).await?;
     app.stop().await?;
     let processed: u64 = all.iter().filter_map(|state| state["processedRows"].as_u64()).sum();
     assert_eq!(processed, 5, "{all:?}");
@@ -85,13 +86,13 @@ async fn a_batch_leaves_its_account_in_the_events_log_also_when_the_service_stop
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_message_of_a_stream_is_in_the_events_log_with_its_outcome() -> Result<()> {
-    let told = Told::new().await?;
-    told.five("stream").await?;
-    let app = told.setup.start().await?;
-    told.loaded("stream").await?;
+    let reports = Reports::new().await?;
+    reports.five("stream").await?;
+    let app = reports.setup.start().await?;
+    reports.loaded("stream").await?;
     app.stop().await?;
-    let app = told.setup.start().await?;
-    let all = records(&app, &format!("/log/bulker_stream.all/{}", told.id)).await?;
+    let app = reports.setup.start().await?;
+    let all = records(&app, &format!("/log/bulker_stream.all/{}", reports.id)).await?;
     app.stop().await?;
     let mut outcomes: Vec<_> = all
         .iter()
@@ -114,18 +115,19 @@ async fn each_message_of_a_stream_is_in_the_events_log_with_its_outcome() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_of_a_load_go_to_the_metrics_destination() -> Result<()> {
-    let told = Told::new().await?;
-    let metrics = told.kafka.adopt(format!("{}in.id.metrics.m.batch.t.metrics", told.setup.prefix));
-    told.kafka.create_topic(metrics.name(), 1, 1, &[]).await?;
-    told.five("batch").await?;
-    let app = told.setup.start().await?;
-    told.loaded("batch").await?;
+    let reports = Reports::new().await?;
+    let metrics =
+        reports.kafka.adopt(format!("{}in.id.metrics.m.batch.t.metrics", reports.setup.prefix));
+    reports.kafka.create_topic(metrics.name(), 1, 1, &[]).await?;
+    reports.five("batch").await?;
+    let app = reports.setup.start().await?;
+    reports.loaded("batch").await?;
     let two =
-        || async { told.kafka.read_all(metrics.name()).await.is_ok_and(|all| all.len() >= 2) };
+        || async { reports.kafka.read_all(metrics.name()).await.is_ok_and(|all| all.len() >= 2) };
     wait_until(PATIENCE, two).await?;
     app.stop().await?;
     let mut counts = Vec::new();
-    for record in told.kafka.read_all(metrics.name()).await? {
+    for record in reports.kafka.read_all(metrics.name()).await? {
         let count: Value = serde_json::from_str(&record.text())?;
         assert_eq!(count["workspaceId"], "w");
         assert!(count["timestamp"].as_str().is_some_and(|at| at.ends_with(":00.000000Z")));
