@@ -14,7 +14,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// A token that the first SIGINT or SIGTERM cancels; later signals are ignored, the deadline rules then.
+/// A token that the first SIGINT or SIGTERM cancels; later signals are ignored, the deadline rules
+/// then.
 pub fn stop_on_signal() -> io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

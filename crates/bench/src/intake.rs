@@ -27,8 +27,8 @@ const WARM_UP: Duration = Duration::from_secs(2);
 
 /// Requests per CPU second of the server, which counts nothing that Kafka or the load itself use.
 ///
-/// The reference gets the same load: as many requests per second over as many connections. A server that is
-/// never idle needs less CPU time for a request, so its figure at full speed stands beside.
+/// The reference gets the same load: as many requests per second over as many connections. A server
+/// that is never idle needs less CPU time for a request, so its figure at full speed stands beside.
 pub(crate) async fn post(parts: &Parts, connections: usize, seconds: u64) -> Result<Comparison> {
     let time = Duration::from_secs(seconds);
     let port = free_port()?;

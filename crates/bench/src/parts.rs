@@ -87,7 +87,8 @@ impl Parts {
         Ok(started.elapsed())
     }
 
-    /// Starts bulkerapp with one destination and the given options (hjson); `loads`: topics are loaded, too.
+    /// Starts bulkerapp with one destination and the given options (hjson); `loads`: topics are
+    /// loaded, too.
     pub(crate) fn bulkerapp(
         &self,
         destination: &str,
@@ -173,8 +174,8 @@ impl Parts {
         Ok(())
     }
 
-    /// Fills a topic with `count` events; `key_of` maps an event's number to the number it is written with. Returns the
-    /// bytes of keys and values.
+    /// Fills a topic with `count` events; `key_of` maps an event's number to the number it is
+    /// written with. Returns the bytes of keys and values.
     pub(crate) fn fill_topic(
         &self,
         topic: &str,

@@ -5,8 +5,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// A redirect to the route that differs by its trailing slash only, if there is one. `routes` are methods and
-/// paths; a segment in braces matches anything.
+/// A redirect to the route that differs by its trailing slash only, if there is one. `routes` are
+/// methods and paths; a segment in braces matches anything.
 pub fn redirect_to_route<'a>(
     method: &Method,
     uri: &Uri,

@@ -41,7 +41,8 @@ pub struct IgnoredConfig {
     pub global_hash_secret: String,
 }
 
-/// Settings of the Kafka library and of logs that have no effect, beside those of [`IgnoredConfig`].
+/// Settings of the Kafka library and of logs that have no effect, beside those of
+/// [`IgnoredConfig`].
 const WITHOUT_EFFECT: &[&str] = &[
     "INSTANCE_ID",
     "KAFKA_SESSION_TIMEOUT_MS",

@@ -66,7 +66,8 @@ pub struct ServerConfig {
     /// Port of the metrics alone, without tokens.
     #[arg(long, default_value = "9091", value_parser = integer::<u16>)]
     pub metrics_port: u16,
-    /// Number of this instance among its siblings, from 0. Neither this nor `SHARDS` set: instances find each other.
+    /// Number of this instance among its siblings, from 0. Neither this nor `SHARDS` set: instances
+    /// find each other.
     #[arg(long, value_parser = integer::<u32>)]
     pub instance_index: Option<u32>,
     /// How many instances share the topics.

@@ -103,7 +103,8 @@ fn workers_per_destination(config: &Config) -> u32 {
 /// Opens the destinations; nothing is connected yet.
 pub(crate) fn open_targets(config: &Config, destinations: Arc<Destinations>) -> Arc<Targets> {
     let per_destination = workers_per_destination(config);
-    // a run, and a tail, needs two connections at most, one loads, one asks; a call of /bulk needs one
+    // a run, and a tail, needs two connections at most, one loads, one asks; a call of /bulk needs
+    // one
     let for_loader = per_destination.saturating_mul(4);
     let connections = for_loader.saturating_add(config.server.bulk_max_requests);
     let defaults = TargetDefaults {

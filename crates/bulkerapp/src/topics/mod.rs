@@ -117,7 +117,8 @@ impl Topics {
         self.creator.ensure(name).await
     }
 
-    /// Whether a profile builder's topic is there. Kafka is asked only while the last look found none.
+    /// Whether a profile builder's topic is there. Kafka is asked only while the last look found
+    /// none.
     pub async fn has_profiles(&self, name: &str) -> Result<bool, AdminError> {
         if self.view.load().profiles.contains(name) {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! What the last look at the cluster found, for all who read it while the next look is on its way.
+//! What the last look at the cluster found, for readers that do not wait for the next one.
 //!
 //! Invariant: a reader never waits, and sees one look as a whole.
 

@@ -85,7 +85,8 @@ async fn a_destination_is_tried_for_real() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_id_of_a_profile_reaches_its_topic_alone() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
-    // what Kafka never acknowledges is waited for at the stop, and what it does must not come too late for a busy machine
+    // what Kafka never acknowledges is waited for at the stop, and what it does must not come too
+    // late for a busy machine
     let setup = Setup::new(&kafka, &database)
         .with("BULKER_SHUTDOWN_TIMEOUT_SEC", "2")
         .with("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "5000");

@@ -1,6 +1,6 @@
 //! Encrypted connections to Redis, and what is checked of it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use eventslog::Query;
 use testkit::{certificates, native::OwnRedis};
 

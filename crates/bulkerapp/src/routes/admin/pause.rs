@@ -1,4 +1,5 @@
-//! `POST /destinations/:destinationId/pause` and `…/resume`: holds the loading into a destination, on all instances.
+//! `POST /destinations/:destinationId/pause` and `…/resume`: holds the loading into a destination,
+//! on all instances.
 
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use tracing::warn;
 
 use crate::{loading::PauseError, routes::AdminToken, state::AdminState};
 
-/// Answers with `{"destinationId":…,"paused":true,"since":…}` once the pause is kept. 404 for an unknown destination, 503
-/// where Kafka does not keep it.
+/// Answers with `{"destinationId":…,"paused":true,"since":…}` once the pause is kept. 404 for an
+/// unknown destination, 503 where Kafka does not keep it.
 pub(in crate::routes) async fn pause(
     _: AdminToken,
     State(state): State<Arc<AdminState>>,
@@ -35,8 +36,8 @@ pub(in crate::routes) async fn pause(
     }
 }
 
-/// Answers with `{"destinationId":…,"paused":false}`, also where it was not paused. 404 for a destination that is
-/// neither configured nor paused.
+/// Answers with `{"destinationId":…,"paused":false}`, also where it was not paused. 404 for a
+/// destination that is neither configured nor paused.
 pub(in crate::routes) async fn resume(
     _: AdminToken,
     State(state): State<Arc<AdminState>>,

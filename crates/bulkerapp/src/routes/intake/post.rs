@@ -1,7 +1,7 @@
 //! `POST /post/:destinationId`: one event into the topic of its table.
 //!
-//! Invariant: 200 means (in durable mode) that Kafka acknowledged the event or that it is synced into the spool, and that it
-//! is one JSON object.
+//! Invariant: 200 means (in durable mode) that Kafka acknowledged the event or that it is synced
+//! into the spool, and that it is one JSON object.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -50,7 +50,7 @@ pub(in crate::routes) enum PostError {
         #[source]
         source: AdminError,
     },
-    /// Of a topic that somebody else makes.
+    /// Of a topic that its reader makes.
     #[error("topic not found: {0}")]
     NoTopic(String),
     #[error("producer error: {0}")]

@@ -17,8 +17,8 @@ use crate::{
     state::IntakeState,
 };
 
-/// Answers 200 `{"message":"ok"}` once Kafka has the id. The builder makes its topics itself; one that is not there is
-/// an answer, not a wait.
+/// Answers 200 `{"message":"ok"}` once Kafka has the id. The builder makes its topics itself; one
+/// that is not there is an answer, not a wait.
 pub(in crate::routes) async fn profiles(
     _: Authorized,
     State(state): State<Arc<IntakeState>>,

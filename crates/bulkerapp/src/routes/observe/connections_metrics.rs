@@ -1,4 +1,5 @@
-//! `GET /connections-metrics/:workspaceId`: queues and statuses of a workspace's connections, from Prometheus.
+//! `GET /connections-metrics/:workspaceId`: queues and statuses of a workspace's connections, from
+//! Prometheus.
 
 use std::sync::Arc;
 

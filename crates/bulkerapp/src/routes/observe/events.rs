@@ -1,7 +1,8 @@
 //! `GET /events`: what lately passed, over all destinations, newest first.
 //!
-//! Invariant: a request looks at a bounded number of records and answers with a bounded number of bytes; where it
-//! ends early, the cursor goes on from there. Following cursors shows every record once.
+//! Invariant: a request looks at a bounded number of records and answers with a bounded number of
+//! bytes; where it ends early, the cursor goes on from there. Following cursors shows every record
+//! once.
 
 use std::sync::Arc;
 

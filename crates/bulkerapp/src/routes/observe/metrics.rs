@@ -11,7 +11,8 @@ use tracing::error;
 
 use crate::{loading::Stats, routes::Authorized};
 
-/// How long a reply waits for counters that destinations keep; Prometheus gives up after 10 s, unless told otherwise.
+/// How long a reply waits for counters that destinations keep; Prometheus gives up after 10 s,
+/// unless told otherwise.
 const COUNTERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// All metrics of the process as text, for senders with a token.

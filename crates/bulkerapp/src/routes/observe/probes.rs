@@ -1,7 +1,8 @@
-//! `/ready`: may traffic come? `/health`: is the process worth keeping, and what should be known about it?
+//! `/ready`: may traffic come? `/health`: is the process worth keeping, and what should be known
+//! about it?
 //!
-//! Kafka being away makes the process not ready once its events have nowhere to go, and is a detail of its health: a
-//! restart would not bring Kafka back, it would only cut the requests in hand.
+//! Kafka being away makes the process not ready once its events have nowhere to go, and is a detail
+//! of its health: a restart would not bring Kafka back, it would only cut the requests in hand.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -50,7 +51,8 @@ fn facts(state: &ProbesState) -> Map<String, Value> {
 /// Why traffic should not come.
 fn problem(state: &ProbesState) -> Option<String> {
     let looked = state.topics.snapshot().at;
-    // a first look was tried; what it found, or that it found nothing, is no reason where the spool takes the events
+    // a first look was tried; what it found, or that it found nothing, is no reason where the spool
+    // takes the events
     let is_started = looked.is_some() || state.topics.is_away();
     if is_started && state.producer.spool().is_some_and(|spool| spool.status().takes) {
         return None;
@@ -73,7 +75,8 @@ fn details(state: &ProbesState) -> Value {
     if let Some(problem) = problem(state) {
         add("notReady", json!(problem));
     }
-    // an error that is younger than the last look at the cluster: brokers cannot be reached, and this is why
+    // an error that is younger than the last look at the cluster: brokers cannot be reached, and
+    // this is why
     let looked = state.topics.snapshot().at.map(|(looked, _)| looked);
     if let Some(error) = last_client_error().filter(|error| looked.is_none_or(|at| at < error.at)) {
         add("kafkaError", json!(error.reason));

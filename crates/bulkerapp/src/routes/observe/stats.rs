@@ -1,7 +1,7 @@
 //! `GET /stats` and `GET /stats/:destinationId`: what became of all events, from the offsets rows.
 //!
-//! Invariant: a reply is bounded. Destinations and tables come in the order of their names; where a reply ends early, its
-//! cursor goes on behind the last table.
+//! Invariant: a reply is bounded. Destinations and tables come in the order of their names; where a
+//! reply ends early, its cursor goes on behind the last table.
 
 use std::{ops::Bound, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Write keys in logged requests: whoever may read the log need not be able to write.
+//! Write keys in logged requests: a right to read the log is none to write.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 const NAME: &str = "\"writeKey\"";
 const MASK: &str = "***";
 
-/// The content of an `incoming` event with the write keys in its body masked; `None` where nothing is to be masked.
+/// The content of an `incoming` event with the write keys in its body masked; `None` where nothing
+/// is to be masked.
 pub(super) fn mask_content(content: &RawValue) -> Option<String> {
     if !content.get().contains("writeKey") {
         return None;

@@ -1,4 +1,5 @@
-//! A failed event as a line of JSON: bare, as the original shows it, or with what is known of its failure.
+//! A failed event as a line of JSON: bare, as the original shows it, or with what is known of its
+//! failure.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -39,8 +40,8 @@ pub(super) fn write_detailed_line(details: &Details, value: &[u8], out: &mut Vec
     out.extend_from_slice(b"}\n");
 }
 
-/// A JSON object keeps its digits and the order of its keys; an hjson object becomes JSON; anything else becomes an
-/// object that holds it as text.
+/// A JSON object keeps its digits and the order of its keys; an hjson object becomes JSON; anything
+/// else becomes an object that holds it as text.
 fn write_event(value: &[u8], out: &mut Vec<u8>) {
     if check_event(value).is_ok() {
         write_without_whitespace(value, out);

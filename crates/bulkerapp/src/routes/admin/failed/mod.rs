@@ -2,7 +2,7 @@
 
 mod filter;
 mod line;
-mod topic;
+mod reading;
 
 use std::{ffi::CStr, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
 };
 use filter::{Filter, ORIGINAL_TOPIC, REASON, Status};
 use line::{Details, write_detailed_line, write_line};
-pub use topic::FailedEvents;
+pub use reading::FailedEvents;
 
 const ORIGIN: &CStr = c"bulker_origin";
 const RETRIES: &CStr = c"retries";

@@ -16,7 +16,8 @@ pub(super) struct Account {
     pub(super) bytes: u64,
 }
 
-/// The reply to a load that stored something. The state's bytes and seconds stay 0, as clients know them.
+/// The reply to a load that stored something. The state's bytes and seconds stay 0, as clients know
+/// them.
 #[derive(Serialize)]
 pub(super) struct Stored<'a> {
     message: &'a str,
@@ -30,7 +31,8 @@ impl Account {
         Some(Stored { message: "ok", state })
     }
 
-    /// The record's body: the stream's state with what only the service knows, then the last row, which is not kept.
+    /// The record's body: the stream's state with what only the service knows, then the last row,
+    /// which is not kept.
     pub(super) fn record(&self, error: Option<&str>, took: Duration) -> BatchBody<Value, ()> {
         let state = match &self.state {
             Some(state) => {

@@ -1,7 +1,8 @@
 //! A body's lines, one after the other, without the body.
 //!
-//! Invariant: at most one line and one piece of the body are held, so a sender that is faster than the warehouse is
-//! held back by its connection. A line that the connection cut is an error, never a line.
+//! Invariant: at most one line and one piece of the body are held, so a sender that is faster than
+//! the warehouse is held back by its connection. A line that the connection cut is an error, never
+//! a line.
 
 use std::time::Duration;
 

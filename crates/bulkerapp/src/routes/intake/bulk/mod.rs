@@ -1,7 +1,8 @@
 //! `POST /bulk/:destinationId`: the lines of a body straight into a table, without Kafka.
 //!
-//! Invariants: rows of all modes but `stream` become visible together with the 200, or not at all; however long the body
-//! is, a call holds one line and a bounded part of its rows in memory, the rest of the rows is on disk.
+//! Invariants: rows of all modes but `stream` become visible together with the 200, or not at all;
+//! however long the body is, a call holds one line and a bounded part of its rows in memory, the
+//! rest of the rows is on disk.
 
 mod account;
 mod admission;
@@ -124,7 +125,8 @@ pub(in crate::routes) async fn bulk(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    // on its own: a client that goes away ends its request in the middle, and would take the account of it along
+    // on its own: a client that goes away ends its request in the middle, and would take the
+    // account of it along
     let call = tokio::spawn(async move {
         answer(&state, &destination_id, query::of(&uri), &headers, body).await
     });

@@ -1,8 +1,8 @@
 //! Reads a topic of failed events from its first record to its end, for people to look at.
 //!
-//! Invariants: nothing is committed and no group is joined, so that whoever loads the topic does not notice; a reader
-//! that is slow holds back the reading instead of filling memory; a reader that got everything got all records that
-//! were there when it asked, else its answer breaks off.
+//! Invariants: nothing is committed and no group is joined, so that the loader of the topic does
+//! not notice; a reader that is slow holds back the reading instead of filling memory; a reader
+//! that got everything got all records that were there when it asked, else its answer breaks off.
 
 use std::{
     io,
@@ -51,7 +51,7 @@ pub(crate) enum ReadError {
     Stalled(Duration),
     #[error("the reader took nothing for {} s", READER_PATIENCE.as_secs())]
     SlowReader,
-    /// The reader went away: nobody wants the rest.
+    /// The rest is not wanted any more.
     #[error("the reader went away")]
     Closed,
 }
@@ -62,11 +62,12 @@ pub struct FailedEvents {
     admin: Admin,
     dead_letter_topic: String,
     stall_after: Duration,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl FailedEvents {
-    /// `client` holds brokers and security; `stall_after` is how long no record may arrive although there are some.
+    /// Nothing is connected yet. `client` holds brokers and security; `stall_after` is how long no
+    /// record may arrive although there are some.
     pub fn new(
         client: ClientConfig,
         admin: Admin,
@@ -78,7 +79,7 @@ impl FailedEvents {
             admin,
             dead_letter_topic,
             stall_after,
-            places: Arc::new(Semaphore::new(AT_A_TIME)),
+            permits: Arc::new(Semaphore::new(AT_A_TIME)),
         }
     }
 
@@ -86,15 +87,16 @@ impl FailedEvents {
         &self.dead_letter_topic
     }
 
-    /// Reads the topic up to the end that it has now; `write` appends what a record has for the reader. A topic that
-    /// does not exist is empty.
+    /// Reads the topic up to the end that it has now; `write` appends what a record has for the
+    /// reader. A topic that does not exist is empty. Waits while too many topics are read already;
+    /// dropped, it has read nothing. Once the returned lines are dropped, the reading ends.
     pub(crate) async fn read(
         &self,
         topic: &str,
         write: impl FnMut(&Message, &mut Vec<u8>) + Send + 'static,
     ) -> Result<Lines, ReadError> {
-        // never closed; without a place it would be one more reading, no harm
-        let place = self.places.clone().acquire_owned().await.ok();
+        // never closed; without a permit it would be one more reading, no harm
+        let permit = self.permits.clone().acquire_owned().await.ok();
         let (sender, chunks) = mpsc::channel(CHUNKS);
         let mut lines = Lines { chunks, is_over: false };
         let Some((start, end)) = self.range(topic).await? else {
@@ -112,7 +114,7 @@ impl FailedEvents {
             sender,
             runtime: Handle::current(),
         };
-        tokio::task::spawn_blocking(move || reading.run(&fetcher, write, place));
+        tokio::task::spawn_blocking(move || reading.run(&fetcher, write, permit));
         Ok(lines)
     }
 
@@ -136,7 +138,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// The next chunk, or an error in the place of all that is missing.
+    /// The next chunk, or an error instead of all that is missing.
     pub(crate) async fn next(&mut self) -> Option<io::Result<Bytes>> {
         if self.is_over {
             return None;
@@ -168,7 +170,7 @@ impl Reading {
         self,
         fetcher: &Arc<Fetcher>,
         write: impl FnMut(&Message, &mut Vec<u8>),
-        place: Option<OwnedSemaphorePermit>,
+        permit: Option<OwnedSemaphorePermit>,
     ) {
         let read = self.read(fetcher, write).and_then(|()| self.send(None));
         match read {
@@ -177,7 +179,7 @@ impl Reading {
                 warn!(topic = self.topic, error = %chain(&error), "failed events not read to the end");
             }
         }
-        drop(place);
+        drop(permit);
     }
 
     fn read(
@@ -205,7 +207,8 @@ impl Reading {
                         self.send(Some(std::mem::take(&mut chunk).into()))?;
                     }
                 }
-                // markers of transactions are never delivered: they may be all that lies before the end
+                // markers of transactions are never delivered: they may be all that lies before the
+                // end
                 Fetched::End { offset } if offset >= self.end => break,
                 Fetched::End { .. } | Fetched::Nothing => {
                     if heard.elapsed() >= self.stall_after {
