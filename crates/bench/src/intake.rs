@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use axum::{Router, body::Bytes, routing::post as post_route};
+use testkit::free_port;
 use tokio::net::TcpStream;
 
 use crate::{
@@ -27,8 +27,8 @@ const WARM_UP: Duration = Duration::from_secs(2);
 
 /// Requests per CPU second of the server, which counts nothing that Kafka or the load itself use.
 ///
-/// The reference gets the same load: as many requests per second over as many connections. A server that is
-/// never idle needs less CPU time for a request, so its figure at full speed stands beside.
+/// The reference gets the same load: as many requests per second over as many connections. A server
+/// that is never idle needs less CPU time for a request, so its figure at full speed stands beside.
 pub(crate) async fn post(parts: &Parts, connections: usize, seconds: u64) -> Result<Comparison> {
     let time = Duration::from_secs(seconds);
     let port = free_port()?;
@@ -100,10 +100,6 @@ pub(crate) async fn serve_bare_handler(port: u16) -> Result<()> {
     );
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     axum::serve(listener, app).await.context("serve")
-}
-
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 async fn wait_for_port(port: u16) -> Result<()> {

@@ -159,8 +159,7 @@ async fn load(
     checkpoint(&mut database).await?;
 
     let started = Instant::now();
-    let server: Process =
-        parts.bulkerapp(&destination, options, crate::intake::free_port()?, true)?;
+    let server: Process = parts.bulkerapp(&destination, options, testkit::free_port()?, true)?;
     let sql = format!("select next_offset from public.bulker_offsets where topic = '{topic}'");
     let goal = i64::try_from(events)?;
     loop {

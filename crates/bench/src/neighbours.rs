@@ -28,7 +28,7 @@ pub(crate) async fn big_beside_small(parts: &Parts, events: u64) -> Result<Compa
     let bytes = parts.fill_topic(&big, events, "none", |number| number)?;
     let mut database = parts.database().await?;
     let started = Instant::now();
-    let port = crate::intake::free_port()?;
+    let port = testkit::free_port()?;
     let server = parts.bulkerapp(&destination, r#"mode: "batch", frequency: 5"#, port, true)?;
     let (mut small_took, mut big_took) = (None, None);
     while small_took.is_none() || big_took.is_none() {

@@ -87,7 +87,8 @@ impl Parts {
         Ok(started.elapsed())
     }
 
-    /// Starts bulkerapp with one destination and the given options (hjson); `loads`: topics are loaded, too.
+    /// Starts bulkerapp with one destination and the given options (hjson); `loads`: topics are
+    /// loaded, too.
     pub(crate) fn bulkerapp(
         &self,
         destination: &str,
@@ -100,7 +101,7 @@ impl Parts {
         command
             .env_remove("RUST_LOG")
             .env("BULKER_HTTP_PORT", port.to_string())
-            .env("BULKER_METRICS_PORT", crate::intake::free_port()?.to_string())
+            .env("BULKER_METRICS_PORT", testkit::free_port()?.to_string())
             .env("BULKER_RAW_AUTH_TOKENS", TOKEN)
             .env("BULKER_INSTANCE_ID", "bench")
             .env("BULKER_KAFKA_BOOTSTRAP_SERVERS", &self.kafka)
@@ -145,7 +146,7 @@ impl Parts {
         let started = Instant::now();
         while known_topics(&producer, topics)? < topics.len() {
             ensure!(started.elapsed() < DEADLINE, "the brokers do not know all topics");
-            std::thread::sleep(Duration::from_millis(500)); // polling: metadata tells nobody when it changes
+            std::thread::sleep(Duration::from_millis(500)); // polling: metadata has no event
         }
         let mut event = String::new();
         for (number, topic) in (0..).zip(topics) {
@@ -173,8 +174,8 @@ impl Parts {
         Ok(())
     }
 
-    /// Fills a topic with `count` events; `key_of` maps an event's number to the number it is written with. Returns the
-    /// bytes of keys and values.
+    /// Fills a topic with `count` events; `key_of` maps an event's number to the number it is
+    /// written with. Returns the bytes of keys and values.
     pub(crate) fn fill_topic(
         &self,
         topic: &str,

@@ -28,7 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// client itself.
 pub(crate) async fn latency(parts: &Parts, events: u64) -> Result<Comparison> {
     let destination = format!("bench{}", uuid::Uuid::new_v4().simple());
-    let port = crate::intake::free_port()?;
+    let port = testkit::free_port()?;
     let server = parts.bulkerapp(&destination, r#"mode: "stream""#, port, true)?;
     let mut database = parts.database().await?;
     let mut client = connect(port).await?;

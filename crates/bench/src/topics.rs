@@ -28,7 +28,7 @@ pub(crate) async fn many(parts: &Parts, count: usize) -> Result<Comparison> {
     parts.one_event_each(&topics)?;
     let mut database = parts.database().await?;
     let started = Instant::now();
-    let port = crate::intake::free_port()?;
+    let port = testkit::free_port()?;
     let server = parts.bulkerapp(&destination, r#"mode: "batch", frequency: 5"#, port, true)?;
     while loaded(&mut database, &destination).await < i64::try_from(count)? {
         ensure!(started.elapsed() < DEADLINE, "not loaded within {} s", DEADLINE.as_secs());

@@ -10,8 +10,8 @@ use bulkerapp::{
     service,
 };
 
-/// Memory is taken on one thread and given back on another all the time: requests on a worker's, records on
-/// librdkafka's. The system's allocator takes a lock for that.
+/// Memory is taken on one thread and given back on another all the time: requests on a worker's,
+/// records on librdkafka's. The system's allocator takes a lock for that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,6 @@
-//! What is known of the cluster's topics of this installation, shared between the one who looks and those who load.
+//! What the last look at the cluster found, for readers that do not wait for the next one.
+//!
+//! Invariant: a reader never waits, and sees one look as a whole.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,20 +15,20 @@ use crate::topic::TopicId;
 /// A topic of ours, as a look at the cluster found it.
 #[derive(Debug, Clone)]
 pub struct OurTopic {
-    /// Its whole name.
+    /// Its full name, with the prefix.
     pub name: String,
     /// What the name says.
     pub id: TopicId,
-    /// How many it has.
+    /// How many partitions it has.
     pub partitions: usize,
 }
 
-/// What one look at the cluster found.
+/// What a look at the cluster found.
 #[derive(Debug, Default)]
 pub struct TopicSnapshot {
     /// When it was; `None` before the first.
     pub at: Option<(Instant, SystemTime)>,
-    /// Topics of configured destinations, by name.
+    /// Our topics of configured destinations, by their full names.
     pub topics: HashMap<String, OurTopic>,
     /// Topics of profile builders, which make them themselves.
     pub profiles: HashSet<String>,
@@ -40,23 +42,39 @@ pub struct TopicSnapshot {
     pub few_in_sync: usize,
 }
 
-/// The last look at the cluster; cheap to clone, and never waited for.
+/// A handle on the last snapshot. Clones see what any of them stored.
 #[derive(Debug, Clone, Default)]
 pub struct TopicView(Arc<ArcSwap<TopicSnapshot>>);
 
 impl TopicView {
-    /// What the last look found. The same pointer until the next one.
+    /// The last snapshot. It stays as it is while it is held; the same `Arc` comes until the next
+    /// look.
     pub fn load(&self) -> Arc<TopicSnapshot> {
         self.0.load_full()
     }
 
-    /// Whether the last look found the topic. Cheaper than [`TopicView::load`].
+    /// Whether the last look found this topic of ours. Cheaper than [`TopicView::load`]: each
+    /// posted event asks.
     pub fn has(&self, topic: &str) -> bool {
         self.0.load().topics.contains_key(topic)
     }
 
-    /// Puts a new look in the place of the last one.
+    /// Shows a new snapshot to all readers. For the one that looks at the cluster.
     pub fn store(&self, snapshot: TopicSnapshot) {
         self.0.store(Arc::new(snapshot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_in_hand_stays_while_all_views_show_the_next_one() {
+        let view = TopicView::default();
+        let (other, before) = (view.clone(), view.load());
+        assert!(Arc::ptr_eq(&before, &other.load()));
+        view.store(TopicSnapshot { few_replicas: 3, ..TopicSnapshot::default() });
+        assert_eq!((before.few_replicas, other.load().few_replicas), (0, 3));
     }
 }

@@ -16,6 +16,7 @@ mod ports;
 mod stack;
 mod wait;
 
+pub mod certificates;
 pub mod native;
 pub mod process;
 pub mod proxy;

@@ -7,17 +7,17 @@ use axum::{
 
 /// A redirect to the route that differs by its trailing slash only, if there is one: 301 for GET,
 /// else 307, with the query. `routes` are methods and paths; a segment in braces matches anything.
-pub fn redirect_to_route(
+pub fn redirect_to_route<'a>(
     method: &Method,
     uri: &Uri,
-    routes: &[(Method, &str)],
+    routes: impl IntoIterator<Item = (&'a Method, &'a str)>,
 ) -> Option<Response> {
     let path = uri.path();
     let other = match path.strip_suffix('/') {
         Some(without) if !without.is_empty() => without.to_owned(),
         _ => format!("{path}/"),
     };
-    if !routes.iter().any(|(of, route)| of == method && matches(route, &other)) {
+    if !routes.into_iter().any(|(of, route)| of == method && matches(route, &other)) {
         return None;
     }
     let location = match uri.query() {
@@ -78,7 +78,11 @@ mod tests {
         &[(Method::POST, "/post/{destination}"), (Method::GET, "/ready")];
 
     fn redirect(method: Method, path: &str) -> Option<(u16, String)> {
-        let response = redirect_to_route(&method, &path.parse().unwrap(), ROUTES)?;
+        let response = redirect_to_route(
+            &method,
+            &path.parse().unwrap(),
+            ROUTES.iter().map(|(method, route)| (method, *route)),
+        )?;
         let location = response.headers()[LOCATION].to_str().unwrap().to_owned();
         Some((response.status().as_u16(), location))
     }

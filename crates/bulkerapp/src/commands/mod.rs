@@ -1,4 +1,5 @@
-//! What an operator does at the command line beside running the service. Commands read the same settings as it does.
+//! What an operator does at the command line beside running the service. Commands read the same
+//! settings as it does.
 
 mod preflight;
 mod set_start;
@@ -13,7 +14,8 @@ use loader::{LoadTarget, StartAt, TargetSource};
 use crate::{
     config::Config,
     destinations::{Configuration, Destinations, RedisSettings},
-    service, spool,
+    intake::spool,
+    service,
 };
 
 /// How Kafka's brokers see a command.
@@ -33,7 +35,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// Takes the words of a command out of the arguments; flags that are settings stay. `None`: there is no command.
+    /// Takes the words of a command out of the arguments; flags that are settings stay. `None`:
+    /// there is no command.
     pub fn take(arguments: &mut Vec<OsString>) -> Result<Option<Command>> {
         let name =
             arguments.first().and_then(|first| first.to_str()).unwrap_or_default().to_owned();

@@ -1,7 +1,7 @@
 //! `bulkerapp preflight`: can the switch be made, in either direction?
 //!
-//! A line for each check, `ok` or `FAIL` with what to do. Everything is asked, nothing is tried: it changes nothing, and
-//! may run while anything else runs.
+//! A line for each check, `ok` or `FAIL` with what to do. Everything is asked, nothing is tried: it
+//! changes nothing, and may run while anything else runs.
 
 use std::{collections::HashMap, process::ExitCode, sync::Arc, time::Duration};
 
@@ -179,7 +179,7 @@ impl Look<'_> {
         }
     }
 
-    /// Nobody may read our topics by their groups.
+    /// No consumer may read our topics by their groups.
     async fn at_groups(&self, report: &mut Report, topics: &[String]) {
         let asked = topics.iter().map(|topic| async move {
             match self.admin.group_members(topic).await {
@@ -191,7 +191,7 @@ impl Look<'_> {
         let found: Vec<_> = futures_util::stream::iter(asked).buffered(AT_ONCE).collect().await;
         let live: Vec<String> = found.into_iter().flatten().collect();
         let advice = if self.back {
-            "Somebody reads them already"
+            "Another consumer reads them already"
         } else {
             "The original still runs, or stopped less than 45 s ago: stop it, and look again"
         };

@@ -29,7 +29,7 @@ pub(super) async fn run(
     ensure!(topics.iter().any(|known| known.name == topic), "Kafka has no topic {topic}");
     let set = set_start(&admin, target, topic, at).await?;
     if let Some(offset) = set.applied {
-        println!("obeyed first: somebody else had set the consumer group to {offset}");
+        println!("applied first: the original or a tool had set the consumer group to {offset}");
     }
     match set.from {
         Some(from) => println!("{topic}: {from} -> {}", set.to),

@@ -1,4 +1,4 @@
-//! Replies that name a reason only whoever reads the log can see.
+//! Replies with an id instead of a reason: the reason is for readers of the log.
 
 use std::fmt::Display;
 

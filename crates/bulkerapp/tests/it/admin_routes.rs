@@ -1,6 +1,7 @@
 //! The small endpoints: `/test`, `/profiles`, `/connections-metrics`, and paths that lead nowhere.
 
 use anyhow::{Context, Result};
+use bulkerapp::routes::{Access, ROUTES};
 use testkit::wait_until;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -84,7 +85,8 @@ async fn a_destination_is_tried_for_real() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_id_of_a_profile_reaches_its_topic_alone() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
-    // what Kafka never acknowledges is waited for at the stop, and what it does must not come too late for a busy machine
+    // what Kafka never acknowledges is waited for at the stop, and what it does must not come too
+    // late for a busy machine
     let setup = Setup::new(&kafka, &database)
         .with("BULKER_SHUTDOWN_TIMEOUT_SEC", "2")
         .with("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", "5000");
@@ -250,5 +252,23 @@ async fn wrong_methods_and_slashes_are_answered_as_the_original_does() -> Result
     let answer = ask(&app, "GET", "/debug/pprof/heap", b"").await?;
     assert_eq!(answer.status, 404);
     assert!(answer.body.starts_with("404 there is no Go runtime"), "{}", answer.body);
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_guarded_route_wants_a_token_and_no_open_one_does() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let app = Setup::new(&kafka, &database).start().await?;
+    for route in &ROUTES {
+        let segments = route.path.split('/').map(|s| if s.starts_with('{') { "x" } else { s });
+        let path = segments.collect::<Vec<_>>().join("/");
+        let other = if route.method == "GET" { "POST" } else { "GET" };
+        let right = app.request(route.method.as_str(), &path, &[], b"").await?;
+        let wrong = app.request(other, &path, &[], b"").await?;
+        match route.access {
+            Access::Guarded => assert_eq!((right.status, wrong.status), (401, 401), "{path}"),
+            Access::Open => assert_eq!((right.status, wrong.status), (200, 404), "{path}"),
+        }
+    }
     app.stop().await
 }

@@ -1,8 +1,9 @@
 //! DEPLOYMENT.md names everything that an operator can set or chart.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
+use bulkerapp::routes::{Access, ROUTES};
 
 use crate::app::{PATIENCE, Setup, loaded_to};
 
@@ -29,6 +30,37 @@ fn what_has_no_effect_is_what_the_guide_says_has_none() {
     documented.sort();
     ignored.sort();
     assert_eq!(documented, ignored);
+}
+
+/// A path with its parameters' names left out: the guide and the table may name them differently.
+fn without_names(path: &str) -> String {
+    let is_parameter = |segment: &str| segment.starts_with(':') || segment.starts_with('{');
+    let segments = path.split('/').map(|s| if is_parameter(s) { "*" } else { s });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+#[test]
+fn the_endpoints_of_the_guide_are_the_routes_that_there_are() {
+    let (_, section) = DEPLOYMENT.split_once("\n## Endpoints\n").expect("a section");
+    let rows = section.lines().skip_while(|line| !line.starts_with("| `"));
+    let mut documented = BTreeSet::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let access = if cells[2] == "no" { "open" } else { "guarded" };
+        for endpoint in cells[1].split('`').skip(1).step_by(2) {
+            let (method, address) = endpoint.split_once(' ').expect("a method and a path");
+            let path = address.split('?').next().unwrap_or_default();
+            documented.insert(format!("{access} {method} {}", without_names(path)));
+        }
+    }
+    let routes: BTreeSet<_> = ROUTES
+        .iter()
+        .map(|route| {
+            let access = if route.access == Access::Open { "open" } else { "guarded" };
+            format!("{access} {} {}", route.method, without_names(route.path))
+        })
+        .collect();
+    assert_eq!(documented, routes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,37 +1,16 @@
 //! Redis over TLS: `REDIS_TLS_CA` encrypts, and says whom to trust.
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use testkit::{process::Service, wait_until};
+use testkit::{certificates, process::Service, wait_until};
 
 use crate::app::{PATIENCE, Setup};
-
-fn openssl(folder: &Path, words: &str) -> Result<()> {
-    let output = Command::new("openssl").current_dir(folder).args(words.split(' ')).output();
-    let output = output.context("openssl is needed")?;
-    ensure!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-/// Two authorities, and a certificate of the first one for `localhost`.
-fn make_certificates(folder: &Path) -> Result<()> {
-    let key = "-newkey rsa:2048 -nodes";
-    for authority in ["ca", "other"] {
-        let output = format!("-keyout {authority}.key -out {authority}.crt");
-        openssl(folder, &format!("req -x509 {key} {output} -days 2 -subj /CN={authority}"))?;
-    }
-    let names = "-subj /CN=localhost -addext subjectAltName=DNS:localhost";
-    openssl(folder, &format!("req {key} -keyout server.key -out server.csr {names}"))?;
-    let authority = "-CA ca.crt -CAkey ca.key -CAcreateserial";
-    let output = "-days 2 -copy_extensions copy -out server.crt";
-    openssl(folder, &format!("x509 -req -in server.csr {authority} {output}"))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_given_authority_is_trusted() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    make_certificates(folder.path())?;
+    certificates::make(folder.path())?;
     let port = testkit::free_port()?;
     let mut command = tokio::process::Command::new("redis-server");
     command.current_dir(folder.path()).args(["--port", "0", "--bind", "127.0.0.1", "--save", ""]);

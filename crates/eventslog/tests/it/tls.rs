@@ -1,49 +1,16 @@
 //! Encrypted connections to Redis, and what is checked of it.
 
-use std::{path::Path, process::Command};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use eventslog::Query;
-use testkit::native::OwnRedis;
+use testkit::{certificates, native::OwnRedis};
 
 use crate::running::{QUICKLY, Running, ask, config, connect, stream};
-
-/// Runs openssl with these words.
-fn openssl(folder: &Path, words: &str) -> Result<()> {
-    let output = Command::new("openssl").current_dir(folder).args(words.split(' ')).output();
-    let output = output.context("openssl is needed")?;
-    ensure!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-/// Two authorities, and a server's certificate for `localhost` by the first.
-fn make_certificates(folder: &Path) -> Result<()> {
-    let key = "-newkey rsa:2048 -nodes";
-    for authority in ["ca", "other"] {
-        openssl(
-            folder,
-            &format!(
-                "req -x509 {key} -keyout {authority}.key -out {authority}.crt -days 2 -subj /CN={authority}"
-            ),
-        )?;
-    }
-    openssl(
-        folder,
-        &format!(
-            "req {key} -keyout server.key -out server.csr -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-        ),
-    )?;
-    openssl(
-        folder,
-        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -copy_extensions copy -out server.crt",
-    )
-}
 
 #[tokio::test]
 async fn a_certificate_is_verified_unless_told_otherwise() -> Result<()> {
     // given a Redis with TLS on one port and without on another
     let folder = tempfile::tempdir()?;
-    make_certificates(folder.path())?;
+    certificates::make(folder.path())?;
     let path = |name: &str| folder.path().join(name).display().to_string();
     let own = OwnRedis::start().await?;
     let mut redis = connect(own.url()).await?;

@@ -2,41 +2,18 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use sqlx::Row;
-use testkit::native::OwnPostgres;
+use testkit::{
+    certificates::{self, openssl},
+    native::OwnPostgres,
+};
 use warehouse::postgres::{Credentials, Postgres, Settings};
 
-/// Runs openssl with these words.
-fn openssl(folder: &Path, words: &str) -> Result<()> {
-    let output = Command::new("openssl").current_dir(folder).args(words.split(' ')).output();
-    let output = output.context("openssl is needed")?;
-    ensure!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-/// An authority, a server's certificate for `localhost`, and a client's with a key in an older form.
+/// The usual certificates, and a client's with a key in an older form.
 fn make_certificates(folder: &Path) -> Result<()> {
-    let key = "-newkey rsa:2048 -nodes";
-    for authority in ["ca", "other"] {
-        openssl(
-            folder,
-            &format!(
-                "req -x509 {key} -keyout {authority}.key -out {authority}.crt -days 2 -subj /CN={authority}"
-            ),
-        )?;
-    }
-    openssl(
-        folder,
-        &format!(
-            "req {key} -keyout server.key -out server.csr -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-        ),
-    )?;
-    openssl(
-        folder,
-        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -copy_extensions copy -out server.crt",
-    )?;
+    certificates::make(folder)?;
     openssl(folder, "ecparam -name prime256v1 -genkey -noout -out client.key")?;
     openssl(folder, "req -new -key client.key -out client.csr -subj /CN=loader")?;
     openssl(

@@ -1,0 +1,254 @@
+//! `POST /post/:destinationId`: one event into the topic of its table.
+//!
+//! Invariant: 200 means (in durable mode) that Kafka acknowledged the event or that it is synced
+//! into the spool, and that it is one JSON object.
+
+use std::{borrow::Cow, sync::Arc};
+
+use appbase::http::{BodyError, error_reply, ok_message, read_body};
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use kafkabase::{AdminError, Mode, SendError, TopicNameError, check_length, topic_name};
+use tracing::error;
+use uuid::Uuid;
+use warehouse::{RowError, check_event};
+
+use crate::{
+    destinations::Destination,
+    intake::table_topics::TableTopic,
+    metrics::HANDLER_EVENTS,
+    routes::{Authorized, query},
+    state::IntakeState,
+};
+
+/// Seconds after which a refused sender should try again.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// Why an event is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::routes) enum PostError {
+    // the type of the error and its detail, which repeats it, as clients of the original know them
+    #[error("destination not found: destination not found: {0}")]
+    UnknownDestination(String),
+    #[error("invalid bulker mode: invalid bulker mode: {0}")]
+    Mode(String),
+    #[error("missing required parameter: tableName query parameter is required")]
+    NoTable,
+    #[error("couldn't generate topicId: {0}")]
+    TopicName(#[from] TopicNameError),
+    #[error("error reading HTTP body: {0}")]
+    Body(#[from] BodyError),
+    #[error("invalid event: {0}")]
+    Event(#[from] RowError),
+    #[error("couldn't create topic: topicId {topic}: [topic-manager] {source}")]
+    Topic {
+        topic: String,
+        #[source]
+        source: AdminError,
+    },
+    /// Of a topic that its reader makes.
+    #[error("topic not found: {0}")]
+    NoTopic(String),
+    #[error("producer error: {0}")]
+    Send(#[from] SendError),
+}
+
+impl PostError {
+    fn status(&self) -> StatusCode {
+        match self {
+            PostError::UnknownDestination(_) | PostError::NoTopic(_) => StatusCode::NOT_FOUND,
+            PostError::Mode(_)
+            | PostError::NoTable
+            | PostError::TopicName(_)
+            | PostError::Event(_)
+            | PostError::Body(BodyError::Read(_)) => StatusCode::BAD_REQUEST,
+            PostError::Body(BodyError::TooLarge { .. }) | PostError::Send(SendError::TooLarge) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            PostError::Topic { source, .. } if source.is_refusal() => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            PostError::Topic { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            PostError::Send(error) if error.is_retriable() => StatusCode::SERVICE_UNAVAILABLE,
+            PostError::Send(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The `errorType` label: the part of the text that does not change.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            PostError::UnknownDestination(_) => "destination not found",
+            PostError::Mode(_) => "invalid bulker mode",
+            PostError::NoTable => "missing required parameter",
+            PostError::TopicName(_) => "couldn't generate topicId",
+            PostError::Body(_) => "error reading HTTP body",
+            PostError::Event(_) => "invalid event",
+            PostError::Topic { .. } => "couldn't create topic",
+            PostError::NoTopic(_) => "topic not found",
+            PostError::Send(_) => "producer error",
+        }
+    }
+}
+
+impl IntoResponse for PostError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            error!(error = %self, "event refused");
+        }
+        let mut response = error_reply(status, &self.to_string());
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        response
+    }
+}
+
+/// Takes one event; answers 200 `{"message":"ok"}` once Kafka or the spool has it.
+pub(in crate::routes) async fn post(
+    _: Authorized,
+    State(state): State<Arc<IntakeState>>,
+    Path(destination_id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, PostError> {
+    let taken = take(&state, &destination_id, &uri, &headers, body).await;
+    if let Err(error) = &taken {
+        // the table's name is the sender's and may be anything: no label
+        let known = state.destinations.get(&destination_id);
+        let known = known.as_deref();
+        let (id, mode) = known.map_or(("", ""), |d| (d.config.id.as_str(), d.mode.as_str()));
+        HANDLER_EVENTS.with_label_values(&[id, mode, "", "error", error.kind()]).inc();
+    }
+    taken.map(|()| ok_message())
+}
+
+async fn take(
+    state: &IntakeState,
+    destination_id: &str,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(), PostError> {
+    let destination = state
+        .destinations
+        .get(destination_id)
+        .ok_or_else(|| PostError::UnknownDestination(destination_id.to_owned()))?;
+    let request = Request::read(&destination, query::of(uri), headers)?;
+    let topic = topic_name(
+        &state.topic_prefix,
+        destination_id,
+        request.mode,
+        &request.table,
+        request.partition,
+    );
+    let topic = check_length(topic)?;
+    let event = read_body(body, state.body_limit).await?;
+    check_event(&event)?;
+    let (table, is_there) = match state.tables.get(&topic) {
+        Some(table) if state.topics.is_known(&topic) => (table, true),
+        known => {
+            let is_there = match is_made(state, &topic, known.as_deref()).await {
+                Ok(is_made) => is_made,
+                Err(source) => return Err(PostError::Topic { topic, source }),
+            };
+            let labels = (destination_id, request.mode, request.table.as_ref());
+            (state.tables.add(&topic, &state.producer, labels), is_there)
+        }
+    };
+    let mut key = Uuid::encode_buffer();
+    let key = Uuid::new_v4().hyphenated().encode_lower(&mut key).as_bytes();
+    let headers = [
+        ("metrics_meta", request.metrics_meta.as_bytes()),
+        ("stream_options", request.stream_options.as_bytes()),
+    ];
+    let headers = if request.stream_options.is_empty() { &headers[..1] } else { &headers[..] };
+    if is_there {
+        state.producer.send(&table.topic, key, &event, headers).await?;
+    } else {
+        state.producer.send_later(&table.topic, key, &event, headers).await?;
+    }
+    table.events.inc();
+    table.bytes.inc_by(event.len() as u64);
+    Ok(())
+}
+
+/// Makes the topic. False: Kafka is away, and the event can go to the spool until it is there.
+async fn is_made(
+    state: &IntakeState,
+    topic: &str,
+    table: Option<&TableTopic>,
+) -> Result<bool, AdminError> {
+    if state.producer.spool().is_none() {
+        return state.topics.ensure(topic).await.map(|()| true);
+    }
+    let is_spooling = table.is_some_and(|table| state.producer.is_spooling(&table.topic));
+    if is_spooling || state.topics.is_away() {
+        return Ok(false);
+    }
+    match tokio::time::timeout(state.topic_wait, state.topics.ensure(topic)).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) if error.is_refusal() => Err(error),
+        Ok(Err(_)) | Err(_) => Ok(false),
+    }
+}
+
+/// What a request says beside its body. Headers win over the query.
+struct Request<'a> {
+    mode: Mode,
+    table: Cow<'a, str>,
+    partition: u32,
+    metrics_meta: Cow<'a, str>,
+    stream_options: Cow<'a, str>,
+}
+
+impl<'a> Request<'a> {
+    fn read(
+        destination: &Destination,
+        query: &'a str,
+        headers: &'a HeaderMap,
+    ) -> Result<Request<'a>, PostError> {
+        let mut request = Request {
+            mode: destination.mode,
+            table: Cow::Borrowed(""),
+            partition: 0,
+            metrics_meta: Cow::Borrowed(""),
+            stream_options: Cow::Borrowed(""),
+        };
+        let mut mode = Cow::Borrowed("");
+        for (name, value) in query::parameters(query) {
+            match name.as_ref() {
+                "tableName" => request.table = value,
+                "modeOverride" => mode = value,
+                "partition" => request.partition = value.parse().unwrap_or(0),
+                "metricsMeta" => request.metrics_meta = value,
+                "streamOptions" => request.stream_options = value,
+                _ => {}
+            }
+        }
+        if let Some(meta) = header(headers, "metricsmeta") {
+            request.metrics_meta = meta;
+        }
+        if let Some(options) = header(headers, "streamoptions") {
+            request.stream_options = options;
+        }
+        if !mode.is_empty() {
+            let parsed = Mode::parse(&mode).filter(|m| matches!(m, Mode::Batch | Mode::Stream));
+            request.mode = parsed.ok_or_else(|| PostError::Mode(mode.into_owned()))?;
+        }
+        if request.table.is_empty() {
+            return Err(PostError::NoTable);
+        }
+        Ok(request)
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
+    let value = headers.get(name)?.as_bytes();
+    (!value.is_empty()).then(|| String::from_utf8_lossy(value))
+}

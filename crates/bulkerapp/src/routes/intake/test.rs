@@ -1,0 +1,134 @@
+//! `POST /test`: can a destination of these credentials be opened?
+//!
+//! Invariant: no reply and no log line quotes what was sent; it holds a password.
+
+use std::time::Duration;
+
+use appbase::{
+    http::{BodyError, error_reply, json_reply, read_body},
+    telemetry::chain,
+};
+use axum::{
+    body::Body,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+use warehouse::{Kind, LoadError, Warehouse};
+
+use crate::routes::Authorized;
+
+/// Bytes of a configuration: certificates are its largest part.
+const LARGEST_BODY: usize = 1 << 20;
+/// How long a destination may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why there is no destination.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::routes) enum TestError {
+    #[error("error reading HTTP body: {0}")]
+    Body(#[from] BodyError),
+    #[error("parse failed: {0}")]
+    Parse(String),
+    #[error("error creating bulker: {0}")]
+    Open(String),
+}
+
+impl From<LoadError> for TestError {
+    fn from(error: LoadError) -> TestError {
+        TestError::Open(chain(&error).to_string())
+    }
+}
+
+impl IntoResponse for TestError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            TestError::Body(BodyError::Read(_)) => StatusCode::BAD_REQUEST,
+            TestError::Body(BodyError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            TestError::Parse(_) | TestError::Open(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        error_reply(status, &self.to_string())
+    }
+}
+
+/// Answers 200 `{"ok":true}` once the destination has answered. No table is touched.
+pub(in crate::routes) async fn test(_: Authorized, body: Body) -> Result<Response, TestError> {
+    let body = read_body(body, LARGEST_BODY).await?;
+    let (kind, credentials) = parse(&body)?;
+    let Some(kind) = Kind::parse(&kind) else {
+        return Err(TestError::Open(format!("unknown bulker implementation type: {kind}")));
+    };
+    match tokio::time::timeout(PATIENCE, Warehouse::probe(kind, &credentials)).await {
+        Ok(answered) => answered?,
+        Err(_) => {
+            return Err(TestError::Open(format!("no answer within {} s", PATIENCE.as_secs())));
+        }
+    }
+    Ok(json_reply(StatusCode::OK, &json!({ "ok": true })))
+}
+
+/// The type and, with all else, the credentials: they stand on the same level.
+fn parse(body: &[u8]) -> Result<(String, Value), TestError> {
+    let failed = |reason: &str| TestError::Parse(reason.to_owned());
+    let object: Map<String, Value> = match body.first() {
+        None => return Err(failed("failed to parse. input data is empty")),
+        Some(b'{') => serde_json::from_slice(body).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            TestError::Parse(format!("not a JSON object at line {line}, column {column}"))
+        })?,
+        // the parser's own words show the place with what stands there
+        Some(_) => serde_saphyr::from_slice(body).map_err(|_| failed("not a YAML object"))?,
+    };
+    if !matches!(object.get("id"), None | Some(Value::Null | Value::String(_))) {
+        return Err(failed("id is not a string"));
+    }
+    let Some(Value::String(kind)) = object.get("destinationType") else {
+        return Err(failed("destinationType is not a string"));
+    };
+    Ok((kind.clone(), Value::Object(object)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_and_yaml_are_read() {
+        for body in [
+            r#"{"id":"a","destinationType":"postgres","host":"h"}"#,
+            "id: a\ndestinationType: postgres\nhost: h\n",
+        ] {
+            let (kind, credentials) = parse(body.as_bytes()).unwrap();
+            assert_eq!((kind.as_str(), &credentials["host"]), ("postgres", &json!("h")));
+        }
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        for body in
+            ["{\"a\":".repeat(100_000), format!("a: {}", "[".repeat(500_000)), "- ".repeat(500_000)]
+        {
+            assert!(matches!(parse(body.as_bytes()), Err(TestError::Parse(_))));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_without_quoting_it() {
+        let cases = [
+            ("", "parse failed: failed to parse. input data is empty"),
+            (r#"{"password":"s3cret""#, "parse failed: not a JSON object at line 1, column 20"),
+            ("s3cret", "parse failed: not a YAML object"),
+            ("a: [s3cret", "parse failed: not a YAML object"),
+            ("\u{ff}", "parse failed: not a YAML object"),
+            (r#"{"id":5,"destinationType":"postgres"}"#, "parse failed: id is not a string"),
+            (
+                r#"{"id":"a","destinationType":["s3cret"]}"#,
+                "parse failed: destinationType is not a string",
+            ),
+            (r#"{"id":"a"}"#, "parse failed: destinationType is not a string"),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(parse(body.as_bytes()).unwrap_err().to_string(), expected, "{body}");
+        }
+    }
+}

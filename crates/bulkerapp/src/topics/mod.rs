@@ -1,0 +1,278 @@
+//! The cluster's topics: which are ours, which are still to be made, and how well they are
+//! replicated.
+//!
+//! Invariant: no request waits for a look at the cluster. Requests read a snapshot; only the first
+//! request of a table, which makes its topic, and those that come with it wait for Kafka.
+
+mod create;
+mod required;
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use kafkabase::{
+    Admin, AdminError, ClientError, KafkaConfig, Mode, NotMade, OurTopic, TopicId, TopicMaker,
+    TopicMetadata, TopicSettings, TopicSnapshot, TopicView, last_client_error,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    destinations::{Destinations, Snapshot},
+    metrics,
+};
+use create::TopicCreator;
+use required::{Missing, RequiredTopics};
+
+/// Replicas, and replicas in sync, below which one lost machine can lose an acknowledged event.
+const SAFE_REPLICAS: usize = 2;
+
+/// The pause between two looks when the last one failed and a request waits for Kafka.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The topic that holds pauses of destinations. It is made by the first one.
+pub fn pauses_topic(prefix: &str) -> String {
+    format!("{prefix}bulker-pauses")
+}
+
+/// The topics of this installation.
+pub struct Topics {
+    admin: Admin,
+    prefix: String,
+    shared_retry: String,
+    pauses: String,
+    required: RequiredTopics,
+    creator: TopicCreator,
+    destinations: Arc<Destinations>,
+    view: TopicView,
+    /// The last look failed: no request needs to wait for Kafka to find that out.
+    is_away: AtomicBool,
+    /// `min.insync.replicas` by topic.
+    in_sync: Mutex<HashMap<String, usize>>,
+}
+
+impl TopicMaker for Topics {
+    fn ensure<'a>(
+        &'a self,
+        topic: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), NotMade>> + Send + 'a>> {
+        Box::pin(self.ensure_for_spool(topic))
+    }
+}
+
+impl Topics {
+    /// Nothing is looked at before [`Topics::watch`] runs.
+    pub fn new(admin: Admin, config: &KafkaConfig, destinations: Arc<Destinations>) -> Topics {
+        let prefix = config.kafka_topic_prefix.clone();
+        let view = TopicView::default();
+        let settings = TopicSettings::table(config);
+        Topics {
+            shared_retry: config.kafka_destinations_retry_topic_name.clone(),
+            pauses: pauses_topic(&prefix),
+            required: RequiredTopics::new(config),
+            creator: TopicCreator::new(admin.clone(), prefix.clone(), settings, view.clone()),
+            destinations,
+            view,
+            is_away: AtomicBool::new(false),
+            in_sync: Mutex::default(),
+            prefix,
+            admin,
+        }
+    }
+
+    /// What the last look found.
+    pub fn snapshot(&self) -> Arc<TopicSnapshot> {
+        self.view.load()
+    }
+
+    /// A handle on what the last look found, which does not need the rest of this.
+    pub fn view(&self) -> TopicView {
+        self.view.clone()
+    }
+
+    /// Whether the topic is known to be there.
+    pub fn is_known(&self, name: &str) -> bool {
+        self.creator.is_known(name)
+    }
+
+    /// Whether the last look at the cluster failed.
+    pub fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// Makes a table's topic if it is not known. Requests for one topic share one attempt at a
+    /// time; where the request that makes it is dropped, the next in line tries.
+    pub async fn ensure(&self, name: &str) -> Result<(), AdminError> {
+        self.creator.ensure(name).await
+    }
+
+    /// Whether a profile builder's topic is there. Kafka is asked only while the last look found
+    /// none.
+    pub async fn has_profiles(&self, name: &str) -> Result<bool, AdminError> {
+        if self.view.load().profiles.contains(name) {
+            return Ok(true);
+        }
+        match self.admin.topic_id(name).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_unknown_topic() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at the cluster until `stop`, every so often, and at once when the configuration
+    /// changes, a topic was made or spooled events wait for Kafka.
+    pub async fn watch(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        let mut changes = self.destinations.changes();
+        let mut making: Option<JoinHandle<()>> = None;
+        loop {
+            let missing = self.look().await;
+            if making.as_ref().is_none_or(JoinHandle::is_finished) {
+                let due = self.required.start_attempts(missing);
+                if !due.is_empty() {
+                    // beside the looks: a cluster that refuses may take its time for it
+                    let topics = self.clone();
+                    making = Some(tokio::spawn(async move {
+                        topics.required.create(&due, &topics.creator, &topics.admin).await;
+                    }));
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(every) => {}
+                () = self.creator.look_again.notified() => {
+                    if self.is_away() {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Makes the topic for spooled events, if it is one of ours.
+    async fn ensure_for_spool(&self, name: &str) -> Result<(), NotMade> {
+        if self.is_away() || self.snapshot().at.is_none() {
+            self.creator.look_again.notify_one(); // spooled events wait for Kafka
+            return Err(NotMade::Later);
+        }
+        if self.is_known(name) {
+            return Ok(());
+        }
+        // it may be there all the same: the snapshot is of a moment, and has the topics of
+        // configured destinations only
+        let all = self.admin.topics().await.map_err(|_| NotMade::Later)?;
+        if all.iter().any(|topic| topic.name == name) {
+            return Ok(());
+        }
+        let id = TopicId::parse(&self.prefix, name);
+        if id.is_none_or(|id| self.destinations.get(&id.destination_id).is_none()) {
+            let reason = "the topic is gone, and its destination is not configured";
+            return Err(NotMade::Refused(reason.to_owned()));
+        }
+        self.creator.ensure(name).await.map_err(|error| match error.is_refusal() {
+            true => NotMade::Refused(error.to_string()),
+            false => NotMade::Later,
+        })
+    }
+
+    /// Returns what is missing.
+    async fn look(&self) -> Vec<Missing> {
+        match self.admin.topics().await {
+            Ok(all) => {
+                self.is_away.store(false, Ordering::Relaxed);
+                let destinations = self.destinations.snapshot();
+                self.take(&all, &destinations).await;
+                self.required.missing(&all, &destinations)
+            }
+            Err(error) => {
+                self.is_away.store(true, Ordering::Relaxed);
+                metrics::TOPIC_ERRORS.with_label_values(&["load_metadata_error"]).inc();
+                // librdkafka answers "transport failure" and tells the client's log what that was
+                let why = last_client_error();
+                let kind = why.as_ref().map_or("other", ClientError::kind);
+                metrics::KAFKA_UNREACHABLE.with_label_values(&[kind]).inc();
+                warn!(
+                    error = %error,
+                    reason = why.map(|why| why.reason),
+                    "topics of the cluster not known; the last look counts"
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// Shows what was found as the new snapshot, and measures it.
+    async fn take(&self, all: &[TopicMetadata], destinations: &Snapshot) {
+        let mut snapshot = TopicSnapshot {
+            at: Some((Instant::now(), SystemTime::now())),
+            ..TopicSnapshot::default()
+        };
+        let mut abandoned = 0;
+        for topic in all {
+            snapshot.has_shared_retry |= topic.name == self.shared_retry;
+            snapshot.has_pauses |= topic.name == self.pauses;
+            let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
+                continue;
+            };
+            if id.mode == Mode::Profiles {
+                snapshot.profiles.insert(topic.name.clone());
+                continue;
+            }
+            if destinations.get(&id.destination_id).is_none() {
+                abandoned += 1;
+                continue;
+            }
+            if topic.replication_factor < SAFE_REPLICAS {
+                snapshot.few_replicas += 1;
+            }
+            let found = OurTopic { name: topic.name.clone(), id, partitions: topic.partitions };
+            snapshot.topics.insert(topic.name.clone(), found);
+        }
+        snapshot.few_in_sync = self.count_few_in_sync(&snapshot.topics).await;
+        let before = self.view.load();
+        if (snapshot.few_replicas, snapshot.few_in_sync)
+            != (before.few_replicas, before.few_in_sync)
+        {
+            warn!(
+                few_replicas = snapshot.few_replicas,
+                few_in_sync = snapshot.few_in_sync,
+                "topics where one lost machine can lose acknowledged events"
+            );
+        }
+        metrics::ALL_TOPICS.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        metrics::ABANDONED_TOPICS.set(abandoned);
+        for (reason, count) in [
+            ("replication_factor", snapshot.few_replicas),
+            ("min_insync_replicas", snapshot.few_in_sync),
+        ] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            metrics::WEAK_TOPICS.with_label_values(&[reason]).set(count);
+        }
+        self.creator.store(snapshot);
+    }
+
+    /// Topics are described once; the setting hardly ever changes.
+    async fn count_few_in_sync(&self, topics: &HashMap<String, OurTopic>) -> usize {
+        let lock = || self.in_sync.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<String> = {
+            let mut described = lock();
+            described.retain(|name, _| topics.contains_key(name));
+            topics.keys().filter(|name| !described.contains_key(*name)).cloned().collect()
+        };
+        if !new.is_empty() {
+            match self.admin.min_insync_replicas(&new).await {
+                Ok(found) => lock().extend(found),
+                Err(error) => info!(error = %error, "settings of topics not known"),
+            }
+        }
+        lock().values().filter(|replicas| **replicas < SAFE_REPLICAS).count()
+    }
+}
