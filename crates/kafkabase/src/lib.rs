@@ -6,6 +6,7 @@ mod config;
 mod confirmed;
 mod create;
 mod fetcher;
+pub mod headers;
 mod membership;
 mod native;
 mod outstanding;

@@ -6,18 +6,16 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kafkabase::{Message, Record};
+use kafkabase::{Message, Record, headers};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(super) const ERROR: &str = "error";
-pub(super) const ORIGINAL_TOPIC: &str = "original_topic";
-pub(super) const RETRIES: &str = "retries";
-pub(super) const RETRY_TIME: &str = "retry_time";
-/// Ours: the [`Origin`] as JSON.
-pub(super) const ORIGIN: &str = "bulker_origin";
-/// Ours: the key of an event whose copy got one of its own; see [`unique_key`].
-pub(super) const KEY: &str = "bulker_key";
+const ERROR: &str = headers::ERROR.as_str();
+pub(super) const ORIGINAL_TOPIC: &str = headers::ORIGINAL_TOPIC.as_str();
+pub(super) const RETRIES: &str = headers::RETRIES.as_str();
+const RETRY_TIME: &str = headers::RETRY_TIME.as_str();
+const ORIGIN: &str = headers::ORIGIN.as_str();
+const KEY: &str = headers::KEY.as_str();
 /// Code points of an error's text that a header keeps.
 const ERROR_LENGTH: usize = 256;
 

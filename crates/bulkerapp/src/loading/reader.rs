@@ -5,12 +5,11 @@
 //! whose fate is not known yet, or as an event that nobody can parse.
 
 use std::{
-    ffi::CStr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use kafkabase::{FetchError, Fetched, Message, PartitionReader};
+use kafkabase::{FetchError, Fetched, Message, PartitionReader, headers};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use warehouse::OptionError;
@@ -20,8 +19,6 @@ use super::{
     memory::{HeldMemory, MemoryBudget},
 };
 
-/// As [`super::envelope::ORIGIN`].
-const ORIGIN: &CStr = c"bulker_origin";
 /// How long one wait for a record lasts, and so how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
 /// A batch's bytes are looked at once per so many records.
@@ -238,7 +235,7 @@ impl<'a> OpenBatch<'a> {
         self.received += 1;
         self.next_offset = message.offset() + 1;
         self.last_timestamp_ms = message.timestamp_ms();
-        if message.header(ORIGIN).is_some() {
+        if message.header(headers::ORIGIN).is_some() {
             self.copied_bytes += message.payload().len();
             self.copies.push(message);
             return Ok(());

@@ -3,11 +3,11 @@
 //!
 //! Telling is never in the way of loading: nothing here waits, what cannot be kept is dropped and counted there.
 
-use std::{collections::HashMap, ffi::CStr, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eventslog::{BatchBody, EventType, EventsLog, Level, StreamBody, StreamStatus};
 use jiff::Timestamp;
-use kafkabase::{ConfirmedProducer, Message, Mode, Record};
+use kafkabase::{ConfirmedProducer, Message, Mode, Record, headers};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -19,7 +19,6 @@ use warehouse::{
 
 use super::{batch_load::Loaded, target::OwnedTopic};
 
-const METRICS_META: &CStr = c"metrics_meta";
 /// Counts that are on their way at a time; further ones are dropped.
 const COUNTS_AT_ONCE: usize = 16;
 
@@ -136,10 +135,11 @@ impl Reporter {
         };
         let mut counts: HashMap<(&[u8], &str), u64> = HashMap::new();
         for (message, fortune) in messages {
-            let Some(meta) = message.header(METRICS_META).filter(|meta| !meta.is_empty()) else {
+            let Some(meta) = message.header(headers::METRICS_META).filter(|meta| !meta.is_empty())
+            else {
                 continue;
             };
-            let is_retry = message.header(c"retries").is_some();
+            let is_retry = message.header(headers::RETRIES).is_some();
             let status = match fortune {
                 Fortune::Loaded => "success",
                 Fortune::Refused(_) if is_retry => "retry_error",

@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
-use kafkabase::{AdminError, Mode, SendError, TopicNameError, check_length, topic_name};
+use kafkabase::{AdminError, Mode, SendError, TopicNameError, check_length, headers, topic_name};
 use tracing::error;
 use uuid::Uuid;
 use warehouse::{RowError, check_event};
@@ -159,8 +159,8 @@ async fn take(
     let mut key = Uuid::encode_buffer();
     let key = Uuid::new_v4().hyphenated().encode_lower(&mut key).as_bytes();
     let headers = [
-        ("metrics_meta", request.metrics_meta.as_bytes()),
-        ("stream_options", request.stream_options.as_bytes()),
+        (headers::METRICS_META.as_str(), request.metrics_meta.as_bytes()),
+        (headers::STREAM_OPTIONS.as_str(), request.stream_options.as_bytes()),
     ];
     let headers = if request.stream_options.is_empty() { &headers[..1] } else { &headers[..] };
     if is_there {

@@ -19,6 +19,8 @@ use rdkafka::{
 use rdkafka_sys::{self as sys, rd_kafka_resp_err_t as RespErr};
 use tokio::sync::Notify;
 
+use crate::headers::HeaderName;
+
 /// Messages that one call takes out of the queue at most.
 const BULK: usize = 512;
 
@@ -91,8 +93,9 @@ impl Message {
         (timestamp >= 0).then_some(timestamp)
     }
 
-    /// The last header of this name.
-    pub fn header(&self, name: &CStr) -> Option<&[u8]> {
+    /// The value of the last header of this name; `None` where it is absent or null.
+    pub fn header(&self, name: HeaderName) -> Option<&[u8]> {
+        let name = name.as_c_str().as_ptr();
         let mut headers = ptr::null_mut();
         let mut value = ptr::null();
         let mut size = 0;
@@ -102,8 +105,7 @@ impl Message {
             if found != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return None;
             }
-            let found =
-                sys::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut size);
+            let found = sys::rd_kafka_header_get_last(headers, name, &mut value, &mut size);
             if found != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR || value.is_null() {
                 return None;
             }

@@ -1,14 +1,9 @@
 //! Which failed events a request wants to see.
 
-use std::ffi::CStr;
-
-use kafkabase::{ALL_TABLES, Message, Mode, TopicId};
+use kafkabase::{ALL_TABLES, Message, Mode, TopicId, headers};
 use memchr::memmem;
 
 use crate::routes::range::{LogError, time};
-
-pub(super) const ORIGINAL_TOPIC: &CStr = c"original_topic";
-pub(super) const REASON: &CStr = c"error";
 
 /// Why a request cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -90,9 +85,9 @@ impl Filter {
     /// Whether the request wants to see this record.
     pub(super) fn wants(&self, prefix: &str, message: &Message) -> bool {
         let text = |name| message.header(name).unwrap_or_default();
-        self.is_from(prefix, text(ORIGINAL_TOPIC))
+        self.is_from(prefix, text(headers::ORIGINAL_TOPIC))
             && self.is_between(message.timestamp_ms())
-            && memmem::find(text(REASON), self.reason.as_bytes()).is_some()
+            && memmem::find(text(headers::ERROR), self.reason.as_bytes()).is_some()
     }
 
     /// Whether it comes from a topic of the destination, and of the table if one is named.

@@ -3,7 +3,7 @@
 mod filter;
 mod line;
 
-use std::{ffi::CStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use appbase::{http::error_reply, telemetry::chain};
 use axum::{
@@ -14,7 +14,7 @@ use axum::{
 };
 use futures_util::stream;
 use jiff::Timestamp;
-use kafkabase::{Message, Mode, TopicId};
+use kafkabase::{Message, Mode, TopicId, headers};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -23,12 +23,9 @@ use crate::{
     loading::{FateState, Fates},
     state::AppState,
 };
-use filter::{Filter, ORIGINAL_TOPIC, REASON, Status};
+use filter::{Filter, Status};
 use line::{Details, write_detailed_line, write_line};
 
-const ORIGIN: &CStr = c"bulker_origin";
-const RETRIES: &CStr = c"retries";
-const RETRY_TIME: &CStr = c"retry_time";
 /// How long the destination's database may take to tell what it knows.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -57,7 +54,7 @@ pub(super) async fn failed(
     let mut fates = fates(&state, &destination_id, status).await;
     let lines = state.failed_events.read(&topic, move |message, out| {
         let is_wanted = filter.wants(&prefix, message)
-            && fates.counts(message.header(ORIGIN), message.header(RETRIES));
+            && fates.counts(message.header(headers::ORIGIN), message.header(headers::RETRIES));
         if !is_wanted {
             return;
         }
@@ -78,18 +75,20 @@ pub(super) async fn failed(
 
 fn details(prefix: &str, message: &Message, status: Status) -> Details {
     let text = |name| String::from_utf8_lossy(message.header(name).unwrap_or_default());
-    let topic = TopicId::parse(prefix, &text(ORIGINAL_TOPIC));
+    let topic = TopicId::parse(prefix, &text(headers::ORIGINAL_TOPIC));
     let (mode, table_name) = topic.map_or_else(Default::default, |id| (id.mode.as_str(), id.table));
     Details {
         table_name,
         mode,
-        reason: text(REASON).into_owned(),
-        retries: text(RETRIES).parse().unwrap_or(0),
+        reason: text(headers::ERROR).into_owned(),
+        retries: text(headers::RETRIES).parse().unwrap_or(0),
         failed_at: message
             .timestamp_ms()
             .and_then(|at| Some(Timestamp::from_millisecond(at).ok()?.to_string())),
         retry_at: match status {
-            Status::Retry => message.header(RETRY_TIME).map(|_| text(RETRY_TIME).into_owned()),
+            Status::Retry => {
+                message.header(headers::RETRY_TIME).map(|_| text(headers::RETRY_TIME).into_owned())
+            }
             Status::Dead => None, // it has the time of an attempt that there will not be
         },
     }
