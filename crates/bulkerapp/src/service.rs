@@ -11,8 +11,8 @@ use appbase::{
 };
 use eventslog::{EventsLog, LogMetrics};
 use kafkabase::{
-    AckMode, AckProducer, Admin, ConfirmedProducer, FetcherSettings, ProducerMetrics,
-    TopicSettings, topic_name,
+    AckMode, AckProducer, Admin, ClientSettings, ConfirmedProducer, FetcherSettings,
+    ProducerMetrics, TopicSettings, topic_name,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let destinations = configuration.destinations();
     let configuration_status = configuration.status();
 
-    let client = config.kafka.client_config(CLIENT_ID);
+    let client = config.kafka.client_settings(CLIENT_ID);
     let admin = Admin::new(&client, ADMIN_TIMEOUT).context("Kafka's settings")?;
     let counters = ProducerMetrics {
         messages: metrics::PRODUCER_MESSAGES.clone(),
@@ -207,7 +207,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
 
 fn start_loading(
     config: &Config,
-    (client, admin): (&rdkafka::ClientConfig, Admin),
+    (client, admin): (&ClientSettings, Admin),
     topics: &Arc<Topics>,
     (targets, destinations, events_log): (Arc<Targets>, Arc<Destinations>, EventsLog),
     pauses: &Arc<Pauses>,
@@ -293,12 +293,7 @@ pub(crate) fn open_targets(config: &Config, destinations: Arc<Destinations>) -> 
     Arc::new(Targets::new(destinations, connections, defaults))
 }
 
-fn pauses(
-    config: &Config,
-    client: &rdkafka::ClientConfig,
-    admin: Admin,
-    topics: &Arc<Topics>,
-) -> Pauses {
+fn pauses(config: &Config, client: &ClientSettings, admin: Admin, topics: &Arc<Topics>) -> Pauses {
     let kafka = config.kafka.clone();
     let pauses = PausesConfig {
         topic: pauses_topic(&config.kafka.kafka_topic_prefix),

@@ -152,7 +152,7 @@ pub async fn run(command: &Command, config: &Config, environment: &Environment) 
     let redis = RedisSettings::from(&config.events_log);
     let configuration = Configuration::start(&config.source, &redis, environment).await?;
     let destinations = configuration.destinations();
-    let admin = Admin::new(&config.kafka.client_config(CLIENT_ID), ADMIN_TIMEOUT)?;
+    let admin = Admin::new(&config.kafka.client_settings(CLIENT_ID), ADMIN_TIMEOUT)?;
     let topics = Arc::new(Topics::new(admin, &config.kafka, destinations));
     let stop = CancellationToken::new();
     let watching = {

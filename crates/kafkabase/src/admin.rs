@@ -11,7 +11,6 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rdkafka::{
-    ClientConfig,
     admin::AdminClient,
     client::{Client, DefaultClientContext},
     config::RDKafkaLogLevel,
@@ -22,6 +21,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
+    ClientSettings, ClientSetupError, TopicGroup,
     fetcher::NO_GROUP,
     native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription},
 };
@@ -40,8 +40,8 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    fn new(config: &ClientConfig) -> Result<Clients, KafkaError> {
-        let mut as_consumer = config.clone();
+    fn new(settings: &ClientSettings) -> Result<Clients, KafkaError> {
+        let mut as_consumer = settings.to_config();
         as_consumer
             .set("group.id", NO_GROUP)
             .set("isolation.level", "read_committed")
@@ -52,7 +52,7 @@ impl Clients {
             RDKafkaType::RD_KAFKA_CONSUMER,
             DefaultClientContext,
         )?;
-        Ok(Clients { admin: config.create()?, consumer })
+        Ok(Clients { admin: settings.to_config().create()?, consumer })
     }
 }
 
@@ -67,7 +67,7 @@ impl Deref for Clients {
 /// A handle for administrative calls; cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    config: ClientConfig,
+    settings: ClientSettings,
     client: Arc<ArcSwap<Clients>>,
     timeout: Duration,
 }
@@ -80,9 +80,15 @@ pub(crate) struct Session {
 
 impl Admin {
     /// `timeout` bounds each call.
-    pub fn new(base: &ClientConfig, timeout: Duration) -> Result<Admin, KafkaError> {
-        let client = Arc::new(ArcSwap::from_pointee(Clients::new(base)?));
-        Ok(Admin { config: base.clone(), client, timeout })
+    pub fn new(settings: &ClientSettings, timeout: Duration) -> Result<Admin, ClientSetupError> {
+        let clients = Clients::new(settings).map_err(ClientSetupError::of("admin client"))?;
+        let client = Arc::new(ArcSwap::from_pointee(clients));
+        Ok(Admin { settings: settings.clone(), client, timeout })
+    }
+
+    /// The topic's partition and the group that has the topic's name. Asks nothing yet.
+    pub fn topic_group(&self, topic: &str, partition: i32) -> TopicGroup {
+        TopicGroup::new(self.clone(), topic, partition)
     }
 
     /// The cluster's id, as its brokers report it.
@@ -90,7 +96,7 @@ impl Admin {
         self.call("DescribeCluster", |admin| {
             admin.client.inner().fetch_cluster_id(admin.timeout).ok_or_else(|| AdminError {
                 call: "DescribeCluster",
-                code: RDKafkaErrorCode::OperationTimedOut,
+                code: RDKafkaErrorCode::OperationTimedOut.into(),
                 reason: "no broker told the cluster's id".to_owned(),
             })
         })
@@ -209,7 +215,7 @@ impl Admin {
         if !Arc::ptr_eq(old, &self.client.load()) {
             return;
         }
-        match Clients::new(&self.config) {
+        match Clients::new(&self.settings) {
             Ok(client) => {
                 self.client.compare_and_swap(old, Arc::new(client));
                 info!("kafka did not answer in time; asking with a new client from now on");
@@ -220,5 +226,5 @@ impl Admin {
 }
 
 fn no_answer(call: &'static str) -> AdminError {
-    AdminError { call, code: RDKafkaErrorCode::Fail, reason: "no answer".to_owned() }
+    AdminError { call, code: RDKafkaErrorCode::Fail.into(), reason: "no answer".to_owned() }
 }

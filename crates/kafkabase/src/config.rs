@@ -6,7 +6,7 @@ use appbase::values::{ValueError, boolean, float, hours, integer, millis};
 use clap::{ArgAction, Args};
 use rdkafka::ClientConfig;
 
-use crate::SpoolSettings;
+use crate::{ClientSettings, SpoolSettings};
 
 /// What a produced event waits for before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,8 +213,14 @@ impl KafkaConfig {
         })
     }
 
-    /// What all clients have in common: brokers, security, reconnecting.
-    pub fn client_config(&self, client_id: &str) -> ClientConfig {
+    /// What all clients have in common: brokers, security, reconnecting. `client_id` is how the
+    /// brokers see the client.
+    pub fn client_settings(&self, client_id: &str) -> ClientSettings {
+        ClientSettings::new(self.client_config(client_id))
+    }
+
+    /// The same, for a client of this crate that adds its own.
+    pub(crate) fn client_config(&self, client_id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("client.id", client_id)

@@ -19,7 +19,9 @@ use rdkafka::{
 };
 use tracing::{error, info};
 
-use crate::{KafkaConfig, client_log::LogContext};
+use crate::{
+    ClientSetupError, KafkaConfig, KafkaErrorCode, client_log::LogContext, error::code_of,
+};
 
 /// Pause before a full queue is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
@@ -39,13 +41,13 @@ pub struct Record {
 /// Why a record is not known to be in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("kafka did not confirm the record: {0}")]
-pub struct Unconfirmed(pub RDKafkaErrorCode);
+pub struct Unconfirmed(pub KafkaErrorCode);
 
 impl Unconfirmed {
     /// Whether the same record would be refused again.
     pub fn is_refusal(self) -> bool {
         matches!(
-            self.0,
+            self.0.0,
             RDKafkaErrorCode::MessageSizeTooLarge
                 | RDKafkaErrorCode::InvalidMessageSize
                 | RDKafkaErrorCode::TopicAuthorizationFailed
@@ -57,7 +59,10 @@ impl Unconfirmed {
 
     /// The topic is not there.
     pub fn is_unknown_topic(self) -> bool {
-        matches!(self.0, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
+        matches!(
+            self.0.0,
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
+        )
     }
 }
 
@@ -76,7 +81,7 @@ impl ConfirmedProducer {
         kafka: &KafkaConfig,
         client_id: &str,
         timeout: Duration,
-    ) -> Result<ConfirmedProducer, KafkaError> {
+    ) -> Result<ConfirmedProducer, ClientSetupError> {
         let mut config = kafka.client_config(client_id);
         config
             .set("acks", "all")
@@ -88,7 +93,8 @@ impl ConfirmedProducer {
             // a topic that is not there is an answer, and soon
             .set("topic.metadata.propagation.max.ms", "5000")
             .set("socket.timeout.ms", "10000");
-        let client = Arc::new(ArcSwap::from_pointee(make(&config)?));
+        let client = make(&config).map_err(ClientSetupError::of("producer of moved records"))?;
+        let client = Arc::new(ArcSwap::from_pointee(client));
         Ok(ConfirmedProducer { config, client })
     }
 
@@ -100,7 +106,7 @@ impl ConfirmedProducer {
             on_their_way.push(enqueue(&client, record).await);
         }
         let results = join_all(on_their_way.into_iter().map(confirm)).await;
-        if results.contains(&Err(Unconfirmed(RDKafkaErrorCode::Fatal))) {
+        if results.contains(&Err(Unconfirmed(RDKafkaErrorCode::Fatal.into()))) {
             self.rebuild(&client);
         }
         results
@@ -143,9 +149,9 @@ async fn enqueue(client: &Client, record: &Record) -> Result<DeliveryFuture, Unc
             Err((error, _)) => match code_of(&error) {
                 RDKafkaErrorCode::QueueFull => tokio::time::sleep(QUEUE_PAUSE).await,
                 _ if client.client().fatal_error().is_some() => {
-                    return Err(Unconfirmed(RDKafkaErrorCode::Fatal));
+                    return Err(Unconfirmed(RDKafkaErrorCode::Fatal.into()));
                 }
-                code => return Err(Unconfirmed(code)),
+                code => return Err(Unconfirmed(code.into())),
             },
         }
     }
@@ -154,12 +160,8 @@ async fn enqueue(client: &Client, record: &Record) -> Result<DeliveryFuture, Unc
 async fn confirm(enqueued: Result<DeliveryFuture, Unconfirmed>) -> Result<(), Unconfirmed> {
     match enqueued?.await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err((error, _))) => Err(Unconfirmed(code_of(&error))),
+        Ok(Err((error, _))) => Err(Unconfirmed(code_of(&error).into())),
         // the client was ended while the record was on its way
-        Err(_) => Err(Unconfirmed(RDKafkaErrorCode::PurgeInflight)),
+        Err(_) => Err(Unconfirmed(RDKafkaErrorCode::PurgeInflight.into())),
     }
-}
-
-fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
-    error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
 }

@@ -12,7 +12,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use crate::{Admin, KafkaConfig, membership::SHARES, native::AdminError};
+use crate::{Admin, KafkaConfig, error::code_of, membership::SHARES, native::AdminError};
 
 /// How long the controller may take until all brokers know a new topic.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ impl Admin {
             match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
                 None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
                 Some(Err((_, code))) => {
-                    Err(AdminError { call: CALL, code, reason: code.to_string() })
+                    Err(AdminError { call: CALL, code: code.into(), reason: code.to_string() })
                 }
             }
         })
@@ -143,7 +143,7 @@ impl Admin {
             match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
                 None | Some(Ok(_)) => Ok(()),
                 Some(Err((_, code))) => {
-                    Err(AdminError { call: CALL, code, reason: code.to_string() })
+                    Err(AdminError { call: CALL, code: code.into(), reason: code.to_string() })
                 }
             }
         })
@@ -211,8 +211,7 @@ fn block_on<T>(answer: impl Future<Output = T>) -> T {
 }
 
 fn failed(call: &'static str, error: &KafkaError) -> AdminError {
-    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-    AdminError { call, code, reason: error.to_string() }
+    AdminError { call, code: code_of(error).into(), reason: error.to_string() }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
+    Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use tracing::{debug, error, warn};
 
 use crate::{
+    ClientSettings, ClientSetupError, OpenError,
     client_log::LogContext,
     native::{FetchError, Fetched, PartitionQueue},
 };
@@ -66,10 +67,17 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Makes the consumer and the thread that serves its events. `base` holds brokers and security.
-    pub fn new(base: &ClientConfig, settings: &FetcherSettings) -> Result<Fetcher, KafkaError> {
+    /// Makes the consumer and the thread that serves its events.
+    pub fn new(
+        client: &ClientSettings,
+        settings: &FetcherSettings,
+    ) -> Result<Fetcher, ClientSetupError> {
+        Fetcher::make(client, settings).map_err(ClientSetupError::of("consumer"))
+    }
+
+    fn make(client: &ClientSettings, settings: &FetcherSettings) -> Result<Fetcher, KafkaError> {
         let kilobytes = (settings.queued_bytes >> 10).max(1);
-        let mut config = base.clone();
+        let mut config = client.to_config();
         config
             .set("group.id", NO_GROUP) // librdkafka wants a group before it assigns
             .set("enable.auto.commit", "false")
@@ -102,16 +110,26 @@ impl Fetcher {
         topic: &str,
         partition: i32,
         start: i64,
-    ) -> Result<PartitionReader, KafkaError> {
+    ) -> Result<PartitionReader, OpenError> {
         let (fetcher, name) = (self.clone(), topic.to_owned());
         let opened = tokio::task::spawn_blocking(move || fetcher.read(&name, partition, start));
         opened.await.unwrap_or_else(|_| {
-            Err(KafkaError::Subscription(format!("no reader for topic {topic}")))
+            let died = KafkaError::Subscription(format!("no reader for topic {topic}"));
+            Err(OpenError::of(topic, partition)(died))
         })
     }
 
     /// Starts to read `topic`/`partition` at `start`. At most one reader of a partition at a time. Blocks for a round trip.
     pub fn read(
+        self: &Arc<Self>,
+        topic: &str,
+        partition: i32,
+        start: i64,
+    ) -> Result<PartitionReader, OpenError> {
+        self.assign(topic, partition, start).map_err(OpenError::of(topic, partition))
+    }
+
+    fn assign(
         self: &Arc<Self>,
         topic: &str,
         partition: i32,
@@ -150,6 +168,11 @@ pub struct PartitionReader {
 }
 
 impl PartitionReader {
+    /// The offset that the reader was opened at.
+    pub fn start(&self) -> i64 {
+        self.start
+    }
+
     /// The next record or the partition's end, if it is there already.
     pub fn try_next(&mut self) -> Result<Fetched, FetchError> {
         self.next(Duration::ZERO)

@@ -2,23 +2,29 @@
 
 mod admin;
 mod client_log;
+mod client_settings;
 mod config;
 mod confirmed;
 mod create;
+mod error;
 mod fetcher;
 pub mod headers;
 mod membership;
 mod native;
 mod outstanding;
 mod producer;
+mod range;
 mod spool;
 mod topic;
+mod topic_group;
 
 pub use admin::Admin;
 pub use client_log::{ClientError, last_client_error};
+pub use client_settings::ClientSettings;
 pub use config::{AckMode, KafkaConfig, SaslSettings};
 pub use confirmed::{ConfirmedProducer, Record, Unconfirmed};
 pub use create::{TopicMetadata, TopicSettings};
+pub use error::{ClientSetupError, KafkaErrorCode, OpenError};
 pub use fetcher::{Fetcher, FetcherSettings, PartitionReader};
 pub use membership::{Membership, SHARES, Shares};
 pub use native::{
@@ -28,6 +34,7 @@ pub use native::{
 pub use producer::{
     AckProducer, NotMade, ProducerMetrics, ProducerTopic, SendError, SpoolUse, TopicMaker,
 };
+pub use range::{RangeError, RangeItem, RangeReader};
 pub use spool::{
     QuarantinedTopic, Spool, SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings, SpoolStatus,
     SpooledEvent,
@@ -36,3 +43,4 @@ pub use topic::{
     ALL_TABLES, MAX_TOPIC_NAME, Mode, TopicId, TopicNameError, check_length, fnv1a, is_topic_part,
     topic_name,
 };
+pub use topic_group::TopicGroup;

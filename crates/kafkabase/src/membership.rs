@@ -9,14 +9,13 @@
 use std::time::Duration;
 
 use rdkafka::{
-    ClientConfig,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
 use tracing::{debug, warn};
 
-use crate::client_log::LogContext;
+use crate::{ClientSettings, ClientSetupError, client_log::LogContext};
 
 /// How many shares there are.
 pub const SHARES: u32 = 64;
@@ -56,8 +55,16 @@ pub struct Membership {
 
 impl Membership {
     /// Joins `group` over `topic`, which must have [`SHARES`] partitions.
-    pub fn join(base: &ClientConfig, topic: &str, group: &str) -> Result<Membership, KafkaError> {
-        let mut config = base.clone();
+    pub fn join(
+        client: &ClientSettings,
+        topic: &str,
+        group: &str,
+    ) -> Result<Membership, ClientSetupError> {
+        Membership::make(client, topic, group).map_err(ClientSetupError::of("member of a group"))
+    }
+
+    fn make(client: &ClientSettings, topic: &str, group: &str) -> Result<Membership, KafkaError> {
+        let mut config = client.to_config();
         config
             .set("group.id", group)
             .set("enable.auto.commit", "false")

@@ -94,7 +94,7 @@ impl Command {
 }
 
 fn admin(config: &Config) -> Result<Admin> {
-    let client = config.kafka.client_config(CLIENT_ID);
+    let client = config.kafka.client_settings(CLIENT_ID);
     Admin::new(&client, ADMIN_TIMEOUT).context("Kafka's settings")
 }
 

@@ -102,7 +102,7 @@ impl Report {
 
     /// What the cluster is; `None`: it does not answer.
     async fn kafka(&mut self, config: &Config, admin: &Admin) -> Option<Cluster> {
-        let client = config.kafka.client_config(CLIENT_ID);
+        let client = config.kafka.client_settings(CLIENT_ID);
         // its errors say why brokers cannot be reached
         let _talking = Fetcher::new(&client, &FetcherSettings::default());
         let found = async { Ok((admin.cluster_id().await?, admin.topics().await?)) };
@@ -237,7 +237,7 @@ impl Look<'_> {
         if !self.kafka.topics.iter().any(|known| known.name == topic) {
             return report.ok("pauses", "none");
         }
-        let client = self.config.kafka.client_config(CLIENT_ID);
+        let client = self.config.kafka.client_settings(CLIENT_ID);
         match paused_destinations(self.admin, &client, &topic).await {
             Ok(paused) if paused.is_empty() => report.ok("pauses", "none"),
             Ok(paused) => {

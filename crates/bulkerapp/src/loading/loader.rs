@@ -23,7 +23,6 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::{
     hand_over, metrics,
     pauses::PausedDestinations,
-    reader::ReadError,
     retries::RetryRun,
     run::{RunContext, RunEnd, RunError, TopicRun},
     start::HoldReason,
@@ -423,7 +422,7 @@ impl<S: LoadSource> Loader<S> {
             }
             Ended::Tail(Ok(TailEnd::NoRows)) => false,
             Ended::Run(result) => {
-                is_stuck = matches!(result, Err(RunError::Read(ReadError::Stalled { .. })));
+                is_stuck = matches!(&result, Err(RunError::Read(error)) if error.is_stalled());
                 if let (Ok(RunEnd::At { next_offset }), Mode::Stream) = (&result, state.topic.mode)
                 {
                     follows_from = Some(*next_offset);
@@ -432,7 +431,7 @@ impl<S: LoadSource> Loader<S> {
                 false
             }
             Ended::Tail(Err(error)) => {
-                is_stuck = matches!(error, RunError::Read(ReadError::Stalled { .. }));
+                is_stuck = matches!(&error, RunError::Read(error) if error.is_stalled());
                 state.ended(Err(error));
                 false
             }

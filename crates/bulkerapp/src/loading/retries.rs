@@ -9,14 +9,13 @@
 //! Before a clean stop what lies before a moved event is appended anew, so that whoever goes on, the original
 //! too, finds each event once.
 
-use std::{
-    collections::BTreeMap,
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 
 use jiff::Timestamp;
-use kafkabase::{Fetched, GroupOffset, Message, Mode, OffsetSpec, Record, TopicId, Unconfirmed};
+use kafkabase::{
+    GroupOffset, Message, Mode, OffsetSpec, RangeError, RangeItem, RangeReader, Record, TopicId,
+    Unconfirmed,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -185,31 +184,31 @@ impl RetryRun<'_> {
 
     /// Reads a chunk; answers the offset where the next one begins.
     async fn read(&self, from: i64, end: i64) -> Result<(Vec<Message>, i64), RunError> {
-        let mut reader =
+        let reader =
             self.context.fetcher.open(&self.topic.name, self.topic.partition, from).await?;
         let (stall_after, limit) = (self.context.stall_after, self.context.retry_batch_size);
         let stop = self.stop.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let (mut messages, mut bytes, mut next) = (Vec::new(), 0, from);
-            let mut heard = Instant::now();
-            while next < end && messages.len() < limit && bytes < BYTES_AT_ONCE {
-                match reader.next(POLL)? {
-                    Fetched::Message(message) if message.offset() >= end => next = end,
-                    Fetched::Message(message) => {
-                        next = message.offset() + 1;
+            let (mut messages, mut bytes) = (Vec::new(), 0);
+            let mut range = RangeReader::new(reader, end, stall_after);
+            while messages.len() < limit && bytes < BYTES_AT_ONCE {
+                match range.next(POLL) {
+                    Ok(RangeItem::Message(message)) => {
                         bytes += message.payload().len();
                         messages.push(message);
-                        heard = Instant::now();
                     }
-                    Fetched::End { offset } if offset >= end => next = end,
-                    Fetched::End { .. } | Fetched::Nothing if stop.is_cancelled() => break,
-                    Fetched::End { .. } | Fetched::Nothing if heard.elapsed() >= stall_after => {
-                        return Err(ReadError::Stalled { after: stall_after });
+                    Ok(RangeItem::End) => break,
+                    // a stop is no stall
+                    Ok(RangeItem::Waiting) | Err(RangeError::Stalled { .. })
+                        if stop.is_cancelled() =>
+                    {
+                        break;
                     }
-                    Fetched::End { .. } | Fetched::Nothing => {}
+                    Ok(RangeItem::Waiting) => {}
+                    Err(error) => return Err(ReadError::from(error)),
                 }
             }
-            Ok((messages, next))
+            Ok((messages, range.next_offset()))
         });
         Ok(read.await.map_err(|_| RunError::ReaderDied)??)
     }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kafkabase::{Admin, AdminError, Fetcher, OffsetSpec, Unconfirmed};
+use kafkabase::{Admin, AdminError, Fetcher, OffsetSpec, OpenError, Unconfirmed};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -71,7 +71,7 @@ pub(super) enum RunError {
     #[error("Kafka did not answer")]
     Kafka(#[from] AdminError),
     #[error("Kafka refused to hand out the partition")]
-    Assign(#[from] rdkafka::error::KafkaError),
+    Assign(#[from] OpenError),
     #[error("reading the topic failed")]
     Read(#[from] ReadError),
     #[error("the warehouse did not take the batch")]
@@ -96,7 +96,7 @@ impl RunError {
         match self {
             RunError::Kafka(_) => "kafka error",
             RunError::Assign(_) => "assignment_error",
-            RunError::Read(ReadError::Stalled { .. }) => "stalled",
+            RunError::Read(error) if error.is_stalled() => "stalled",
             RunError::Read(_) | RunError::ReaderDied => "consumer_error",
             RunError::Move(_) | RunError::Park(_) => "retry_topic_error",
             RunError::Load(LoadError::Tls { .. }) => "warehouse_tls",

@@ -17,6 +17,8 @@ use rdkafka_sys::{
 };
 use uuid::Uuid;
 
+use crate::KafkaErrorCode;
+
 /// The longest time-out that librdkafka takes. None of ours is as long: see `admin` for why it must not come.
 const NEVER_MS: i32 = 3_600_000;
 
@@ -24,8 +26,10 @@ const NEVER_MS: i32 = 3_600_000;
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{call} failed: {reason}")]
 pub struct AdminError {
+    /// The request, in Kafka's words.
     pub call: &'static str,
-    pub code: RDKafkaErrorCode,
+    pub code: KafkaErrorCode,
+    /// librdkafka's text. Names topics, groups and brokers, no secrets.
     pub reason: String,
 }
 
@@ -33,7 +37,7 @@ impl AdminError {
     /// The group has live members: somebody else reads the topic.
     pub fn is_live_members(&self) -> bool {
         matches!(
-            self.code,
+            self.code.0,
             RDKafkaErrorCode::UnknownMemberId
                 | RDKafkaErrorCode::NonEmptyGroup
                 | RDKafkaErrorCode::RebalanceInProgress
@@ -44,7 +48,7 @@ impl AdminError {
     /// may be coming back one by one.
     pub fn is_refusal(&self) -> bool {
         matches!(
-            self.code,
+            self.code.0,
             RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::ClusterAuthorizationFailed
                 | RDKafkaErrorCode::InvalidTopic
@@ -55,13 +59,13 @@ impl AdminError {
 
     /// Nobody answered within the time that the call may take.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.code, RDKafkaErrorCode::OperationTimedOut)
+        matches!(self.code.0, RDKafkaErrorCode::OperationTimedOut)
     }
 
     /// The topic is not (or no longer) there.
     pub fn is_unknown_topic(&self) -> bool {
         matches!(
-            self.code,
+            self.code.0,
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
         )
     }
@@ -299,7 +303,7 @@ pub(crate) fn describe_groups(
             .map(|group| {
                 let error = sys::rd_kafka_ConsumerGroupDescription_error(*group);
                 match check_error(CALL, error) {
-                    Err(error) if error.code != RDKafkaErrorCode::GroupIdNotFound => Err(error),
+                    Err(error) if error.code.0 != RDKafkaErrorCode::GroupIdNotFound => Err(error),
                     _ => Ok(GroupMembers {
                         group: text(sys::rd_kafka_ConsumerGroupDescription_group_id(*group))
                             .into_owned(),
@@ -346,7 +350,7 @@ pub(super) unsafe fn wait(
         let code = sys::rd_kafka_event_error(event.0);
         if code != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             let reason = text(sys::rd_kafka_event_error_string(event.0)).into_owned();
-            return Err(AdminError { call, code: code.into(), reason });
+            return Err(AdminError { call, code: KafkaErrorCode(code.into()), reason });
         }
         Ok(event)
     }
@@ -447,13 +451,13 @@ pub(super) unsafe fn check_error(
             return Ok(());
         }
         let reason = text(sys::rd_kafka_error_string(error)).into_owned();
-        Err(AdminError { call, code: code.into(), reason })
+        Err(AdminError { call, code: KafkaErrorCode(code.into()), reason })
     }
 }
 
 pub(super) fn failure(call: &'static str, code: RespErr) -> AdminError {
     let code = RDKafkaErrorCode::from(code);
-    AdminError { call, code, reason: code.to_string() }
+    AdminError { call, code: code.into(), reason: code.to_string() }
 }
 
 pub(super) fn c_string(call: &'static str, text: &str) -> Result<CString, AdminError> {

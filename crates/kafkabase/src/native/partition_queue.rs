@@ -12,14 +12,11 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::RDKafkaErrorCode,
-};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka_sys::{self as sys, rd_kafka_resp_err_t as RespErr};
 use tokio::sync::Notify;
 
-use crate::headers::HeaderName;
+use crate::{KafkaErrorCode, headers::HeaderName};
 
 /// Messages that one call takes out of the queue at most.
 const BULK: usize = 512;
@@ -40,7 +37,8 @@ pub enum Fetched {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("reading the partition failed: {reason}")]
 pub struct FetchError {
-    pub code: RDKafkaErrorCode,
+    pub code: KafkaErrorCode,
+    /// librdkafka's text. Names topics and brokers, no secrets.
     pub reason: String,
 }
 
@@ -227,7 +225,7 @@ impl<C: ConsumerContext> PartitionQueue<C> {
             }
             code => {
                 let reason = String::from_utf8_lossy(message.payload()).into_owned();
-                Err(FetchError { code: code.into(), reason })
+                Err(FetchError { code: KafkaErrorCode(code.into()), reason })
             }
         }
     }

@@ -29,7 +29,7 @@ use std::{
 
 use prometheus::{IntCounter, IntCounterVec};
 use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
+    error::RDKafkaErrorCode,
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, Producer},
 };
@@ -46,7 +46,8 @@ pub use self::{
     topic::ProducerTopic,
 };
 use crate::{
-    AckMode, KafkaConfig, Spool,
+    AckMode, ClientSetupError, KafkaConfig, Spool,
+    error::code_of,
     outstanding::{Admission, Ticket},
     spool::EventParts,
 };
@@ -102,11 +103,13 @@ impl AckProducer {
         client_id: &str,
         metrics: ProducerMetrics,
         spool: Option<SpoolUse>,
-    ) -> Result<AckProducer, KafkaError> {
+    ) -> Result<AckProducer, ClientSetupError> {
         let spool = spool.filter(|_| config.ack_mode == AckMode::Durable);
         let reports = Reports::start(spool.as_ref().map(|using| using.spool.clone()));
         let client_config = producer_config(config, client_id);
-        let client = Arc::new(Client::new(client_config, reports, metrics.rebuilt.clone())?);
+        let client = Client::new(client_config, reports, metrics.rebuilt.clone())
+            .map_err(ClientSetupError::of("producer"))?;
+        let client = Arc::new(client);
         tokio::spawn(Client::watch(Arc::downgrade(&client)));
         let wait = match config.ack_mode {
             AckMode::Durable => config.producer_wait_for_delivery_ms,
@@ -255,7 +258,7 @@ impl AckProducer {
         (record.key, record.payload, record.headers) = (key, value, headers);
         if let Err(error) = self.shared.client.send(record) {
             topic.outstanding().settle(ticket);
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+            let code = code_of(&error);
             if code == RDKafkaErrorCode::Fatal {
                 self.shared.client.rebuild();
             }

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
 use super::{AckProducer, ProducerTopic, SendError, lookup::LookUp, owned, reports::Report};
-use crate::{Spool, SpoolError, SpooledEvent};
+use crate::{Spool, SpoolError, SpooledEvent, error::code_of};
 
 /// Events, and their bytes, that are sent before the next ones wait for their acknowledgement.
 const MOST_EVENTS: usize = 10_000;
@@ -388,7 +388,7 @@ impl<'a> Replay<'a> {
                 self.topic.produced.inc();
                 continue;
             };
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+            let code = code_of(&error);
             if code == RDKafkaErrorCode::Fatal {
                 client.rebuild();
             }

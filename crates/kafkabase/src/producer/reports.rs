@@ -5,14 +5,14 @@ use std::sync::Arc;
 use rdkafka::{
     ClientContext,
     config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
     producer::{DeliveryResult, ProducerContext},
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use super::{ProducerTopic, SendError};
-use crate::{Spool, client_log, outstanding::Ticket};
+use crate::{Spool, client_log, error::code_of, outstanding::Ticket};
 
 /// Answers that are passed on before other work gets its turn.
 const ANSWERS_AT_ONCE: usize = 256;
@@ -116,10 +116,7 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, report: Box<Report>) {
         let result = match result {
             Ok(_) => Ok(()),
-            Err((error, _)) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                Err(SendError::of(code))
-            }
+            Err((error, _)) => Err(SendError::of(code_of(error))),
         };
         match *report {
             Report::Sent { topic, ticket, answer } => {

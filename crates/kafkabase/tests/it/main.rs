@@ -1,3 +1,4 @@
 //! kafkabase against real brokers that go away and come back.
 
 mod admin;
+mod range;
