@@ -12,7 +12,7 @@ use appbase::{
 use eventslog::{EventsLog, LogMetrics};
 use kafkabase::{
     AckMode, AckProducer, Admin, ClientSettings, ConfirmedProducer, FetcherSettings,
-    ProducerMetrics, TopicSettings, topic_name,
+    ProducerMetrics, TopicSettings, topic_name, watch_spool_requests,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -114,7 +114,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         let (pauses, stop) = (pauses.clone(), background.clone());
         tokio::spawn(async move { pauses.watch(refresh, stop).await })
     };
-    let asked = spool::watch_requests(config.kafka.spool(), producer.clone(), background.clone());
+    let asked = watch_spool_requests(config.kafka.spool(), producer.clone(), background.clone());
     let listening = tokio::spawn(asked);
     let measuring = tokio::spawn(measure(
         producer.clone(),
@@ -184,7 +184,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     if let Some(spool) = producer.spool() {
         // what Kafka does not take now is safe: the loader gets the rest of the time
         producer.flush(deadline.remaining() / 2).await;
-        spool::close(spool, deadline).await;
+        spool.close(deadline).await;
     } else {
         let unsent = producer.flush(deadline.remaining()).await;
         if unsent > 0 {

@@ -15,6 +15,7 @@ mod outstanding;
 mod producer;
 mod range;
 mod spool;
+mod spool_service;
 mod topic;
 mod topic_group;
 
@@ -38,6 +39,9 @@ pub use range::{RangeError, RangeItem, RangeReader};
 pub use spool::{
     QuarantinedTopic, Spool, SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings, SpoolStatus,
     SpooledEvent,
+};
+pub use spool_service::{
+    SpoolBegun, SpoolCommand, SpoolCommandError, SpoolGauges, SpoolWork, watch_spool_requests,
 };
 pub use topic::{
     ALL_TABLES, MAX_TOPIC_NAME, Mode, TopicId, TopicNameError, check_length, fnv1a, is_topic_part,
