@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use kafkabase::{KafkaConfig, Mode, TopicMetadata, TopicSettings, topic_name};
+use kafkabase::{KafkaConfig, TopicMetadata, TopicMode, TopicSettings, topic_name};
 
 use crate::destinations::Snapshot;
 
@@ -53,7 +53,7 @@ impl StandingTopics {
             let id = &destination.config.id;
             let tables = destination.special_tables().iter();
             tables.map(|table| {
-                let name = topic_name(&self.prefix, id, Mode::Batch, table, 0);
+                let name = topic_name(&self.prefix, id, TopicMode::Batch, table, 0);
                 (name, self.table.clone())
             })
         });

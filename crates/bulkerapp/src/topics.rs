@@ -16,8 +16,8 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use kafkabase::{
-    Admin, AdminError, ClientError, KafkaConfig, Mode, NotMade, TopicId, TopicMaker, TopicMetadata,
-    TopicSettings, last_client_error,
+    Admin, AdminError, ClientError, KafkaConfig, NotMade, TopicId, TopicMaker, TopicMetadata,
+    TopicMode, TopicSettings, last_client_error,
 };
 use tokio::{
     sync::{Notify, OnceCell},
@@ -327,7 +327,7 @@ impl Topics {
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };
-            if id.mode == Mode::Profiles {
+            if id.mode == TopicMode::Profiles {
                 snapshot.profiles.insert(topic.name.clone());
                 continue;
             }

@@ -44,7 +44,7 @@ pub use spool_service::{
     SpoolBegun, SpoolCommand, SpoolCommandError, SpoolGauges, SpoolWork, watch_spool_requests,
 };
 pub use topic::{
-    ALL_TABLES, MAX_TOPIC_NAME, Mode, TopicId, TopicNameError, check_length, fnv1a, is_topic_part,
-    topic_name,
+    ALL_TABLES, MAX_TOPIC_NAME, TopicId, TopicMode, TopicNameError, check_length, fnv1a,
+    is_topic_part, topic_name,
 };
 pub use topic_group::TopicGroup;

@@ -8,7 +8,9 @@ use std::{collections::HashMap, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Result;
 use appbase::{auth::TokenAuth, config::Environment, telemetry::chain};
 use futures_util::StreamExt;
-use kafkabase::{Admin, Fetcher, FetcherSettings, Mode, TopicId, TopicMetadata, last_client_error};
+use kafkabase::{
+    Admin, Fetcher, FetcherSettings, TopicId, TopicMetadata, TopicMode, last_client_error,
+};
 
 use super::{CLIENT_ID, admin, destinations};
 use crate::{
@@ -154,11 +156,11 @@ impl Look<'_> {
                 wide.push(topic.name.clone());
             }
             match id.mode {
-                Mode::Batch | Mode::Stream => {
+                TopicMode::Batch | TopicMode::Stream => {
                     of_tables.entry(id.destination_id).or_default().push(topic.name.clone());
                 }
-                Mode::Retry => retry.push(topic.name.clone()),
-                Mode::Dead | Mode::Profiles => {}
+                TopicMode::Retry => retry.push(topic.name.clone()),
+                TopicMode::Dead | TopicMode::Profiles => {}
             }
         }
         let shared = &self.config.kafka.kafka_destinations_retry_topic_name;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use appbase::telemetry::chain;
-use kafkabase::{Message, Mode};
+use kafkabase::{Message, TopicMode};
 use tracing::warn;
 use warehouse::{
     Checkpoint, LoadError, LoadOptions, LoadReport, Refusals, RefusedRow, RowsOf, SchemaChanges,
@@ -260,7 +260,7 @@ pub(super) fn group_plan(topic: &OwnedTopic, target: &LoadTarget) -> GroupPlan {
 
 fn rows_of(topic: &OwnedTopic) -> RowsOf {
     match topic.mode {
-        Mode::Stream => RowsOf::Events,
+        TopicMode::Stream => RowsOf::Events,
         _ => RowsOf::Batch,
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use kafkabase::Mode;
+use kafkabase::TopicMode;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,7 +23,7 @@ pub(super) async fn of_topic(
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
     match target {
-        _ if topic.mode == Mode::Retry => RetryRun { context, topic, stop }.hand_over().await,
+        _ if topic.mode == TopicMode::Retry => RetryRun { context, topic, stop }.hand_over().await,
         // also what it never loaded itself: a loader that was killed may not have told Kafka
         Some(target) if !topic.is_told() => {
             TopicRun { context, topic, target, stop }.hand_over().await

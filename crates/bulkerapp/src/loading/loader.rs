@@ -11,7 +11,7 @@ use std::{
 };
 
 use appbase::telemetry::chain;
-use kafkabase::{Fetcher, Mode, OffsetSpec};
+use kafkabase::{Fetcher, OffsetSpec, TopicMode};
 use tokio::{
     sync::{Semaphore, watch},
     task::{Id, JoinSet},
@@ -323,7 +323,7 @@ impl<S: LoadSource> Loader<S> {
         while let Some(topic) = self.workers.next() {
             let is_idle = self.topics.get(&topic.name).is_some_and(TopicState::is_idle);
             let target = self.source.target(&topic.destination_id);
-            if is_idle && (target.is_some() || topic.mode == Mode::Retry) {
+            if is_idle && (target.is_some() || topic.mode == TopicMode::Retry) {
                 self.start_run(topic, target, stop.child_token());
             } else {
                 self.workers.release(&topic.destination_id);
@@ -346,7 +346,7 @@ impl<S: LoadSource> Loader<S> {
                 return Ended::Run(Ok(RunEnd::Held(HoldReason::Paused)));
             }
             Ended::Run(match target {
-                Some(target) if topic.mode != Mode::Retry => {
+                Some(target) if topic.mode != TopicMode::Retry => {
                     TopicRun { context, topic: &topic, target: &target, stop }.run().await
                 }
                 _ => RetryRun { context, topic: &topic, stop }.run().await,
@@ -423,7 +423,8 @@ impl<S: LoadSource> Loader<S> {
             Ended::Tail(Ok(TailEnd::NoRows)) => false,
             Ended::Run(result) => {
                 is_stuck = matches!(&result, Err(RunError::Read(error)) if error.is_stalled());
-                if let (Ok(RunEnd::At { next_offset }), Mode::Stream) = (&result, state.topic.mode)
+                if let (Ok(RunEnd::At { next_offset }), TopicMode::Stream) =
+                    (&result, state.topic.mode)
                 {
                     follows_from = Some(*next_offset);
                 }

@@ -11,7 +11,8 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use kafkabase::{
-    ALL_TABLES, Admin, AdminError, ConfirmedProducer, Mode, TopicSettings, Unconfirmed, topic_name,
+    ALL_TABLES, Admin, AdminError, ConfirmedProducer, TopicMode, TopicSettings, Unconfirmed,
+    topic_name,
 };
 
 use super::{
@@ -97,7 +98,7 @@ impl Parking {
 
     /// The topic where refused events of a destination wait.
     pub(super) fn retry_topic(&self, destination_id: &str) -> String {
-        topic_name(&self.config.topic_prefix, destination_id, Mode::Retry, ALL_TABLES, 0)
+        topic_name(&self.config.topic_prefix, destination_id, TopicMode::Retry, ALL_TABLES, 0)
     }
 
     /// Sends the events where they go next, and waits until Kafka has them.

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eventslog::{BatchBody, EventType, EventsLog, Level, StreamBody, StreamStatus};
 use jiff::Timestamp;
-use kafkabase::{ConfirmedProducer, Message, Mode, Record, headers};
+use kafkabase::{ConfirmedProducer, Message, Record, TopicMode, headers};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -68,7 +68,7 @@ impl Reporter {
             state.queue_size = topic.queue_size();
             state
         };
-        if topic.mode == Mode::Stream {
+        if topic.mode == TopicMode::Stream {
             self.log_messages(topic, &state().representation, messages.clone());
         } else {
             self.log_batch(topic, counts.sent_to_retry + counts.dead, state);
@@ -175,7 +175,7 @@ impl Reporter {
 /// What the account of a load calls the topic's mode.
 fn mode_of(topic: &OwnedTopic) -> stream::Mode {
     match topic.mode {
-        Mode::Stream => stream::Mode::Stream,
+        TopicMode::Stream => stream::Mode::Stream,
         _ => stream::Mode::Batch,
     }
 }

@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 
 use jiff::Timestamp;
 use kafkabase::{
-    GroupOffset, Message, Mode, OffsetSpec, RangeError, RangeItem, RangeReader, Record, TopicId,
-    Unconfirmed,
+    GroupOffset, Message, OffsetSpec, RangeError, RangeItem, RangeReader, Record, TopicId,
+    TopicMode, Unconfirmed,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -236,7 +236,7 @@ impl RetryRun<'_> {
     /// An event that the original refused says where it came from only by its place here.
     fn stamp(&self, envelope: &mut Envelope, target: &str, offset: i64, topic_id: Option<Uuid>) {
         let to_a_table = TopicId::parse(&self.context.topic_prefix, target)
-            .is_some_and(|id| matches!(id.mode, Mode::Batch | Mode::Stream));
+            .is_some_and(|id| matches!(id.mode, TopicMode::Batch | TopicMode::Stream));
         if to_a_table && envelope.origin().is_none() {
             envelope.set_origin(&Origin {
                 cluster: self.context.cluster_id.clone(),

@@ -17,7 +17,7 @@ use appbase::telemetry::chain;
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use kafkabase::{Admin, Mode, OffsetSpec, TopicId};
+use kafkabase::{Admin, OffsetSpec, TopicId, TopicMode};
 use tokio::sync::{Mutex, OnceCell};
 use tracing::{info, warn};
 
@@ -182,7 +182,7 @@ impl Stats {
         let names: Vec<String> = snapshot
             .topics
             .values()
-            .filter(|topic| matches!(topic.id.mode, Mode::Batch | Mode::Stream))
+            .filter(|topic| matches!(topic.id.mode, TopicMode::Batch | TopicMode::Stream))
             .map(|topic| topic.name.clone())
             .collect();
         let partitions = names.iter().map(|name| (name.clone(), 0)).collect();

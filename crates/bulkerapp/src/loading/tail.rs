@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use kafkabase::Mode;
+use kafkabase::TopicMode;
 use tracing::debug;
 
 use super::{
@@ -47,7 +47,7 @@ impl Tail<'_> {
     /// Loads what comes after `from`, the first offset that is not loaded.
     pub(super) async fn follow(&self, from: i64) -> Result<TailEnd, RunError> {
         let TopicRun { context, topic, target, stop } = &self.run;
-        debug_assert_eq!(topic.mode, Mode::Stream);
+        debug_assert_eq!(topic.mode, TopicMode::Stream);
         let Some(offsets) = target.offsets().await? else {
             return Ok(TailEnd::NoRows);
         };

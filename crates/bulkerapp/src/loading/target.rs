@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kafkabase::Mode;
+use kafkabase::TopicMode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{info, warn};
 use warehouse::{LoadError, StreamOptions, postgres::Postgres};
@@ -28,7 +28,7 @@ pub struct OwnedTopic {
     /// Empty for the retry topic that all destinations share.
     pub destination_id: String,
     /// What is done with it: loaded in batches, loaded as it comes, or moved back.
-    pub mode: Mode,
+    pub mode: TopicMode,
     pub table: String,
     /// Of a retry topic.
     pub(super) retries: Mutex<RetryState>,
@@ -86,7 +86,7 @@ struct Speed {
 const SPEED_WINDOW: Duration = Duration::from_secs(10);
 
 impl OwnedTopic {
-    pub fn new(name: &str, destination_id: &str, mode: Mode, table: &str) -> OwnedTopic {
+    pub fn new(name: &str, destination_id: &str, mode: TopicMode, table: &str) -> OwnedTopic {
         OwnedTopic {
             name: name.to_owned(),
             partition: 0,

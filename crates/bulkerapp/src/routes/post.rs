@@ -12,7 +12,9 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
-use kafkabase::{AdminError, Mode, SendError, TopicNameError, check_length, headers, topic_name};
+use kafkabase::{
+    AdminError, SendError, TopicMode, TopicNameError, check_length, headers, topic_name,
+};
 use tracing::error;
 use uuid::Uuid;
 use warehouse::{RowError, check_event};
@@ -191,7 +193,7 @@ async fn is_made(state: &AppState, topic: &str, table: Option<&Table>) -> Result
 
 /// What a request says beside its body. Headers win over the query.
 struct Request<'a> {
-    mode: Mode,
+    mode: TopicMode,
     table: Cow<'a, str>,
     partition: u32,
     metrics_meta: Cow<'a, str>,
@@ -229,7 +231,8 @@ impl<'a> Request<'a> {
             request.stream_options = options;
         }
         if !mode.is_empty() {
-            let parsed = Mode::parse(&mode).filter(|m| matches!(m, Mode::Batch | Mode::Stream));
+            let parsed = TopicMode::parse(&mode)
+                .filter(|m| matches!(m, TopicMode::Batch | TopicMode::Stream));
             request.mode = parsed.ok_or_else(|| PostError::Mode(mode.into_owned()))?;
         }
         if request.table.is_empty() {

@@ -1,6 +1,6 @@
 //! Which failed events a request wants to see.
 
-use kafkabase::{ALL_TABLES, Message, Mode, TopicId, headers};
+use kafkabase::{ALL_TABLES, Message, TopicId, TopicMode, headers};
 use memchr::memmem;
 
 use crate::routes::range::{LogError, time};
@@ -32,7 +32,7 @@ pub(super) enum Status {
 pub(super) struct Filter {
     destination_id: String,
     /// `None`: any.
-    mode: Option<Mode>,
+    mode: Option<TopicMode>,
     /// `None`: all.
     table: Option<String>,
     /// What the error's text has in it.
@@ -62,8 +62,8 @@ impl Filter {
                 ("status", "dead") => status = Status::Dead,
                 ("status", "retry") => status = Status::Retry,
                 ("status", _) => return Err(BadRequest::Status(value.into_owned())),
-                ("mode", "batch") => filter.mode = Some(Mode::Batch),
-                ("mode", "stream") => filter.mode = Some(Mode::Stream),
+                ("mode", "batch") => filter.mode = Some(TopicMode::Batch),
+                ("mode", "stream") => filter.mode = Some(TopicMode::Stream),
                 ("mode", _) => return Err(BadRequest::Mode(value.into_owned())),
                 ("tableName", ALL_TABLES) => filter.table = None,
                 ("tableName", _) => filter.table = Some(value.into_owned()),
@@ -77,7 +77,7 @@ impl Filter {
             }
         }
         if filter.table.is_some() {
-            filter.mode = filter.mode.or(Some(Mode::Batch));
+            filter.mode = filter.mode.or(Some(TopicMode::Batch));
         }
         Ok((status, filter))
     }

@@ -14,7 +14,7 @@ use axum::{
 };
 use futures_util::stream;
 use jiff::Timestamp;
-use kafkabase::{Message, Mode, TopicId, headers};
+use kafkabase::{Message, TopicId, TopicMode, headers};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -43,7 +43,8 @@ pub(super) async fn failed(
     let prefix = state.limits.topic_prefix.clone();
     let topic = match status {
         Status::Dead => state.failed_events.dead_letter_topic().to_owned(),
-        Status::Retry => match TopicId::new(&destination_id, Mode::Retry, "", 0).name(&prefix) {
+        Status::Retry => match TopicId::new(&destination_id, TopicMode::Retry, "", 0).name(&prefix)
+        {
             Ok(topic) => topic,
             Err(error) => {
                 let text = format!("couldn't generate topicId: {error}");
