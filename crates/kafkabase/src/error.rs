@@ -41,8 +41,8 @@ impl OpenError {
     }
 }
 
-/// Kafka's, or its client's, word for an error. Shown as operators know it from labels and logs; what
-/// to do about it is said by the methods of the error that has it.
+/// Kafka's, or its client's, word for an error. Shown as operators know it from labels and logs;
+/// what to do about it is said by the methods of the error that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KafkaErrorCode(pub(crate) RDKafkaErrorCode);
 
@@ -55,6 +55,18 @@ impl fmt::Display for KafkaErrorCode {
 impl From<RDKafkaErrorCode> for KafkaErrorCode {
     fn from(code: RDKafkaErrorCode) -> KafkaErrorCode {
         KafkaErrorCode(code)
+    }
+}
+
+/// The library's own words for an error, as the source of ours. They name topics, groups, brokers
+/// and settings, no secrets.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct ClientCause(KafkaError);
+
+impl ClientCause {
+    pub(crate) fn new(error: KafkaError) -> ClientCause {
+        ClientCause(error)
     }
 }
 

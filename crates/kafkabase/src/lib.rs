@@ -8,6 +8,7 @@ mod confirmed;
 mod create;
 mod error;
 mod fetcher;
+mod group_source;
 pub mod headers;
 mod membership;
 mod native;
@@ -18,6 +19,7 @@ mod spool;
 mod spool_service;
 mod topic;
 mod topic_group;
+mod transaction;
 
 pub use admin::Admin;
 pub use client_log::{ClientError, last_client_error};
@@ -25,8 +27,12 @@ pub use client_settings::ClientSettings;
 pub use config::{AckMode, KafkaConfig, SaslSettings};
 pub use confirmed::{ConfirmedProducer, Record, Unconfirmed};
 pub use create::{TopicMetadata, TopicSettings};
-pub use error::{ClientSetupError, KafkaErrorCode, OpenError};
+pub use error::{ClientCause, ClientSetupError, KafkaErrorCode, OpenError};
 pub use fetcher::{Fetcher, FetcherSettings, PartitionReader};
+pub use group_source::{
+    GroupSource, OffsetReset, SourceError, SourceItem, SourceMessage, SourcePosition,
+    SourceSettings,
+};
 pub use membership::{Membership, SHARES, Shares};
 pub use native::{
     AdminError, FetchError, Fetched, GroupMembers, GroupOffset, Message, OffsetSpec,
@@ -48,3 +54,4 @@ pub use topic::{
     is_topic_part, topic_name,
 };
 pub use topic_group::TopicGroup;
+pub use transaction::{RecordParts, TransactionError, TransactionSettings, TransactionalProducer};

@@ -38,8 +38,9 @@ async fn questions_that_timed_out_while_kafka_was_away_leave_nothing_behind() ->
     Ok(())
 }
 
-/// librdkafka's handler of that answer wants the client's own group, and ends the process when it has none. A broker cannot
-/// be brought to give this answer at a known moment, so the one of librdkafka's tests plays it.
+/// librdkafka's handler of that answer wants the client's own group, and ends the process when it
+/// has none. A broker cannot be brought to give this answer at a known moment, so the one of
+/// librdkafka's tests plays it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_moved_away_is_an_error_and_not_the_end() -> Result<()> {
     let cluster = MockCluster::new(1)?;

@@ -2,3 +2,5 @@
 
 mod admin;
 mod range;
+mod settings;
+mod transaction;
