@@ -1,11 +1,13 @@
 //! Administrative questions to Kafka, asked without blocking the runtime.
 //!
-//! Answers are facts of the moment: whoever needs two of them in an order asks for them in that order.
+//! Answers are facts of the moment: a caller that needs two of them in an order asks for them in
+//! that order.
 //!
-//! Invariant: no request to a group's coordinator ever times out *inside* librdkafka (2.12.1). One that does, while no
-//! broker is up, is freed but stays on the list of what waits for one; when Kafka comes back librdkafka sends it, and
-//! aborts the process on freed memory. So librdkafka gets a time-out that never comes, we stop waiting after ours, and
-//! throw the client away, which ends what it still holds in an orderly way.
+//! Invariant: no request to a group's coordinator ever times out *inside* librdkafka (2.12.1). One
+//! that does, while no broker is up, is freed but stays on the list of what waits for one; when
+//! Kafka comes back librdkafka sends it, and aborts the process on freed memory. So librdkafka gets
+//! a time-out that never comes, we stop waiting after ours, and throw the client away, which ends
+//! what it still holds in an orderly way.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -26,16 +28,17 @@ use crate::{
     native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription},
 };
 
-/// Partitions in one question: librdkafka looks each up in a list, so twice as many take four times as long.
+/// Partitions in one question: librdkafka looks each up in a list, so twice as many take four times
+/// as long.
 const PARTITIONS_AT_ONCE: usize = 200;
 
 /// The clients behind the calls.
 pub(crate) struct Clients {
     admin: AdminClient<DefaultClientContext>,
-    /// For questions about topics, offsets and groups: one client, so that where a group's coordinator is has to be found out
-    /// once. It has a group, which it never joins: when the
-    /// coordinator asked for committed offsets has moved away, librdkafka tells the client's own group, and ends the process
-    /// where there is none.
+    /// For questions about topics, offsets and groups: one client, so that where a group's
+    /// coordinator is has to be found out once. It has a group, which it never joins: when the
+    /// coordinator asked for committed offsets has moved away, librdkafka tells the client's own
+    /// group, and ends the process where there is none.
     consumer: Client<DefaultClientContext>,
 }
 
@@ -204,7 +207,8 @@ impl Admin {
             if answer.as_ref().is_err_and(AdminError::is_timeout) {
                 admin.replace(&session.client);
             }
-            answer // the last call of a client that was replaced ends it here, on a thread that may block
+            // the last call of a client that was replaced ends it here, on a thread that may block
+            answer
         })
         .await
         .unwrap_or_else(|_| Err(no_answer(name)))

@@ -1,10 +1,12 @@
-//! Moving records between topics: a batch is handed over, and each record's fate is known afterwards.
+//! Moving records between topics: a batch is handed over, and each record's fate is known
+//! afterwards.
 //!
-//! Invariant: `Ok` for a record means that all in-sync replicas have it. An error means that nothing is known: the
-//! record may be there, or may still come. So whoever moves records has to be able to bear a repeated one.
+//! Invariant: `Ok` for a record means that all in-sync replicas have it. An error means that
+//! nothing is known: the record may be there, or may still come. So a caller that moves records has
+//! to be able to bear a repeated one.
 //!
-//! Unlike the intake's producer, records have a time-out in the client: a mover starts over from what it knows,
-//! instead of waiting for ever with what it hands over.
+//! Unlike the intake's producer, records have a time-out in the client: a mover starts over from
+//! what it knows, instead of waiting for ever with what it hands over.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +30,8 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes that a moved record may have beyond the largest event: headers that say why and when.
 const HEADER_ROOM: u32 = 65_536;
 
-/// A record to be sent. Owned, for it may be made from memory that is given back before it is on its way.
+/// A record to be sent. Owned, for it may be made from memory that is given back before it is on
+/// its way.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     pub topic: String,
@@ -115,7 +118,7 @@ impl ConfirmedProducer {
     /// Replaces a client that an error has ended.
     fn rebuild(&self, old: &Arc<Client>) {
         if !Arc::ptr_eq(old, &self.client.load()) {
-            return; // somebody else did
+            return; // another call did
         }
         match make(&self.config) {
             Ok(client) => {

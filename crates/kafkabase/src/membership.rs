@@ -1,10 +1,13 @@
-//! Which share of the work is ours: membership in a consumer group over an internal topic that nobody writes to.
+//! Which share of the work is ours: membership in a consumer group over an internal topic that is
+//! never written to.
 //!
-//! Kafka hands each of the topic's partitions to one live member; a partition stands for a share. A member that dies, or
-//! whose owner does not call [`Membership::poll`] any more, loses its shares to the others. So whoever does the work
-//! has to poll, and a process that hangs gives its work away.
+//! Kafka hands each of the topic's partitions to one live member; a partition stands for a share. A
+//! member that dies, or whose owner does not call [`Membership::poll`] any more, loses its shares
+//! to the others. So the process that does the work has to poll, and a process that hangs gives its
+//! work away.
 //!
-//! Two members may believe for a moment that a share is theirs: membership avoids waste, it protects nothing.
+//! Two members may believe for a moment that a share is theirs: membership avoids waste, it
+//! protects nothing.
 
 use std::time::Duration;
 
@@ -19,7 +22,8 @@ use crate::{ClientSettings, ClientSetupError, client_log::LogContext};
 
 /// How many shares there are.
 pub const SHARES: u32 = 64;
-/// Silence after which a member is taken for dead. Not below 6 s, the least that brokers allow unless told otherwise.
+/// Silence after which a member is taken for dead. Not below 6 s, the least that brokers allow
+/// unless told otherwise.
 const SESSION: Duration = Duration::from_secs(8);
 /// How long the owner may not poll before its shares go to others.
 const POLL_INTERVAL: Duration = Duration::from_secs(15);

@@ -3,7 +3,8 @@
 //! Invariant: the items of a range are its records in order, then its end, or an error. A record at
 //! or beyond the end is dropped. An end that the broker reports counts only at or beyond ours: a
 //! lagging leader reports one too early, and what lies between the last record and the end may be
-//! markers of transactions, which are never delivered. Silence while records are missing is a stall.
+//! markers of transactions, which are never delivered. Silence while records are missing is a
+//! stall.
 
 use std::time::{Duration, Instant};
 

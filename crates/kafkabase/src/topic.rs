@@ -1,9 +1,9 @@
 //! What a topic's name says, and back.
 //!
-//! `<prefix>in.id.<destination>.m.<mode>.<encoding>.<table>[.p.<N>]`: names are shared with deployments of the
-//! original, so they are pinned byte for byte. Invariant: a name that [`TopicId::name`] returns parses to the
-//! same id. What the plain encoding could not carry (a table with `.p.` in it) is encoded, which the
-//! original reads as well.
+//! `<prefix>in.id.<destination>.m.<mode>.<encoding>.<table>[.p.<N>]`: names are shared with
+//! deployments of the original, so they are pinned byte for byte. Invariant: a name that
+//! [`TopicId::name`] returns parses to the same id. What the plain encoding could not carry (a
+//! table with `.p.` in it) is encoded, which the original reads as well.
 
 use std::fmt::Write;
 

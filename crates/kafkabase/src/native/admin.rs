@@ -1,4 +1,5 @@
-//! Administrative calls of librdkafka, blocking, one request a call (a call may name many partitions).
+//! Administrative calls of librdkafka, blocking, one request a call (a call may name many
+//! partitions).
 //!
 //! A borrowed `Client` proves that the handle lives for the whole call.
 
@@ -19,10 +20,12 @@ use uuid::Uuid;
 
 use crate::KafkaErrorCode;
 
-/// The longest time-out that librdkafka takes. None of ours is as long: see `admin` for why it must not come.
+/// The longest time-out that librdkafka takes. None of ours is as long: see `admin` for why it must
+/// not come.
 const NEVER_MS: i32 = 3_600_000;
 
-/// Why an administrative call failed. The code decides what the caller does; the text is librdkafka's.
+/// Why an administrative call failed. The code decides what the caller does; the text is
+/// librdkafka's.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{call} failed: {reason}")]
 pub struct AdminError {
@@ -34,7 +37,7 @@ pub struct AdminError {
 }
 
 impl AdminError {
-    /// The group has live members: somebody else reads the topic.
+    /// The group has live members: another process reads the topic.
     pub fn is_live_members(&self) -> bool {
         matches!(
             self.code.0,
@@ -44,8 +47,8 @@ impl AdminError {
         )
     }
 
-    /// Kafka said no, and will say no again: rights, names, policies. Too few brokers for the replicas is none of it: they
-    /// may be coming back one by one.
+    /// Kafka said no, and will say no again: rights, names, policies. Too few brokers for the
+    /// replicas is none of it: they may be coming back one by one.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self.code.0,
@@ -57,7 +60,7 @@ impl AdminError {
         )
     }
 
-    /// Nobody answered within the time that the call may take.
+    /// No broker answered within the time that the call may take.
     pub fn is_timeout(&self) -> bool {
         matches!(self.code.0, RDKafkaErrorCode::OperationTimedOut)
     }
@@ -111,7 +114,8 @@ pub(super) struct Guard<T>(pub(super) *mut T, pub(super) unsafe extern "C" fn(*m
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
         if !self.0.is_null() {
-            // SAFETY: the pointer came from the allocating function that belongs to this destructor, once.
+            // SAFETY: the pointer came from the allocating function that belongs to this
+            // destructor, once.
             unsafe { self.1(self.0) }
         }
     }
@@ -163,7 +167,8 @@ pub(crate) fn list_group_offsets(
     }
 }
 
-/// Sets the committed offset of `group`, with `metadata`. Kafka refuses it while the group has members.
+/// Sets the committed offset of `group`, with `metadata`. Kafka refuses it while the group has
+/// members.
 pub(crate) fn alter_group_offsets(
     client: &Client<DefaultClientContext>,
     group: &str,
@@ -196,8 +201,9 @@ pub(crate) fn alter_group_offsets(
     }
 }
 
-/// The offset that `spec` names, for each of `partitions`, in their order, in one request per broker. The end is the one that the
-/// client's `isolation.level` sees. A broker's error for one of them fails them all; a topic that is not there fails alone.
+/// The offset that `spec` names, for each of `partitions`, in their order, in one request per
+/// broker. The end is the one that the client's `isolation.level` sees. A broker's error for one of
+/// them fails them all; a topic that is not there fails alone.
 pub(crate) fn list_offsets(
     client: &Client<DefaultClientContext>,
     partitions: &[(&str, i32)],
@@ -217,8 +223,9 @@ pub(crate) fn list_offsets(
     unsafe {
         let list =
             partition_list(CALL, partitions.iter().map(|(topic, p)| (*topic, *p, spec, "")))?;
-        // `rd_kafka_ListOffsets` would do the same, but (2.12.1) begins it on this thread and, when leaders are not known
-        // yet, may end and free it on another at the same time: the process dies. This one stays on our thread.
+        // `rd_kafka_ListOffsets` would do the same, but (2.12.1) begins it on this thread and, when
+        // leaders are not known yet, may end and free it on another at the same time: the process
+        // dies. This one stays on our thread.
         check(CALL, sys::rd_kafka_offsets_for_times(client, list.0, millis))?;
         let found = parts((*list.0).elems, usize::try_from((*list.0).cnt).unwrap_or(0));
         let offset_of = |answer: &sys::rd_kafka_topic_partition_t| match answer.offset {

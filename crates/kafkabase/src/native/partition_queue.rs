@@ -1,8 +1,8 @@
 //! One partition's own queue, read in bulk and without a copy of the payload.
 //!
 //! A partition's messages normally flow into the one queue of their consumer, where a topic with a
-//! backlog stops all others. Here its queue is taken out *before* the partition is assigned (librdkafka
-//! then leaves it alone), and is bounded by not reading it.
+//! backlog stops all others. Here its queue is taken out *before* the partition is assigned
+//! (librdkafka then leaves it alone), and is bounded by not reading it.
 
 use std::{
     collections::VecDeque,
@@ -46,7 +46,8 @@ pub struct FetchError {
 #[derive(Debug)]
 pub struct Message(*mut sys::rd_kafka_message_t);
 
-// SAFETY: a message is owned by whoever took it out of the queue; librdkafka lets any thread free it.
+// SAFETY: a message is owned by the reader that took it out of the queue; librdkafka lets any
+// thread free it.
 unsafe impl Send for Message {}
 
 impl Message {
@@ -157,7 +158,8 @@ impl Drop for Message {
 pub(crate) struct PartitionQueue<C: ConsumerContext> {
     queue: *mut sys::rd_kafka_queue_t,
     taken: VecDeque<Message>,
-    /// Told when something arrives in the empty queue. librdkafka holds a pointer to it until `drop`.
+    /// Told when something arrives in the empty queue. librdkafka holds a pointer to it until
+    /// `drop`.
     arrived: Option<Arc<Notify>>,
     /// Keeps the client alive for as long as its queue is.
     _consumer: Arc<BaseConsumer<C>>,
@@ -192,12 +194,14 @@ impl<C: ConsumerContext> PartitionQueue<C> {
         })
     }
 
-    /// What tells that something arrived. It is told when the queue was empty before: so take all that is there, then wait.
+    /// What tells that something arrived. It is told when the queue was empty before: so take all
+    /// that is there, then wait.
     pub(crate) fn arrived(&mut self) -> Arc<Notify> {
         let queue = self.queue;
         let arrived = self.arrived.get_or_insert_with(|| {
             let arrived = Arc::new(Notify::new());
-            // SAFETY: the `Notify` lives in `self`, which takes the callback away before it lets go of it.
+            // SAFETY: the `Notify` lives in `self`, which takes the callback away before it lets go
+            // of it.
             unsafe {
                 let opaque = Arc::as_ptr(&arrived).cast_mut().cast();
                 sys::rd_kafka_queue_cb_event_enable(queue, Some(tell), opaque);
@@ -261,7 +265,8 @@ impl<C: ConsumerContext> Drop for PartitionQueue<C> {
     fn drop(&mut self) {
         self.taken.clear();
         if self.arrived.is_some() {
-            // SAFETY: takes the queue's lock, under which the callback is called: none is on its way afterwards.
+            // SAFETY: takes the queue's lock, under which the callback is called: none is on its
+            // way afterwards.
             unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue, None, ptr::null_mut()) }
         }
         // SAFETY: obtained once in `take`, destroyed once; the client is still alive.

@@ -25,7 +25,7 @@ pub(crate) enum Right {
     Write,
 }
 
-/// Gives everybody this right. A topic that somebody has a right to is closed to all who have none.
+/// Gives everybody this right. A topic that a user has a right to is closed to all who have none.
 pub(crate) fn allow(
     client: &Client<DefaultClientContext>,
     topic: &str,
@@ -39,7 +39,8 @@ pub(crate) fn allow(
         Right::Read => Operation::RD_KAFKA_ACL_OPERATION_READ,
         Right::Write => Operation::RD_KAFKA_ACL_OPERATION_WRITE,
     };
-    // SAFETY: everything that is allocated is freed by its guard; the texts live for the whole call.
+    // SAFETY: everything that is allocated is freed by its guard; the texts live for the whole
+    // call.
     unsafe {
         let mut binding = Guard(
             sys::rd_kafka_AclBinding_new(

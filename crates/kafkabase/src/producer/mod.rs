@@ -1,14 +1,15 @@
 //! Producing with an answer: an event is taken only once it cannot be lost any more.
 //!
-//! Invariants, in durable mode: `send` is `Ok` only after Kafka's acknowledgement, or after the event was synced into
-//! the spool; an event that is refused or spooled because its topic is blocked was never handed to librdkafka.
+//! Invariants, in durable mode: `send` is `Ok` only after Kafka's acknowledgement, or after the
+//! event was synced into the spool; an event that is refused or spooled because its topic is
+//! blocked was never handed to librdkafka.
 //!
-//! An event that was handed over has no time-out there (`message.timeout.ms` 0): librdkafka keeps trying until
-//! Kafka answers for it. A time-out would not make the outcome known (the record may have been
-//! written), it would leave a hole in the idempotent producer's sequence, and it would open the topic to new
-//! events while Kafka is still away. With a spool, the event has a copy there after the wait, which goes with Kafka's
-//! answer. Without one, a sender that was told no within the wait may find its event in Kafka later; what never
-//! happens is a yes without the event.
+//! An event that was handed over has no time-out there (`message.timeout.ms` 0): librdkafka keeps
+//! trying until Kafka answers for it. A time-out would not make the outcome known (the record may
+//! have been written), it would leave a hole in the idempotent producer's sequence, and it would
+//! open the topic to new events while Kafka is still away. With a spool, the event has a copy there
+//! after the wait, which goes with Kafka's answer. Without one, a sender that was told no within
+//! the wait may find its event in Kafka later; what never happens is a yes without the event.
 
 mod client;
 mod error;
@@ -96,8 +97,8 @@ enum Enqueued {
 }
 
 impl AckProducer {
-    /// Needs a runtime: tasks of its own pass Kafka's answers on and replay what is in the spool. A spool is for durable
-    /// mode only.
+    /// Needs a runtime: tasks of its own pass Kafka's answers on and replay what is in the spool. A
+    /// spool is for durable mode only.
     pub fn new(
         config: &KafkaConfig,
         client_id: &str,
@@ -143,8 +144,8 @@ impl AckProducer {
         topics.entry(name.to_owned()).or_insert_with(make).clone()
     }
 
-    /// Sends one event. In durable mode `Ok` means that Kafka acknowledged it, or that it is synced into the spool. The key
-    /// is the event's own: it is looked for by it.
+    /// Sends one event. In durable mode `Ok` means that Kafka acknowledged it, or that it is synced
+    /// into the spool. The key is the event's own: it is looked for by it.
     pub async fn send(
         &self,
         topic: &Arc<ProducerTopic>,
@@ -156,8 +157,9 @@ impl AckProducer {
         self.send_parts(topic, event).await.inspect_err(|error| topic.count(error))
     }
 
-    /// Sends a record without a value and headers, perhaps without a key. `Ok` means that Kafka acknowledged it (in durable
-    /// mode). It never goes to the spool: its key is not its own, so it could not be looked for.
+    /// Sends a record without a value and headers, perhaps without a key. `Ok` means that Kafka
+    /// acknowledged it (in durable mode). It never goes to the spool: its key is not its own, so it
+    /// could not be looked for.
     pub async fn send_key(
         &self,
         topic: &Arc<ProducerTopic>,
@@ -177,7 +179,8 @@ impl AckProducer {
         answer.inspect_err(|error| topic.count(error))
     }
 
-    /// How many topics send no events to Kafka because it does not acknowledge, or because older ones are in the spool.
+    /// How many topics send no events to Kafka because it does not acknowledge, or because older
+    /// ones are in the spool.
     pub fn blocked_topics(&self) -> usize {
         let now = Instant::now();
         let topics = self.shared.topics.read().unwrap_or_else(PoisonError::into_inner);
@@ -279,8 +282,8 @@ impl AckProducer {
         match answer {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) if !error.is_retriable() => Err(error),
-            // reports are not lost while the client lives; if one is, nothing is known of the event.
-            // The rest is rare, and boxed so that the future of every request stays small
+            // reports are not lost while the client lives; if one is, nothing is known of the
+            // event. The rest is rare, and boxed so that the future of every request stays small
             Ok(Ok(Err(error))) => {
                 Box::pin(self.spool_failed(topic, event, handed.since, error)).await
             }

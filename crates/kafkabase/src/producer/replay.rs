@@ -1,8 +1,10 @@
-//! From the spool to Kafka, by itself, once Kafka is back: one task for each topic that has events there.
+//! From the spool to Kafka, by itself, once Kafka is back: one task for each topic that has events
+//! there.
 //!
-//! Invariants: a topic is replayed in order, and only while librdkafka has none of its requests' events. What may be in
-//! Kafka already is looked for before it is sent; that an event is handed over is on the medium before it is. What
-//! Kafka refuses for good goes to the quarantine, and the topic moves on. A topic that is stuck holds up no other.
+//! Invariants: a topic is replayed in order, and only while librdkafka has none of its requests'
+//! events. What may be in Kafka already is looked for before it is sent; that an event is handed
+//! over is on the medium before it is. What Kafka refuses for good goes to the quarantine, and the
+//! topic moves on. A topic that is stuck holds up no other.
 
 use std::{
     collections::HashSet,
@@ -115,7 +117,8 @@ enum Stuck {
 }
 
 impl AckProducer {
-    /// Takes a topic's events out of the quarantine and sends them; those of all topics where none is named.
+    /// Takes a topic's events out of the quarantine and sends them; those of all topics where none
+    /// is named.
     pub async fn replay_quarantine(&self, topic: Option<&str>) -> Result<usize, SpoolError> {
         let Some(replayer) = &self.shared.replayer else { return Ok(0) };
         let topics = replayer.spool().release(topic).await?;
@@ -142,7 +145,7 @@ impl AckProducer {
         }
     }
 
-    /// Called by whoever diverted the topic.
+    /// Called by the sender that diverted the topic.
     pub(super) fn start_replay(&self, topic: &Arc<ProducerTopic>) {
         let (producer, topic) = (self.clone(), topic.clone());
         tokio::spawn(async move {
@@ -286,8 +289,8 @@ impl<'a> Replay<'a> {
         Ok(ensured?)
     }
 
-    /// Asks whether the topic's leaders are there, before an event is handed over that would have to be looked for after
-    /// a crash.
+    /// Asks whether the topic's leaders are there, before an event is handed over that would have
+    /// to be looked for after a crash.
     async fn probe(&self) -> Result<(), Stuck> {
         let replayer = self.replayer;
         let _permit = replayer.probes.acquire().await;
@@ -435,7 +438,7 @@ impl<'a> Replay<'a> {
                         failed = Some(error);
                     }
                     Err(error) if !error.is_retriable() => self.put_away(seq, &error),
-                    // handed over, and nobody knows: looked for in the next step
+                    // handed over, with no answer: looked for in the next step
                     Err(error) => failed = Some(error),
                 }
             }

@@ -24,8 +24,8 @@ impl AckProducer {
         topic.outstanding().is_diverted()
     }
 
-    /// Takes an event whose topic is not known to exist, and cannot be made at the moment: into the spool, never to
-    /// librdkafka. Its topic is made before it is replayed.
+    /// Takes an event whose topic is not known to exist, and cannot be made at the moment: into the
+    /// spool, never to librdkafka. Its topic is made before it is replayed.
     pub async fn send_later(
         &self,
         topic: &Arc<ProducerTopic>,
@@ -38,7 +38,8 @@ impl AckProducer {
         answer.inspect_err(|error| topic.count(error))
     }
 
-    /// An event that librdkafka does not get. `error`: why; it is the answer where there is no spool.
+    /// An event that librdkafka does not get. `error`: why; it is the answer where there is no
+    /// spool.
     pub(super) async fn spool_only(
         &self,
         topic: &Arc<ProducerTopic>,

@@ -42,7 +42,8 @@ impl ProducerTopic {
         }
     }
 
-    /// Short critical sections without I/O: the lock is never held across an await or a call to Kafka.
+    /// Short critical sections without I/O: the lock is never held across an await or a call to
+    /// Kafka.
     pub(super) fn outstanding(&self) -> MutexGuard<'_, Outstanding> {
         self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
     }

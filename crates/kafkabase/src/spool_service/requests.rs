@@ -13,7 +13,8 @@ const REQUEST: &str = "replay-quarantine";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Carries out what commands ask for, until `stop`. `settings` are those of the producer's spool;
-/// without any it ends at once. Dropped, it leaves a request that it has not read for the next look.
+/// without any it ends at once. Dropped, it leaves a request that it has not read for the next
+/// look.
 pub async fn watch_spool_requests(
     settings: Option<SpoolSettings>,
     producer: AckProducer,
