@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::{
     ClientSettings, ClientSetupError, TopicGroup,
     fetcher::NO_GROUP,
-    native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription},
+    native::{self, AdminError, GroupOffset, OffsetSpec},
 };
 
 /// Partitions in one question: librdkafka looks each up in a list, so twice as many take four times
@@ -170,28 +170,20 @@ impl Admin {
 
     /// The topic's id; `None` on brokers that have none.
     pub async fn topic_id(&self, topic: &str) -> Result<Option<Uuid>, AdminError> {
-        let name = topic.to_owned();
-        let described: Vec<Result<TopicDescription, _>> = self
-            .call("DescribeTopics", move |admin| {
-                native::describe_topics(&admin.client.consumer, &[&name], admin.timeout)
-            })
-            .await?;
-        let described =
-            described.into_iter().next().ok_or_else(|| no_answer("DescribeTopics"))??;
-        Ok(described.topic_id)
+        let topic = topic.to_owned();
+        self.call("DescribeTopics", move |admin| {
+            native::topic_id(&admin.client.consumer, &topic, admin.timeout)
+        })
+        .await
     }
 
-    /// How many live members a group has.
+    /// How many live members a group has; one that does not exist has none.
     pub async fn group_members(&self, group: &str) -> Result<usize, AdminError> {
-        let name = group.to_owned();
-        let described: Vec<Result<GroupMembers, _>> = self
-            .call("DescribeConsumerGroups", move |admin| {
-                native::describe_groups(&admin.client.consumer, &[&name], admin.timeout)
-            })
-            .await?;
-        let described =
-            described.into_iter().next().ok_or_else(|| no_answer("DescribeConsumerGroups"))??;
-        Ok(described.members)
+        let group = group.to_owned();
+        self.call("DescribeConsumerGroups", move |admin| {
+            native::group_members(&admin.client.consumer, &group, admin.timeout)
+        })
+        .await
     }
 
     /// Runs a blocking call on a thread of its own.

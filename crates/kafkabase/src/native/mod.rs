@@ -9,14 +9,16 @@
 #![allow(unsafe_code)]
 
 mod admin;
+mod answers;
 mod partition_queue;
+mod request;
 #[cfg(test)]
 mod trouble;
 
-pub use admin::{AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
 pub(crate) use admin::{
-    alter_group_offsets, describe_groups, describe_topics, list_group_offsets, list_offsets,
+    alter_group_offsets, group_members, list_group_offsets, list_offsets, topic_id,
 };
+pub use answers::{AdminError, GroupOffset, OffsetSpec};
 pub(crate) use partition_queue::PartitionQueue;
 pub use partition_queue::{FetchError, Fetched, Message};
 #[cfg(test)]

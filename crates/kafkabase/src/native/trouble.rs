@@ -9,7 +9,10 @@ use rdkafka_sys::{
     rd_kafka_admin_op_t as AdminOp, rd_kafka_resp_err_t as RespErr,
 };
 
-use super::admin::{AdminError, Guard, c_string, check_error, failure, options, parts, wait};
+use super::{
+    answers::AdminError,
+    request::{Guard, c_string, check_error, failure, options, parts, wait},
+};
 
 /// Ends the client as a broken sequence of the idempotent producer does.
 pub(crate) fn make_fatal<C: ClientContext>(client: &Client<C>) {

@@ -15,6 +15,7 @@ mod client;
 mod error;
 mod lookup;
 mod replay;
+mod replayer;
 mod reports;
 mod spooling;
 mod topic;
@@ -38,12 +39,12 @@ use tokio::sync::oneshot;
 
 use self::{
     client::{Client, producer_config},
-    replay::Replayer,
+    replayer::Replayer,
     reports::{Report, Reports},
 };
 pub use self::{
     error::SendError,
-    replay::{NotMade, SpoolUse, TopicMaker},
+    replayer::{NotMade, SpoolUse, TopicMaker},
     topic::ProducerTopic,
 };
 use crate::{
