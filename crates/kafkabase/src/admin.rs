@@ -68,6 +68,10 @@ impl Deref for Clients {
 }
 
 /// A handle for administrative calls; cheap to clone.
+///
+/// Each call takes no longer than the time-out that the handle was made with, unless it says so;
+/// then it fails with [`AdminError::is_timeout`]. A dropped call goes on in the background: a
+/// question leaves nothing behind, a change may still take effect.
 #[derive(Clone)]
 pub struct Admin {
     settings: ClientSettings,
@@ -82,7 +86,7 @@ pub(crate) struct Session {
 }
 
 impl Admin {
-    /// `timeout` bounds each call.
+    /// `timeout` bounds each call. Kafka need not be there.
     pub fn new(settings: &ClientSettings, timeout: Duration) -> Result<Admin, ClientSetupError> {
         let clients = Clients::new(settings).map_err(ClientSetupError::of("admin client"))?;
         let client = Arc::new(ArcSwap::from_pointee(clients));
@@ -123,7 +127,8 @@ impl Admin {
         .await
     }
 
-    /// Sets what `group` has committed. Refused while the group has live members.
+    /// Sets what `group` has committed. Refused while the group has live members
+    /// ([`AdminError::is_live_members`]).
     pub async fn set_group_offset(
         &self,
         group: &str,
@@ -139,7 +144,8 @@ impl Admin {
         .await
     }
 
-    /// The offset that `spec` names, for each of `partitions`, in their order.
+    /// The offset that `spec` names, for each of `partitions` (topic and number), in their order. A
+    /// topic that is not there fails alone; what fails for another reason fails them all.
     pub async fn offsets(
         &self,
         partitions: Vec<(String, i32)>,
@@ -168,7 +174,8 @@ impl Admin {
         answers.into_iter().next().unwrap_or_else(|| Err(no_answer("ListOffsets")))
     }
 
-    /// The topic's id; `None` on brokers that have none.
+    /// The topic's id; `None` on brokers that have none. A topic that is not there is an error
+    /// ([`AdminError::is_unknown_topic`]).
     pub async fn topic_id(&self, topic: &str) -> Result<Option<Uuid>, AdminError> {
         let topic = topic.to_owned();
         self.call("DescribeTopics", move |admin| {

@@ -26,6 +26,7 @@ static LAST: Mutex<Option<ClientError>> = Mutex::new(None);
 /// a password.
 #[derive(Debug, Clone)]
 pub struct ClientError {
+    /// When it came.
     pub at: Instant,
     /// librdkafka's words. They name brokers, no secrets.
     pub reason: String,

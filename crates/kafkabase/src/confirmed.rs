@@ -34,10 +34,13 @@ const HEADER_ROOM: u32 = 65_536;
 /// its way.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
+    /// The topic's name.
     pub topic: String,
+    /// `None`: without a key.
     pub key: Option<Vec<u8>>,
     /// `None` is a tombstone.
     pub value: Option<Vec<u8>>,
+    /// Names and values, in their order; `None` is a header without a value.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
@@ -79,7 +82,8 @@ pub struct ConfirmedProducer {
 }
 
 impl ConfirmedProducer {
-    /// `timeout`: how long a record may take.
+    /// `client_id`: how the brokers see it. `timeout`: how long a record may take. Kafka need not be
+    /// there.
     pub fn new(
         kafka: &KafkaConfig,
         client_id: &str,
@@ -101,7 +105,8 @@ impl ConfirmedProducer {
         Ok(ConfirmedProducer { config, client })
     }
 
-    /// Sends all records and waits for what becomes of each, in their order.
+    /// Sends all records and waits for what becomes of each, in their order. Dropped, it leaves
+    /// records on their way: each may be written or not.
     pub async fn send_all(&self, records: &[Record]) -> Vec<Result<(), Unconfirmed>> {
         let client = self.client.load_full();
         let mut on_their_way = Vec::with_capacity(records.len());

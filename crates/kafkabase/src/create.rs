@@ -20,9 +20,11 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a topic is made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSettings {
+    /// How many it gets.
     pub partitions: i32,
     /// 0 is the brokers' default.
     pub replication_factor: i32,
+    /// Names and values of Kafka's settings of topics.
     pub entries: Vec<(&'static str, String)>,
 }
 
@@ -91,14 +93,17 @@ fn millis(duration: Duration) -> String {
 /// A topic as the cluster's metadata shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicMetadata {
+    /// As Kafka has it, prefix and all.
     pub name: String,
+    /// How many it has.
     pub partitions: usize,
     /// Replicas of the partition that has the fewest.
     pub replication_factor: usize,
 }
 
 impl Admin {
-    /// Makes a topic; returns once all brokers know it. One that is there already is fine.
+    /// Makes a topic; returns once all brokers know it, after 10 s at most. One that is there already
+    /// is fine, whatever its settings. Dropped, it may be made all the same.
     pub async fn create_topic(
         &self,
         name: &str,
@@ -130,7 +135,8 @@ impl Admin {
         .await
     }
 
-    /// Raises the number of a topic's partitions to `total`.
+    /// Raises the number of a topic's partitions to `total`; fewer than it has is an error. Dropped,
+    /// it may take effect all the same.
     pub async fn raise_partitions(&self, name: &str, total: usize) -> Result<(), AdminError> {
         const CALL: &str = "CreatePartitions";
         let name = name.to_owned();
@@ -150,7 +156,7 @@ impl Admin {
         .await
     }
 
-    /// All topics of the cluster.
+    /// All topics of the cluster that can be described at the moment.
     pub async fn topics(&self) -> Result<Vec<TopicMetadata>, AdminError> {
         const CALL: &str = "Metadata";
         self.call(CALL, |admin| {

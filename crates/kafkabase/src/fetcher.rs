@@ -67,7 +67,7 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Makes the consumer and the thread that serves its events.
+    /// Makes the consumer and the thread that serves its events. Kafka need not be there.
     pub fn new(
         client: &ClientSettings,
         settings: &FetcherSettings,
@@ -105,7 +105,8 @@ impl Fetcher {
         Ok(Fetcher { consumer, stopped })
     }
 
-    /// As [`Fetcher::read`], on a thread that may block.
+    /// As [`Fetcher::read`], on a thread that may block. Dropped, it gives the partition back once it
+    /// has it.
     pub async fn open(
         self: &Arc<Self>,
         topic: &str,

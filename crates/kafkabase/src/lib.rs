@@ -1,5 +1,7 @@
 //! Kafka without policy: what a topic is, how bytes get in and out, what the cluster knows.
 
+#![warn(missing_docs)]
+
 mod admin;
 mod client_log;
 mod client_settings;
@@ -41,7 +43,6 @@ pub use producer::{
 pub use range::{RangeError, RangeItem, RangeReader};
 pub use spool::{
     QuarantinedTopic, Spool, SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings, SpoolStatus,
-    SpooledEvent,
 };
 pub use spool_service::{
     SpoolBegun, SpoolCommand, SpoolCommandError, SpoolGauges, SpoolWork, watch_spool_requests,

@@ -33,12 +33,15 @@ const POLL_INTERVAL: Duration = Duration::from_secs(15);
 pub struct Shares(u64);
 
 impl Shares {
+    /// All of them.
     pub const ALL: Shares = Shares(u64::MAX);
 
+    /// Whether this share, counted from 0, is among them.
     pub fn contains(self, share: u32) -> bool {
         share < SHARES && self.0 & (1 << share) != 0
     }
 
+    /// How many they are, [`SHARES`] at most.
     pub fn count(self) -> u32 {
         self.0.count_ones()
     }
@@ -58,7 +61,8 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Joins `group` over `topic`, which must have [`SHARES`] partitions.
+    /// Joins `group` over `topic`, which must have [`SHARES`] partitions. Shares come with
+    /// [`Membership::poll`]; Kafka need not be there yet.
     pub fn join(
         client: &ClientSettings,
         topic: &str,

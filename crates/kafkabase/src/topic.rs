@@ -19,14 +19,20 @@ const PARTITION: &str = ".p.";
 /// What a topic is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TopicMode {
+    /// Events of a table that are loaded as they come.
     Stream,
+    /// Events of a table that are loaded in batches.
     Batch,
+    /// Refused events of a destination that are tried again.
     Retry,
+    /// Refused events of a destination that are not tried again.
     Dead,
+    /// Events of a profile builder; the table is a priority.
     Profiles,
 }
 
 impl TopicMode {
+    /// As it stands in a topic's name.
     pub fn as_str(self) -> &'static str {
         match self {
             TopicMode::Stream => "stream",
@@ -37,6 +43,7 @@ impl TopicMode {
         }
     }
 
+    /// From a topic's name. `None`: another text.
     pub fn parse(text: &str) -> Option<TopicMode> {
         [
             TopicMode::Stream,
@@ -53,8 +60,11 @@ impl TopicMode {
 /// One of our topics, as its name tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TopicId {
+    /// The destination, or the profile builder.
     pub destination_id: String,
+    /// What the topic is for.
     pub mode: TopicMode,
+    /// The table; [`ALL_TABLES`] where the topic carries them all.
     pub table: String,
     /// Part of the name, not a partition of Kafka; 0 is not written.
     pub partition: u32,
@@ -63,12 +73,16 @@ pub struct TopicId {
 /// Why an id has no topic name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicNameError {
+    /// Longer than [`MAX_TOPIC_NAME`].
     #[error(
         "topic name {name} length {} exceeds limit ({MAX_TOPIC_NAME}). Please choose shorter table name. \
          Recommended table name length is <= 63 symbols",
         name.len()
     )]
-    TooLong { name: String },
+    TooLong {
+        /// The name that is too long.
+        name: String,
+    },
     /// Kafka or the way back would not take it.
     #[error("destination id {0:?} cannot be part of a topic name")]
     Destination(String),

@@ -11,6 +11,7 @@ use crate::KafkaErrorCode;
 pub struct AdminError {
     /// The request, in Kafka's words.
     pub call: &'static str,
+    /// Kafka's or the client's word for it.
     pub code: KafkaErrorCode,
     /// librdkafka's text. Names topics, groups and brokers, no secrets.
     pub reason: String,

@@ -24,9 +24,11 @@ const BULK: usize = 512;
 /// What came out of a partition's queue.
 #[derive(Debug)]
 pub enum Fetched {
+    /// The next message.
     Message(Message),
     /// The broker said that the partition ends here, at this offset, for a read-committed client.
     End {
+        /// The first offset that is not there yet.
         offset: i64,
     },
     /// Nothing arrived within the time given.
@@ -37,6 +39,7 @@ pub enum Fetched {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("reading the partition failed: {reason}")]
 pub struct FetchError {
+    /// Kafka's or the client's word for it.
     pub code: KafkaErrorCode,
     /// librdkafka's text. Names topics and brokers, no secrets.
     pub reason: String,
@@ -51,6 +54,7 @@ pub struct Message(*mut sys::rd_kafka_message_t);
 unsafe impl Send for Message {}
 
 impl Message {
+    /// Its offset in its partition.
     pub fn offset(&self) -> i64 {
         // SAFETY: the pointer is valid until drop.
         unsafe { (*self.0).offset }

@@ -13,8 +13,10 @@ pub enum SendError {
     /// Older events of the topic wait for Kafka: this one was not handed over.
     #[error("kafka does not acknowledge events of this topic at the moment")]
     Blocked,
+    /// The client's queue is full: the event was not handed over.
     #[error("too many events wait for kafka")]
     QueueFull,
+    /// Larger than `KAFKA_MESSAGE_MAX_BYTES`, or than the brokers take.
     #[error("event is larger than kafka takes")]
     TooLarge,
     /// Kafka failed in a way that passes. The event may have been written.

@@ -99,7 +99,7 @@ enum Enqueued {
 
 impl AckProducer {
     /// Needs a runtime: tasks of its own pass Kafka's answers on and replay what is in the spool. A
-    /// spool is for durable mode only.
+    /// spool is for durable mode only. `client_id` is how the brokers see it; Kafka need not be there.
     pub fn new(
         config: &KafkaConfig,
         client_id: &str,
@@ -146,7 +146,8 @@ impl AckProducer {
     }
 
     /// Sends one event. In durable mode `Ok` means that Kafka acknowledged it, or that it is synced
-    /// into the spool. The key is the event's own: it is looked for by it.
+    /// into the spool. The key is the event's own: it is looked for by it. Dropped, it leaves an
+    /// event that may be written, and that no spool has.
     pub async fn send(
         &self,
         topic: &Arc<ProducerTopic>,
@@ -160,7 +161,7 @@ impl AckProducer {
 
     /// Sends a record without a value and headers, perhaps without a key. `Ok` means that Kafka
     /// acknowledged it (in durable mode). It never goes to the spool: its key is not its own, so it
-    /// could not be looked for.
+    /// could not be looked for. Dropped, it leaves a record that may be written.
     pub async fn send_key(
         &self,
         topic: &Arc<ProducerTopic>,
@@ -208,6 +209,7 @@ impl AckProducer {
     }
 
     /// Waits until nothing is queued, at most for `within`. Returns how many events were left.
+    /// Dropped, it goes on in the background.
     pub async fn flush(&self, within: Duration) -> usize {
         let client = self.shared.client.current();
         let flushed = tokio::task::spawn_blocking(move || client.flush(within).is_ok()).await;

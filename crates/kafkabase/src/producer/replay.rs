@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::{
     AckProducer, NotMade, ProducerTopic, SendError, owned, replayer::Replayer, reports::Report,
 };
-use crate::{Spool, SpoolError, SpooledEvent, error::code_of};
+use crate::{Spool, SpoolError, error::code_of, spool::SpooledEvent};
 
 /// Events, and their bytes, that are sent before the next ones wait for their acknowledgement.
 const MOST_EVENTS: usize = 10_000;

@@ -34,6 +34,8 @@ pub enum NotMade {
 
 /// Makes a topic, unless it is there, before spooled events are sent to it.
 pub trait TopicMaker: Send + Sync + 'static {
+    /// Makes `topic` unless it is there. Called again after a pause where the answer is
+    /// [`NotMade::Later`]; [`NotMade::Refused`] puts the topic's events into quarantine.
     fn ensure<'a>(
         &'a self,
         topic: &'a str,
@@ -43,7 +45,9 @@ pub trait TopicMaker: Send + Sync + 'static {
 /// A spool, and what it takes to replay it.
 #[derive(Clone)]
 pub struct SpoolUse {
+    /// Where the events are.
     pub spool: Spool,
+    /// Makes their topics.
     pub topics: Arc<dyn TopicMaker>,
     /// How long after Kafka answers again a record may still surface that was handed over before.
     pub lookup_wait: Duration,
@@ -79,7 +83,8 @@ impl Replayer {
 
 impl AckProducer {
     /// Takes a topic's events out of the quarantine and sends them; those of all topics where none
-    /// is named.
+    /// is named. Returns how many topics have some; they are sent in the background. Dropped, some
+    /// topics may be released.
     pub async fn replay_quarantine(&self, topic: Option<&str>) -> Result<usize, SpoolError> {
         let Some(replayer) = &self.shared.replayer else { return Ok(0) };
         let topics = replayer.spool().release(topic).await?;

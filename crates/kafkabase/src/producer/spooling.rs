@@ -25,7 +25,8 @@ impl AckProducer {
     }
 
     /// Takes an event whose topic is not known to exist, and cannot be made at the moment: into the
-    /// spool, never to librdkafka. Its topic is made before it is replayed.
+    /// spool, never to librdkafka. Its topic is made before it is replayed. Without a spool it is
+    /// [`SendError::Blocked`]. Dropped, it leaves an event that is spooled all the same.
     pub async fn send_later(
         &self,
         topic: &Arc<ProducerTopic>,

@@ -23,6 +23,7 @@ pub struct ProducerTopic {
 }
 
 impl ProducerTopic {
+    /// The topic's name, as Kafka has it.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -45,9 +45,11 @@ use self::{
     log::{Log, MIN_SEGMENT_BYTES, RESERVE_SHARE},
     record::{Facts, Mark, encode_event, set_seq},
 };
-pub(crate) use self::{index::Stage, record::EventParts};
+pub(crate) use self::{
+    index::Stage,
+    record::{EventParts, SpooledEvent},
+};
 pub use self::{
-    record::SpooledEvent,
     settings::{SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings},
     status::{QuarantinedTopic, SpoolStatus},
 };
@@ -341,7 +343,7 @@ impl Spool {
         Ok(released)
     }
 
-    /// `Ok` once everything that was asked for so far is on the medium.
+    /// `Ok` once everything that was asked for so far is on the medium. Dropped, it changes nothing.
     pub async fn sync(&self) -> Result<(), SpoolError> {
         self.mark("", Mark::Removed, Vec::new()).await
     }

@@ -24,11 +24,15 @@ const RELEASED: u8 = 5;
 
 /// An event as it goes to Kafka, and what the spool knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpooledEvent {
-    pub topic: String,
-    pub key: Vec<u8>,
-    pub headers: Vec<(String, Vec<u8>)>,
-    pub value: Vec<u8>,
+pub(crate) struct SpooledEvent {
+    /// The topic that it goes to.
+    pub(crate) topic: String,
+    /// Its own: it is looked for by it.
+    pub(crate) key: Vec<u8>,
+    /// Names and values, in their order.
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    /// The event.
+    pub(crate) value: Vec<u8>,
     pub(super) facts: Facts,
 }
 
