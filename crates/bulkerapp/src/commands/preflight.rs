@@ -30,6 +30,8 @@ const DATABASE_WITHIN: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 16;
 /// Topics that a line names.
 const SHOWN: usize = 10;
+/// Topics of tables have one partition.
+const PARTITION: i32 = 0;
 /// The oldest PostgreSQL that is expected to work.
 const OLDEST_POSTGRESQL: i32 = 120_000;
 
@@ -190,7 +192,7 @@ impl Look<'_> {
     /// Nobody may read our topics by their groups.
     async fn at_groups(&self, report: &mut Report, topics: &[String]) {
         let asked = topics.iter().map(|topic| async move {
-            match self.admin.group_members(topic).await {
+            match self.admin.topic_group(topic, PARTITION).members().await {
                 Ok(0) => None,
                 Ok(members) => Some(format!("{topic} ({members} members)")),
                 Err(error) => Some(format!("{topic} ({error})")),

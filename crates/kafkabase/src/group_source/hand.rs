@@ -99,6 +99,16 @@ impl Hand {
         }
     }
 
+    /// What lies before these offsets is committed.
+    pub(super) fn settle(&mut self, committed: &BTreeMap<i32, i64>) {
+        for (partition, offset) in committed {
+            if let Some(range) = self.in_hand.get_mut(partition) {
+                range.first = range.first.max(*offset);
+            }
+        }
+        self.in_hand.retain(|_, range| range.first < range.next);
+    }
+
     pub(super) fn first_in_hand(&self) -> BTreeMap<i32, i64> {
         self.in_hand.iter().map(|(partition, range)| (*partition, range.first)).collect()
     }
@@ -145,6 +155,16 @@ mod tests {
         }
         let expected = [(0, InHand { first: 5, next: 10 }), (1, InHand { first: 7, next: 8 })];
         assert_eq!(hand.in_hand, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn what_was_handed_out_behind_a_committed_position_stays_in_hand() {
+        let mut hand = hand(&[message(0, 5), message(1, 7), message(0, 6)]);
+        for _ in 0..3 {
+            hand.take_next().unwrap();
+        }
+        hand.settle(&BTreeMap::from([(0, 6), (1, 8)]));
+        assert_eq!(hand.in_hand, BTreeMap::from([(0, InHand { first: 6, next: 7 })]));
     }
 
     #[test]

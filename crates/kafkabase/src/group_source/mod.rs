@@ -14,7 +14,7 @@ mod hand;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -29,8 +29,11 @@ use self::hand::Hand;
 pub use self::hand::{SourceItem, SourceMessage};
 use crate::{ClientSetupError, KafkaConfig, client_log, error::ClientCause, error::code_of};
 
-/// Messages that one poll takes from the client at most.
+/// Messages, and bytes of their values, that are taken from the client before some are handed out.
 const AT_ONCE: usize = 512;
+const BYTES_AT_ONCE: usize = 4 << 20;
+/// Kilobytes of one partition that the client fetches ahead.
+const FETCHED_AHEAD_KB: &str = "16384";
 /// How long going back may take.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -157,6 +160,7 @@ impl GroupSource {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", millis(kafka.kafka_session_timeout_ms))
             .set("max.poll.interval.ms", millis(kafka.kafka_max_poll_interval_ms))
+            .set("queued.max.messages.kbytes", FETCHED_AHEAD_KB)
             .set("fetch.message.max.bytes", kafka.kafka_fetch_message_max_bytes.to_string());
         let context = SourceContext { hand: Arc::default() };
         let consumer = BaseConsumer::from_config_and_context(&config, context)?;
@@ -194,9 +198,10 @@ impl GroupSource {
         Ok(SourcePosition { parts: Arc::new((offsets, group)) })
     }
 
-    /// What is in hand was committed, by the transaction that carried [`GroupSource::position`].
-    pub fn mark_committed(&mut self) {
-        self.hand().in_hand.clear();
+    /// The transaction that carried `position` was committed: what lies before it is not in hand
+    /// any more. What was handed out since stays.
+    pub fn mark_committed(&mut self, position: &SourcePosition) {
+        self.hand().settle(&position.offsets());
     }
 
     /// Goes back to the first message in hand of each partition that is still ours: its transaction
@@ -236,16 +241,20 @@ impl Inner {
 
     /// Takes what is there, after waiting for the first of it.
     fn fill(&self, wait: Duration) -> Result<(), SourceError> {
-        let mut wait = wait;
-        // a dropped call may have found something meanwhile
-        while self.hand().waiting.len() < AT_ONCE {
-            if !self.hand().waiting.is_empty() {
-                wait = Duration::ZERO;
-            }
-            match self.consumer.poll(wait) {
+        let (until, mut bytes) = (Instant::now() + wait, 0);
+        while bytes < BYTES_AT_ONCE {
+            // a dropped call may have found something meanwhile
+            let waiting = self.hand().waiting.len();
+            let left = match waiting {
+                0 => until.saturating_duration_since(Instant::now()),
+                AT_ONCE.. => return Ok(()),
+                _ => Duration::ZERO,
+            };
+            match self.consumer.poll(left) {
                 None => return Ok(()),
                 Some(Ok(message)) => {
                     let message = SourceMessage::of(&message);
+                    bytes += message.value.as_ref().map_or(0, Vec::len);
                     self.hand().waiting.push_back(SourceItem::Message(message));
                 }
                 Some(Err(error)) if is_passing(&error) => {

@@ -145,7 +145,7 @@ impl Router {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.source.mark_committed();
+        self.source.mark_committed(&position);
         Ok(())
     }
 
