@@ -1,17 +1,18 @@
 //! Administrative questions to Kafka, asked without blocking the runtime.
 //!
-//! Answers are facts of the moment: whoever needs two of them in an order asks for them in that order.
+//! Answers are facts of the moment: a caller that needs two of them in an order asks for them in
+//! that order.
 //!
-//! Invariant: no request to a group's coordinator ever times out *inside* librdkafka (2.12.1). One that does, while no
-//! broker is up, is freed but stays on the list of what waits for one; when Kafka comes back librdkafka sends it, and
-//! aborts the process on freed memory. So librdkafka gets a time-out that never comes, we stop waiting after ours, and
-//! throw the client away, which ends what it still holds in an orderly way.
+//! Invariant: no request to a group's coordinator ever times out *inside* librdkafka (2.12.1). One
+//! that does, while no broker is up, is freed but stays on the list of what waits for one; when
+//! Kafka comes back librdkafka sends it, and aborts the process on freed memory. So librdkafka gets
+//! a time-out that never comes, we stop waiting after ours, and throw the client away, which ends
+//! what it still holds in an orderly way.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rdkafka::{
-    ClientConfig,
     admin::AdminClient,
     client::{Client, DefaultClientContext},
     config::RDKafkaLogLevel,
@@ -22,26 +23,28 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
+    ClientSettings, ClientSetupError, TopicGroup,
     fetcher::NO_GROUP,
-    native::{self, AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription},
+    native::{self, AdminError, GroupOffset, OffsetSpec},
 };
 
-/// Partitions in one question: librdkafka looks each up in a list, so twice as many take four times as long.
+/// Partitions in one question: librdkafka looks each up in a list, so twice as many take four times
+/// as long.
 const PARTITIONS_AT_ONCE: usize = 200;
 
 /// The clients behind the calls.
 pub(crate) struct Clients {
     admin: AdminClient<DefaultClientContext>,
-    /// For questions about topics, offsets and groups: one client, so that where a group's coordinator is has to be found out
-    /// once. It has a group, which it never joins: when the
-    /// coordinator asked for committed offsets has moved away, librdkafka tells the client's own group, and ends the process
-    /// where there is none.
+    /// For questions about topics, offsets and groups: one client, so that where a group's
+    /// coordinator is has to be found out once. It has a group, which it never joins: when the
+    /// coordinator asked for committed offsets has moved away, librdkafka tells the client's own
+    /// group, and ends the process where there is none.
     consumer: Client<DefaultClientContext>,
 }
 
 impl Clients {
-    fn new(config: &ClientConfig) -> Result<Clients, KafkaError> {
-        let mut as_consumer = config.clone();
+    fn new(settings: &ClientSettings) -> Result<Clients, KafkaError> {
+        let mut as_consumer = settings.to_config();
         as_consumer
             .set("group.id", NO_GROUP)
             .set("isolation.level", "read_committed")
@@ -52,7 +55,7 @@ impl Clients {
             RDKafkaType::RD_KAFKA_CONSUMER,
             DefaultClientContext,
         )?;
-        Ok(Clients { admin: config.create()?, consumer })
+        Ok(Clients { admin: settings.to_config().create()?, consumer })
     }
 }
 
@@ -65,9 +68,13 @@ impl Deref for Clients {
 }
 
 /// A handle for administrative calls; cheap to clone.
+///
+/// Each call takes no longer than the time-out that the handle was made with, unless it says so;
+/// then it fails with [`AdminError::is_timeout`]. A dropped call goes on in the background: a
+/// question leaves nothing behind, a change may still take effect.
 #[derive(Clone)]
 pub struct Admin {
-    config: ClientConfig,
+    settings: ClientSettings,
     client: Arc<ArcSwap<Clients>>,
     timeout: Duration,
 }
@@ -79,10 +86,16 @@ pub(crate) struct Session {
 }
 
 impl Admin {
-    /// `timeout` bounds each call.
-    pub fn new(base: &ClientConfig, timeout: Duration) -> Result<Admin, KafkaError> {
-        let client = Arc::new(ArcSwap::from_pointee(Clients::new(base)?));
-        Ok(Admin { config: base.clone(), client, timeout })
+    /// `timeout` bounds each call. Kafka need not be there.
+    pub fn new(settings: &ClientSettings, timeout: Duration) -> Result<Admin, ClientSetupError> {
+        let clients = Clients::new(settings).map_err(ClientSetupError::of("admin client"))?;
+        let client = Arc::new(ArcSwap::from_pointee(clients));
+        Ok(Admin { settings: settings.clone(), client, timeout })
+    }
+
+    /// The topic's partition and the group that has the topic's name. Asks nothing yet.
+    pub fn topic_group(&self, topic: &str, partition: i32) -> TopicGroup {
+        TopicGroup::new(self.clone(), topic, partition)
     }
 
     /// The cluster's id, as its brokers report it.
@@ -90,7 +103,7 @@ impl Admin {
         self.call("DescribeCluster", |admin| {
             admin.client.inner().fetch_cluster_id(admin.timeout).ok_or_else(|| AdminError {
                 call: "DescribeCluster",
-                code: RDKafkaErrorCode::OperationTimedOut,
+                code: RDKafkaErrorCode::OperationTimedOut.into(),
                 reason: "no broker told the cluster's id".to_owned(),
             })
         })
@@ -114,7 +127,8 @@ impl Admin {
         .await
     }
 
-    /// Sets what `group` has committed. Refused while the group has live members.
+    /// Sets what `group` has committed. Refused while the group has live members
+    /// ([`AdminError::is_live_members`]).
     pub async fn set_group_offset(
         &self,
         group: &str,
@@ -130,7 +144,8 @@ impl Admin {
         .await
     }
 
-    /// The offset that `spec` names, for each of `partitions`, in their order.
+    /// The offset that `spec` names, for each of `partitions` (topic and number), in their order. A
+    /// topic that is not there fails alone; what fails for another reason fails them all.
     pub async fn offsets(
         &self,
         partitions: Vec<(String, i32)>,
@@ -159,30 +174,23 @@ impl Admin {
         answers.into_iter().next().unwrap_or_else(|| Err(no_answer("ListOffsets")))
     }
 
-    /// The topic's id; `None` on brokers that have none.
+    /// The topic's id; `None` on brokers that have none. A topic that is not there is an error
+    /// ([`AdminError::is_unknown_topic`]).
     pub async fn topic_id(&self, topic: &str) -> Result<Option<Uuid>, AdminError> {
-        let name = topic.to_owned();
-        let described: Vec<Result<TopicDescription, _>> = self
-            .call("DescribeTopics", move |admin| {
-                native::describe_topics(&admin.client.consumer, &[&name], admin.timeout)
-            })
-            .await?;
-        let described =
-            described.into_iter().next().ok_or_else(|| no_answer("DescribeTopics"))??;
-        Ok(described.topic_id)
+        let topic = topic.to_owned();
+        self.call("DescribeTopics", move |admin| {
+            native::topic_id(&admin.client.consumer, &topic, admin.timeout)
+        })
+        .await
     }
 
-    /// How many live members a group has.
+    /// How many live members a group has; one that does not exist has none.
     pub async fn group_members(&self, group: &str) -> Result<usize, AdminError> {
-        let name = group.to_owned();
-        let described: Vec<Result<GroupMembers, _>> = self
-            .call("DescribeConsumerGroups", move |admin| {
-                native::describe_groups(&admin.client.consumer, &[&name], admin.timeout)
-            })
-            .await?;
-        let described =
-            described.into_iter().next().ok_or_else(|| no_answer("DescribeConsumerGroups"))??;
-        Ok(described.members)
+        let group = group.to_owned();
+        self.call("DescribeConsumerGroups", move |admin| {
+            native::group_members(&admin.client.consumer, &group, admin.timeout)
+        })
+        .await
     }
 
     /// Runs a blocking call on a thread of its own.
@@ -198,7 +206,8 @@ impl Admin {
             if answer.as_ref().is_err_and(AdminError::is_timeout) {
                 admin.replace(&session.client);
             }
-            answer // the last call of a client that was replaced ends it here, on a thread that may block
+            // the last call of a client that was replaced ends it here, on a thread that may block
+            answer
         })
         .await
         .unwrap_or_else(|_| Err(no_answer(name)))
@@ -209,7 +218,7 @@ impl Admin {
         if !Arc::ptr_eq(old, &self.client.load()) {
             return;
         }
-        match Clients::new(&self.config) {
+        match Clients::new(&self.settings) {
             Ok(client) => {
                 self.client.compare_and_swap(old, Arc::new(client));
                 info!("kafka did not answer in time; asking with a new client from now on");
@@ -220,5 +229,5 @@ impl Admin {
 }
 
 fn no_answer(call: &'static str) -> AdminError {
-    AdminError { call, code: RDKafkaErrorCode::Fail, reason: "no answer".to_owned() }
+    AdminError { call, code: RDKafkaErrorCode::Fail.into(), reason: "no answer".to_owned() }
 }

@@ -13,7 +13,8 @@ use rdkafka::{
 };
 use tracing::{debug, error, info, warn};
 
-/// While brokers are away each client reports so many times a second: one line in this time is enough.
+/// While brokers are away each client reports so many times a second: one line in this time is
+/// enough.
 const QUIET: Duration = Duration::from_secs(10);
 
 static ERRORS: Mutex<Throttle> = Mutex::new(Throttle { logged: None, dropped: 0 });
@@ -21,9 +22,11 @@ static ERRORS: Mutex<Throttle> = Mutex::new(Throttle { logged: None, dropped: 0 
 /// The last error of any client that says why.
 static LAST: Mutex<Option<ClientError>> = Mutex::new(None);
 
-/// What a Kafka client of this process complained about last: a broker that is away, a certificate, a password.
+/// What a Kafka client of this process complained about last: a broker that is away, a certificate,
+/// a password.
 #[derive(Debug, Clone)]
 pub struct ClientError {
+    /// When it came.
     pub at: Instant,
     /// librdkafka's words. They name brokers, no secrets.
     pub reason: String,
@@ -45,8 +48,8 @@ impl ClientError {
     }
 }
 
-/// The last error, however old. That brokers can be reached again is nowhere said: whoever asks knows when Kafka
-/// answered last.
+/// The last error, however old. That brokers can be reached again is nowhere said: the caller knows
+/// when Kafka answered last.
 pub fn last_client_error() -> Option<ClientError> {
     LAST.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }

@@ -6,7 +6,7 @@ use appbase::values::{ValueError, boolean, float, hours, integer, millis};
 use clap::{ArgAction, Args};
 use rdkafka::ClientConfig;
 
-use crate::SpoolSettings;
+use crate::{ClientSettings, SpoolSettings};
 
 /// What a produced event waits for before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,8 @@ pub struct KafkaConfig {
     /// File with certificates to trust.
     #[arg(long)]
     pub kafka_ssl_ca_file: Option<String>,
-    /// SASL settings as an hjson object: `{"mechanisms": "SCRAM-SHA-256", "username": "u", "password": "p"}`.
+    /// SASL settings as an hjson object: `{"mechanisms": "SCRAM-SHA-256", "username": "u",
+    /// "password": "p"}`.
     #[arg(long, value_parser = SaslSettings::parse)]
     pub kafka_sasl: Option<SaslSettings>,
     /// Security protocol; overrides what follows from the settings above.
@@ -128,7 +129,8 @@ pub struct KafkaConfig {
     #[arg(long, default_value = "1000000", value_parser = integer::<u32>)]
     pub kafka_message_max_bytes: u32,
 
-    /// Folder for events that Kafka does not take in time, on a volume that outlives the process; empty: they are refused.
+    /// Folder for events that Kafka does not take in time, on a volume that outlives the process;
+    /// empty: they are refused.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub spool_dir: String,
     /// Megabytes that the spool's files have at most.
@@ -137,7 +139,8 @@ pub struct KafkaConfig {
     /// Share of the spool that the events of one topic have at most.
     #[arg(long, default_value = "0.5", value_parser = float)]
     pub spool_topic_share: f64,
-    /// Milliseconds that a record may take to surface in Kafka; more than the brokers' `replica.lag.time.max.ms`.
+    /// Milliseconds that a record may take to surface in Kafka; more than the brokers'
+    /// `replica.lag.time.max.ms`.
     #[arg(long, default_value = "45000", value_parser = millis)]
     pub spool_lookup_wait_ms: Duration,
 
@@ -213,8 +216,14 @@ impl KafkaConfig {
         })
     }
 
-    /// What all clients have in common: brokers, security, reconnecting.
-    pub fn client_config(&self, client_id: &str) -> ClientConfig {
+    /// What all clients have in common: brokers, security, reconnecting. `client_id` is how the
+    /// brokers see the client.
+    pub fn client_settings(&self, client_id: &str) -> ClientSettings {
+        ClientSettings::new(self.client_config(client_id))
+    }
+
+    /// The same, for a client of this crate that adds its own.
+    pub(crate) fn client_config(&self, client_id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("client.id", client_id)
@@ -247,7 +256,8 @@ impl KafkaConfig {
     }
 }
 
-/// What `KAFKA_SASL` holds: settings of the client without their `sasl.`. Never shown: it has a password.
+/// What `KAFKA_SASL` holds: settings of the client without their `sasl.`. Never shown: it has a
+/// password.
 #[derive(Clone)]
 pub struct SaslSettings(BTreeMap<String, String>);
 

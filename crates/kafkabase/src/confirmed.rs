@@ -1,10 +1,12 @@
-//! Moving records between topics: a batch is handed over, and each record's fate is known afterwards.
+//! Moving records between topics: a batch is handed over, and each record's fate is known
+//! afterwards.
 //!
-//! Invariant: `Ok` for a record means that all in-sync replicas have it. An error means that nothing is known: the
-//! record may be there, or may still come. So whoever moves records has to be able to bear a repeated one.
+//! Invariant: `Ok` for a record means that all in-sync replicas have it. An error means that
+//! nothing is known: the record may be there, or may still come. So a caller that moves records has
+//! to be able to bear a repeated one.
 //!
-//! Unlike the intake's producer, records have a time-out in the client: a mover starts over from what it knows,
-//! instead of waiting for ever with what it hands over.
+//! Unlike the intake's producer, records have a time-out in the client: a mover starts over from
+//! what it knows, instead of waiting for ever with what it hands over.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,33 +21,39 @@ use rdkafka::{
 };
 use tracing::{error, info};
 
-use crate::{KafkaConfig, client_log::LogContext};
+use crate::{
+    ClientSetupError, KafkaConfig, KafkaErrorCode, client_log::LogContext, error::code_of,
+};
 
 /// Pause before a full queue is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes that a moved record may have beyond the largest event: headers that say why and when.
 const HEADER_ROOM: u32 = 65_536;
 
-/// A record to be sent. Owned, for it may be made from memory that is given back before it is on its way.
+/// A record to be sent. Owned, for it may be made from memory that is given back before it is on
+/// its way.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
+    /// The topic's name.
     pub topic: String,
+    /// `None`: without a key.
     pub key: Option<Vec<u8>>,
     /// `None` is a tombstone.
     pub value: Option<Vec<u8>>,
+    /// Names and values, in their order; `None` is a header without a value.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 /// Why a record is not known to be in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("kafka did not confirm the record: {0}")]
-pub struct Unconfirmed(pub RDKafkaErrorCode);
+pub struct Unconfirmed(pub KafkaErrorCode);
 
 impl Unconfirmed {
     /// Whether the same record would be refused again.
     pub fn is_refusal(self) -> bool {
         matches!(
-            self.0,
+            self.0.0,
             RDKafkaErrorCode::MessageSizeTooLarge
                 | RDKafkaErrorCode::InvalidMessageSize
                 | RDKafkaErrorCode::TopicAuthorizationFailed
@@ -57,7 +65,10 @@ impl Unconfirmed {
 
     /// The topic is not there.
     pub fn is_unknown_topic(self) -> bool {
-        matches!(self.0, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
+        matches!(
+            self.0.0,
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
+        )
     }
 }
 
@@ -71,12 +82,13 @@ pub struct ConfirmedProducer {
 }
 
 impl ConfirmedProducer {
-    /// `timeout`: how long a record may take.
+    /// `client_id`: how the brokers see it. `timeout`: how long a record may take. Kafka need not be
+    /// there.
     pub fn new(
         kafka: &KafkaConfig,
         client_id: &str,
         timeout: Duration,
-    ) -> Result<ConfirmedProducer, KafkaError> {
+    ) -> Result<ConfirmedProducer, ClientSetupError> {
         let mut config = kafka.client_config(client_id);
         config
             .set("acks", "all")
@@ -88,11 +100,13 @@ impl ConfirmedProducer {
             // a topic that is not there is an answer, and soon
             .set("topic.metadata.propagation.max.ms", "5000")
             .set("socket.timeout.ms", "10000");
-        let client = Arc::new(ArcSwap::from_pointee(make(&config)?));
+        let client = make(&config).map_err(ClientSetupError::of("producer of moved records"))?;
+        let client = Arc::new(ArcSwap::from_pointee(client));
         Ok(ConfirmedProducer { config, client })
     }
 
-    /// Sends all records and waits for what becomes of each, in their order.
+    /// Sends all records and waits for what becomes of each, in their order. Dropped, it leaves
+    /// records on their way: each may be written or not.
     pub async fn send_all(&self, records: &[Record]) -> Vec<Result<(), Unconfirmed>> {
         let client = self.client.load_full();
         let mut on_their_way = Vec::with_capacity(records.len());
@@ -100,7 +114,7 @@ impl ConfirmedProducer {
             on_their_way.push(enqueue(&client, record).await);
         }
         let results = join_all(on_their_way.into_iter().map(confirm)).await;
-        if results.contains(&Err(Unconfirmed(RDKafkaErrorCode::Fatal))) {
+        if results.contains(&Err(Unconfirmed(RDKafkaErrorCode::Fatal.into()))) {
             self.rebuild(&client);
         }
         results
@@ -109,7 +123,7 @@ impl ConfirmedProducer {
     /// Replaces a client that an error has ended.
     fn rebuild(&self, old: &Arc<Client>) {
         if !Arc::ptr_eq(old, &self.client.load()) {
-            return; // somebody else did
+            return; // another call did
         }
         match make(&self.config) {
             Ok(client) => {
@@ -143,9 +157,9 @@ async fn enqueue(client: &Client, record: &Record) -> Result<DeliveryFuture, Unc
             Err((error, _)) => match code_of(&error) {
                 RDKafkaErrorCode::QueueFull => tokio::time::sleep(QUEUE_PAUSE).await,
                 _ if client.client().fatal_error().is_some() => {
-                    return Err(Unconfirmed(RDKafkaErrorCode::Fatal));
+                    return Err(Unconfirmed(RDKafkaErrorCode::Fatal.into()));
                 }
-                code => return Err(Unconfirmed(code)),
+                code => return Err(Unconfirmed(code.into())),
             },
         }
     }
@@ -154,12 +168,8 @@ async fn enqueue(client: &Client, record: &Record) -> Result<DeliveryFuture, Unc
 async fn confirm(enqueued: Result<DeliveryFuture, Unconfirmed>) -> Result<(), Unconfirmed> {
     match enqueued?.await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err((error, _))) => Err(Unconfirmed(code_of(&error))),
+        Ok(Err((error, _))) => Err(Unconfirmed(code_of(&error).into())),
         // the client was ended while the record was on its way
-        Err(_) => Err(Unconfirmed(RDKafkaErrorCode::PurgeInflight)),
+        Err(_) => Err(Unconfirmed(RDKafkaErrorCode::PurgeInflight.into())),
     }
-}
-
-fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
-    error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
 }

@@ -12,7 +12,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use crate::{Admin, KafkaConfig, membership::SHARES, native::AdminError};
+use crate::{Admin, KafkaConfig, error::code_of, membership::SHARES, native::AdminError};
 
 /// How long the controller may take until all brokers know a new topic.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,9 +20,11 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a topic is made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSettings {
+    /// How many it gets.
     pub partitions: i32,
     /// 0 is the brokers' default.
     pub replication_factor: i32,
+    /// Names and values of Kafka's settings of topics.
     pub entries: Vec<(&'static str, String)>,
 }
 
@@ -91,14 +93,17 @@ fn millis(duration: Duration) -> String {
 /// A topic as the cluster's metadata shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicMetadata {
+    /// As Kafka has it, prefix and all.
     pub name: String,
+    /// How many it has.
     pub partitions: usize,
     /// Replicas of the partition that has the fewest.
     pub replication_factor: usize,
 }
 
 impl Admin {
-    /// Makes a topic; returns once all brokers know it. One that is there already is fine.
+    /// Makes a topic; returns once all brokers know it, after 10 s at most. One that is there already
+    /// is fine, whatever its settings. Dropped, it may be made all the same.
     pub async fn create_topic(
         &self,
         name: &str,
@@ -123,14 +128,15 @@ impl Admin {
             match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
                 None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
                 Some(Err((_, code))) => {
-                    Err(AdminError { call: CALL, code, reason: code.to_string() })
+                    Err(AdminError { call: CALL, code: code.into(), reason: code.to_string() })
                 }
             }
         })
         .await
     }
 
-    /// Raises the number of a topic's partitions to `total`.
+    /// Raises the number of a topic's partitions to `total`; fewer than it has is an error. Dropped,
+    /// it may take effect all the same.
     pub async fn raise_partitions(&self, name: &str, total: usize) -> Result<(), AdminError> {
         const CALL: &str = "CreatePartitions";
         let name = name.to_owned();
@@ -143,14 +149,14 @@ impl Admin {
             match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
                 None | Some(Ok(_)) => Ok(()),
                 Some(Err((_, code))) => {
-                    Err(AdminError { call: CALL, code, reason: code.to_string() })
+                    Err(AdminError { call: CALL, code: code.into(), reason: code.to_string() })
                 }
             }
         })
         .await
     }
 
-    /// All topics of the cluster.
+    /// All topics of the cluster that can be described at the moment.
     pub async fn topics(&self) -> Result<Vec<TopicMetadata>, AdminError> {
         const CALL: &str = "Metadata";
         self.call(CALL, |admin| {
@@ -211,8 +217,7 @@ fn block_on<T>(answer: impl Future<Output = T>) -> T {
 }
 
 fn failed(call: &'static str, error: &KafkaError) -> AdminError {
-    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-    AdminError { call, code, reason: error.to_string() }
+    AdminError { call, code: code_of(error).into(), reason: error.to_string() }
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Reading partitions without joining a group and without a client per topic.
 //!
-//! One consumer is assigned to whatever is being read at the moment; each partition has a queue of its
-//! own (see `native::partition_queue`), bounded by not reading it, so a topic with a backlog does not
-//! stop its neighbours. A partition that was read to its end is given back: assigned and idle, it
-//! would take part in every fetch request.
+//! One consumer is assigned to whatever is being read at the moment; each partition has a queue of
+//! its own (see `native::partition_queue`), bounded by not reading it, so a topic with a backlog
+//! does not stop its neighbours. A partition that was read to its end is given back: assigned and
+//! idle, it would take part in every fetch request.
 //!
 //! Invariant: a reader hands out every record of its partition from its start on, in order, or an
-//! error. `auto.offset.reset=error` keeps a gap from passing in silence; `isolation.level=read_committed`
-//! keeps aborted records out.
+//! error. `auto.offset.reset=error` keeps a gap from passing in silence;
+//! `isolation.level=read_committed` keeps aborted records out.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
+    Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use tracing::{debug, error, warn};
 
 use crate::{
+    ClientSettings, ClientSetupError, OpenError,
     client_log::LogContext,
     native::{FetchError, Fetched, PartitionQueue},
 };
@@ -40,8 +41,8 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 /// How a fetcher reads; fields, so that a test can make them small.
 #[derive(Debug, Clone)]
 pub struct FetcherSettings {
-    /// How long a broker may hold a fetch request that finds nothing. It is also how late the end of a
-    /// partition is noticed.
+    /// How long a broker may hold a fetch request that finds nothing. It is also how late the end
+    /// of a partition is noticed.
     pub fetch_wait_max: Duration,
     /// Bytes of one partition that are fetched ahead.
     pub queued_bytes: usize,
@@ -66,10 +67,17 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Makes the consumer and the thread that serves its events. `base` holds brokers and security.
-    pub fn new(base: &ClientConfig, settings: &FetcherSettings) -> Result<Fetcher, KafkaError> {
+    /// Makes the consumer and the thread that serves its events. Kafka need not be there.
+    pub fn new(
+        client: &ClientSettings,
+        settings: &FetcherSettings,
+    ) -> Result<Fetcher, ClientSetupError> {
+        Fetcher::make(client, settings).map_err(ClientSetupError::of("consumer"))
+    }
+
+    fn make(client: &ClientSettings, settings: &FetcherSettings) -> Result<Fetcher, KafkaError> {
         let kilobytes = (settings.queued_bytes >> 10).max(1);
-        let mut config = base.clone();
+        let mut config = client.to_config();
         config
             .set("group.id", NO_GROUP) // librdkafka wants a group before it assigns
             .set("enable.auto.commit", "false")
@@ -81,7 +89,8 @@ impl Fetcher {
             .set("fetch.wait.max.ms", settings.fetch_wait_max.as_millis().to_string())
             .set("fetch.message.max.bytes", settings.fetch_message_max_bytes.to_string())
             .set("queued.max.messages.kbytes", kilobytes.to_string())
-            // a full queue is looked at again after this; the default of a second stalls a fast reader
+            // a full queue is looked at again after this; the default of a second stalls a fast
+            // reader
             .set("fetch.queue.backoff.ms", "5");
         let consumer: Arc<BaseConsumer<LogContext>> =
             Arc::new(config.create_with_context(LogContext)?);
@@ -96,22 +105,34 @@ impl Fetcher {
         Ok(Fetcher { consumer, stopped })
     }
 
-    /// As [`Fetcher::read`], on a thread that may block.
+    /// As [`Fetcher::read`], on a thread that may block. Dropped, it gives the partition back once it
+    /// has it.
     pub async fn open(
         self: &Arc<Self>,
         topic: &str,
         partition: i32,
         start: i64,
-    ) -> Result<PartitionReader, KafkaError> {
+    ) -> Result<PartitionReader, OpenError> {
         let (fetcher, name) = (self.clone(), topic.to_owned());
         let opened = tokio::task::spawn_blocking(move || fetcher.read(&name, partition, start));
         opened.await.unwrap_or_else(|_| {
-            Err(KafkaError::Subscription(format!("no reader for topic {topic}")))
+            let died = KafkaError::Subscription(format!("no reader for topic {topic}"));
+            Err(OpenError::of(topic, partition)(died))
         })
     }
 
-    /// Starts to read `topic`/`partition` at `start`. At most one reader of a partition at a time. Blocks for a round trip.
+    /// Starts to read `topic`/`partition` at `start`. At most one reader of a partition at a time.
+    /// Blocks for a round trip.
     pub fn read(
+        self: &Arc<Self>,
+        topic: &str,
+        partition: i32,
+        start: i64,
+    ) -> Result<PartitionReader, OpenError> {
+        self.assign(topic, partition, start).map_err(OpenError::of(topic, partition))
+    }
+
+    fn assign(
         self: &Arc<Self>,
         topic: &str,
         partition: i32,
@@ -119,7 +140,8 @@ impl Fetcher {
     ) -> Result<PartitionReader, KafkaError> {
         let queue = PartitionQueue::take(&self.consumer, topic, partition)
             .ok_or_else(|| KafkaError::Subscription(format!("no queue for topic {topic}")))?;
-        // the leader of a topic that the client does not know is looked for once a second only, unless we ask
+        // the leader of a topic that the client does not know is looked for once a second only,
+        // unless we ask
         self.consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT)?;
         let mut assigned = TopicPartitionList::with_capacity(1);
         assigned.add_partition_offset(topic, partition, Offset::Offset(start))?;
@@ -150,6 +172,11 @@ pub struct PartitionReader {
 }
 
 impl PartitionReader {
+    /// The offset that the reader was opened at.
+    pub fn start(&self) -> i64 {
+        self.start
+    }
+
     /// The next record or the partition's end, if it is there already.
     pub fn try_next(&mut self) -> Result<Fetched, FetchError> {
         self.next(Duration::ZERO)

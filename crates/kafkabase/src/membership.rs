@@ -1,26 +1,29 @@
-//! Which share of the work is ours: membership in a consumer group over an internal topic that nobody writes to.
+//! Which share of the work is ours: membership in a consumer group over an internal topic that is
+//! never written to.
 //!
-//! Kafka hands each of the topic's partitions to one live member; a partition stands for a share. A member that dies, or
-//! whose owner does not call [`Membership::poll`] any more, loses its shares to the others. So whoever does the work
-//! has to poll, and a process that hangs gives its work away.
+//! Kafka hands each of the topic's partitions to one live member; a partition stands for a share. A
+//! member that dies, or whose owner does not call [`Membership::poll`] any more, loses its shares
+//! to the others. So the process that does the work has to poll, and a process that hangs gives its
+//! work away.
 //!
-//! Two members may believe for a moment that a share is theirs: membership avoids waste, it protects nothing.
+//! Two members may believe for a moment that a share is theirs: membership avoids waste, it
+//! protects nothing.
 
 use std::time::Duration;
 
 use rdkafka::{
-    ClientConfig,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
 use tracing::{debug, warn};
 
-use crate::client_log::LogContext;
+use crate::{ClientSettings, ClientSetupError, client_log::LogContext};
 
 /// How many shares there are.
 pub const SHARES: u32 = 64;
-/// Silence after which a member is taken for dead. Not below 6 s, the least that brokers allow unless told otherwise.
+/// Silence after which a member is taken for dead. Not below 6 s, the least that brokers allow
+/// unless told otherwise.
 const SESSION: Duration = Duration::from_secs(8);
 /// How long the owner may not poll before its shares go to others.
 const POLL_INTERVAL: Duration = Duration::from_secs(15);
@@ -30,12 +33,15 @@ const POLL_INTERVAL: Duration = Duration::from_secs(15);
 pub struct Shares(u64);
 
 impl Shares {
+    /// All of them.
     pub const ALL: Shares = Shares(u64::MAX);
 
+    /// Whether this share, counted from 0, is among them.
     pub fn contains(self, share: u32) -> bool {
         share < SHARES && self.0 & (1 << share) != 0
     }
 
+    /// How many they are, [`SHARES`] at most.
     pub fn count(self) -> u32 {
         self.0.count_ones()
     }
@@ -55,9 +61,18 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Joins `group` over `topic`, which must have [`SHARES`] partitions.
-    pub fn join(base: &ClientConfig, topic: &str, group: &str) -> Result<Membership, KafkaError> {
-        let mut config = base.clone();
+    /// Joins `group` over `topic`, which must have [`SHARES`] partitions. Shares come with
+    /// [`Membership::poll`]; Kafka need not be there yet.
+    pub fn join(
+        client: &ClientSettings,
+        topic: &str,
+        group: &str,
+    ) -> Result<Membership, ClientSetupError> {
+        Membership::make(client, topic, group).map_err(ClientSetupError::of("member of a group"))
+    }
+
+    fn make(client: &ClientSettings, topic: &str, group: &str) -> Result<Membership, KafkaError> {
+        let mut config = client.to_config();
         config
             .set("group.id", group)
             .set("enable.auto.commit", "false")

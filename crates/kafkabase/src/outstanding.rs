@@ -1,8 +1,10 @@
-//! What of a topic Kafka has not acknowledged yet, how old it is, and where the topic's next event goes.
+//! What of a topic Kafka has not acknowledged yet, how old it is, and where the topic's next event
+//! goes.
 //!
-//! Invariants: once the oldest event that Kafka has not acknowledged is older than the wait, or while events of the
-//! topic are in the spool, none is admitted to librdkafka. So its queue never fills with attempts that were answered
-//! otherwise, and no event overtakes an older one in the spool.
+//! Invariants: once the oldest event that Kafka has not acknowledged is older than the wait, or
+//! while events of the topic are in the spool, none is admitted to librdkafka. So its queue never
+//! fills with attempts that were answered otherwise, and no event overtakes an older one in the
+//! spool.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +22,8 @@ pub(crate) enum Admission {
     Direct(Ticket),
     /// Not to librdkafka: older events of the topic wait for Kafka.
     Diverted,
-    /// Nowhere before this moment, unless it is released earlier: the last events of the spool are on their way.
+    /// Nowhere before this moment, unless it is released earlier: the last events of the spool are
+    /// on their way.
     Held(Instant),
 }
 
@@ -34,7 +37,8 @@ enum Slot {
     Settled,
 }
 
-/// The admitted events of one topic, oldest first; settled ones stay until all before them are settled.
+/// The admitted events of one topic, oldest first; settled ones stay until all before them are
+/// settled.
 #[derive(Debug, Default)]
 pub(crate) struct Outstanding {
     /// The ticket of the front.
@@ -108,7 +112,8 @@ impl Outstanding {
         self.is_diverted
     }
 
-    /// From now on events go to the spool. True if they did not before: then somebody has to replay.
+    /// From now on events go to the spool. True if they did not before: then the caller has to
+    /// replay.
     pub(crate) fn divert(&mut self) -> bool {
         !std::mem::replace(&mut self.is_diverted, true)
     }
@@ -196,7 +201,7 @@ mod tests {
     fn a_diverted_topic_admits_nothing_until_it_switches_back() {
         let start = Instant::now();
         let mut outstanding = Outstanding::default();
-        assert!(outstanding.divert(), "somebody has to replay");
+        assert!(outstanding.divert(), "the first one has to replay");
         assert!(!outstanding.divert(), "one is enough");
         assert_eq!(outstanding.admit(start, WAIT), Admission::Diverted);
         outstanding.hold(Some(start + WAIT));

@@ -1,9 +1,9 @@
 //! What a topic's name says, and back.
 //!
-//! `<prefix>in.id.<destination>.m.<mode>.<encoding>.<table>[.p.<N>]`: names are shared with deployments of the
-//! original, so they are pinned byte for byte. Invariant: a name that [`TopicId::name`] returns parses to the
-//! same id. What the plain encoding could not carry (a table with `.p.` in it) is encoded, which the
-//! original reads as well.
+//! `<prefix>in.id.<destination>.m.<mode>.<encoding>.<table>[.p.<N>]`: names are shared with
+//! deployments of the original, so they are pinned byte for byte. Invariant: a name that
+//! [`TopicId::name`] returns parses to the same id. What the plain encoding could not carry (a
+//! table with `.p.` in it) is encoded, which the original reads as well.
 
 use std::fmt::Write;
 
@@ -18,37 +18,53 @@ const PARTITION: &str = ".p.";
 
 /// What a topic is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mode {
+pub enum TopicMode {
+    /// Events of a table that are loaded as they come.
     Stream,
+    /// Events of a table that are loaded in batches.
     Batch,
+    /// Refused events of a destination that are tried again.
     Retry,
+    /// Refused events of a destination that are not tried again.
     Dead,
+    /// Events of a profile builder; the table is a priority.
     Profiles,
 }
 
-impl Mode {
+impl TopicMode {
+    /// As it stands in a topic's name.
     pub fn as_str(self) -> &'static str {
         match self {
-            Mode::Stream => "stream",
-            Mode::Batch => "batch",
-            Mode::Retry => "retry",
-            Mode::Dead => "dead",
-            Mode::Profiles => "profiles",
+            TopicMode::Stream => "stream",
+            TopicMode::Batch => "batch",
+            TopicMode::Retry => "retry",
+            TopicMode::Dead => "dead",
+            TopicMode::Profiles => "profiles",
         }
     }
 
-    pub fn parse(text: &str) -> Option<Mode> {
-        [Mode::Stream, Mode::Batch, Mode::Retry, Mode::Dead, Mode::Profiles]
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
+    /// From a topic's name. `None`: another text.
+    pub fn parse(text: &str) -> Option<TopicMode> {
+        [
+            TopicMode::Stream,
+            TopicMode::Batch,
+            TopicMode::Retry,
+            TopicMode::Dead,
+            TopicMode::Profiles,
+        ]
+        .into_iter()
+        .find(|mode| mode.as_str() == text)
     }
 }
 
 /// One of our topics, as its name tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TopicId {
+    /// The destination, or the profile builder.
     pub destination_id: String,
-    pub mode: Mode,
+    /// What the topic is for.
+    pub mode: TopicMode,
+    /// The table; [`ALL_TABLES`] where the topic carries them all.
     pub table: String,
     /// Part of the name, not a partition of Kafka; 0 is not written.
     pub partition: u32,
@@ -57,12 +73,16 @@ pub struct TopicId {
 /// Why an id has no topic name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicNameError {
+    /// Longer than [`MAX_TOPIC_NAME`].
     #[error(
         "topic name {name} length {} exceeds limit ({MAX_TOPIC_NAME}). Please choose shorter table name. \
          Recommended table name length is <= 63 symbols",
         name.len()
     )]
-    TooLong { name: String },
+    TooLong {
+        /// The name that is too long.
+        name: String,
+    },
     /// Kafka or the way back would not take it.
     #[error("destination id {0:?} cannot be part of a topic name")]
     Destination(String),
@@ -70,10 +90,10 @@ pub enum TopicNameError {
 
 impl TopicId {
     /// Modes that carry all tables get the table [`ALL_TABLES`], whatever is given.
-    pub fn new(destination_id: &str, mode: Mode, table: &str, partition: u32) -> TopicId {
+    pub fn new(destination_id: &str, mode: TopicMode, table: &str, partition: u32) -> TopicId {
         let table = match mode {
-            Mode::Retry | Mode::Dead => ALL_TABLES,
-            Mode::Stream | Mode::Batch | Mode::Profiles => table,
+            TopicMode::Retry | TopicMode::Dead => ALL_TABLES,
+            TopicMode::Stream | TopicMode::Batch | TopicMode::Profiles => table,
         };
         TopicId {
             destination_id: destination_id.to_owned(),
@@ -97,7 +117,7 @@ impl TopicId {
         }
         let mut parts = rest.splitn(5, '.');
         let (destination_id, m) = (parts.next()?, parts.next()?);
-        let mode = Mode::parse(parts.next()?)?;
+        let mode = TopicMode::parse(parts.next()?)?;
         let (encoding, remainder) = (parts.next()?, parts.next()?);
         let (table, partition) = match remainder.split_once(PARTITION) {
             Some((table, number)) => (table, number.parse().ok()?),
@@ -123,7 +143,7 @@ impl TopicId {
 pub fn topic_name(
     prefix: &str,
     destination_id: &str,
-    mode: Mode,
+    mode: TopicMode,
     table: &str,
     partition: u32,
 ) -> String {
@@ -184,27 +204,27 @@ pub fn fnv1a(text: &str) -> u32 {
 mod tests {
     use super::*;
 
-    fn name(destination_id: &str, mode: Mode, table: &str, partition: u32) -> String {
+    fn name(destination_id: &str, mode: TopicMode, table: &str, partition: u32) -> String {
         TopicId::new(destination_id, mode, table, partition).name("").unwrap()
     }
 
     #[test]
     fn names_are_those_of_the_original() {
         let cases = [
-            ("clyzlw-", Mode::Batch, "events", 0, "in.id.clyzlw-.m.batch.t.events"),
+            ("clyzlw-", TopicMode::Batch, "events", 0, "in.id.clyzlw-.m.batch.t.events"),
             (
                 "clyzlw-",
-                Mode::Batch,
+                TopicMode::Batch,
                 "Account Deactivated User",
                 0,
                 "in.id.clyzlw-.m.batch.b64.QWNjb3VudCBEZWFjdGl2YXRlZCBVc2Vy",
             ),
-            ("pg", Mode::Stream, "a.b-c_D", 0, "in.id.pg.m.stream.t.a.b-c_D"),
-            ("pg", Mode::Batch, "", 0, "in.id.pg.m.batch.t."),
-            ("pg", Mode::Batch, "events", 3, "in.id.pg.m.batch.t.events.p.3"),
-            ("pg", Mode::Batch, "é", 3, "in.id.pg.m.batch.b64.w6k.p.3"),
-            ("pg", Mode::Retry, "events", 0, "in.id.pg.m.retry.t._all_"),
-            ("pg", Mode::Dead, "events", 0, "in.id.pg.m.dead.t._all_"),
+            ("pg", TopicMode::Stream, "a.b-c_D", 0, "in.id.pg.m.stream.t.a.b-c_D"),
+            ("pg", TopicMode::Batch, "", 0, "in.id.pg.m.batch.t."),
+            ("pg", TopicMode::Batch, "events", 3, "in.id.pg.m.batch.t.events.p.3"),
+            ("pg", TopicMode::Batch, "é", 3, "in.id.pg.m.batch.b64.w6k.p.3"),
+            ("pg", TopicMode::Retry, "events", 0, "in.id.pg.m.retry.t._all_"),
+            ("pg", TopicMode::Dead, "events", 0, "in.id.pg.m.dead.t._all_"),
         ];
         for (destination_id, mode, table, partition, expected) in cases {
             assert_eq!(name(destination_id, mode, table, partition), expected);
@@ -237,7 +257,7 @@ mod tests {
         for table in tables {
             for partition in [0, 1, 17] {
                 for prefix in ["", "dev-", "dev.", "in.id."] {
-                    let id = TopicId::new("pg-1_x", Mode::Batch, table, partition);
+                    let id = TopicId::new("pg-1_x", TopicMode::Batch, table, partition);
                     let name = id.name(prefix).unwrap();
                     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
                     assert!(name.bytes().all(legal), "{name}");
@@ -282,9 +302,9 @@ mod tests {
     fn a_name_is_at_most_249_bytes() {
         let fixed = "in.id.pg.m.batch.t.".len();
         let longest = "a".repeat(MAX_TOPIC_NAME - fixed);
-        assert_eq!(name("pg", Mode::Batch, &longest, 0).len(), MAX_TOPIC_NAME);
+        assert_eq!(name("pg", TopicMode::Batch, &longest, 0).len(), MAX_TOPIC_NAME);
         let error =
-            TopicId::new("pg", Mode::Batch, &format!("{longest}a"), 0).name("").unwrap_err();
+            TopicId::new("pg", TopicMode::Batch, &format!("{longest}a"), 0).name("").unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("topic name in.id.pg.m.batch.t.aaa"), "{text}");
         assert!(
@@ -300,7 +320,7 @@ mod tests {
     fn destination_ids_that_would_not_be_found_again_are_refused() {
         for id in ["", "a.b", "a b", "ü", "a/b", "a\0"] {
             assert!(!is_topic_part(id), "{id:?}");
-            assert!(TopicId::new(id, Mode::Batch, "t", 0).name("").is_err(), "{id:?}");
+            assert!(TopicId::new(id, TopicMode::Batch, "t", 0).name("").is_err(), "{id:?}");
         }
     }
 

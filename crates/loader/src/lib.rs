@@ -39,6 +39,7 @@ pub use retry::{
     refused_producer::RefusalConfig,
 };
 pub use run::{
+    group::FactError,
     set_start::{SetStartError, StartAt, StartSet, set_start},
     switchover::{SwitchoverStatus, SwitchoverStatuses, is_retry_topic_in_order},
 };

@@ -12,31 +12,27 @@
 //! Other instances apply it within the period of their looks at the cluster; a batch in hand is
 //! finished.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use appbase::telemetry::chain;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use kafkabase::{
-    Admin, AdminError, ConfirmedProducer, FetchError, Fetched, Fetcher, FetcherSettings,
-    OffsetSpec, Record, TopicSettings, TopicView, Unconfirmed,
+    Admin, AdminError, ClientSettings, ClientSetupError, ConfirmedProducer, Fetcher,
+    FetcherSettings, OpenError, RangeError, RangeItem, RangeReader, Record, TopicSettings,
+    TopicView, Unconfirmed,
 };
-use rdkafka::{ClientConfig, error::KafkaError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::observe::metrics;
+use crate::{observe::metrics, topic::PARTITION};
 
 /// How long one wait for a record lasts.
 const POLL: Duration = Duration::from_millis(100);
-/// How long reading the topic may take.
-const READ_WITHIN: Duration = Duration::from_secs(20);
+/// How long no record may arrive although there are some.
+const STALL_AFTER: Duration = Duration::from_secs(20);
 
 /// Paused destinations, with the time since when.
 pub type PausedDestinations = BTreeMap<String, Timestamp>;
@@ -48,9 +44,9 @@ pub struct PausesConfig {
     /// For making it.
     pub settings: TopicSettings,
     /// Brokers and security.
-    pub client: ClientConfig,
+    pub client: ClientSettings,
     /// Makes a producer for one pause.
-    pub producer: Box<dyn Fn() -> Result<ConfirmedProducer, KafkaError> + Send + Sync>,
+    pub producer: Box<dyn Fn() -> Result<ConfirmedProducer, ClientSetupError> + Send + Sync>,
 }
 
 /// The paused destinations, as this instance knows them.
@@ -73,11 +69,17 @@ pub enum PauseError {
     Admin(#[from] AdminError),
     /// Settings that no client can be made of.
     #[error("no client for the topic of pauses")]
-    Client(#[from] KafkaError),
+    Client(#[from] ClientSetupError),
     /// Kafka did not acknowledge the record in time; it may come all the same.
     #[error("the pause may not be kept")]
     Unconfirmed(#[from] Unconfirmed),
-    /// The pause may be kept, and is not known here yet.
+    /// Kafka did not hand the topic out; the pause may be kept, and is not known here yet.
+    #[error("the topic of pauses cannot be opened")]
+    Open(#[from] OpenError),
+    /// The same: it was not read to its end.
+    #[error("the topic of pauses cannot be read")]
+    Range(#[from] RangeError),
+    /// The same: what was read is not understood.
     #[error("the topic of pauses cannot be read: {0}")]
     Read(String),
 }
@@ -208,7 +210,7 @@ impl Pauses {
 /// The paused destinations, for one who asks once. The topic has to be there.
 pub async fn paused_destinations(
     admin: &Admin,
-    client: &ClientConfig,
+    client: &ClientSettings,
     topic: &str,
 ) -> Result<PausedDestinations, PauseError> {
     Ok(read_on(admin, client, topic, None).await?.1)
@@ -217,12 +219,13 @@ pub async fn paused_destinations(
 /// Reads from what is known, an offset and what holds up to it, to the end.
 async fn read_on(
     admin: &Admin,
-    client: &ClientConfig,
+    client: &ClientSettings,
     topic: &str,
     known: Option<(i64, PausedDestinations)>,
 ) -> Result<(i64, PausedDestinations), PauseError> {
-    let end = admin.offset(topic, 0, OffsetSpec::CommittedEnd).await?;
-    let low = admin.offset(topic, 0, OffsetSpec::Earliest).await?;
+    let group = admin.topic_group(topic, PARTITION);
+    let end = group.end().await?;
+    let low = group.low().await?;
     // an end before what was read: the topic was made anew
     let known = known.filter(|(next, _)| low <= *next && *next <= end);
     let (from, mut paused) = known.unwrap_or((low, PausedDestinations::default()));
@@ -243,7 +246,7 @@ type Change = (String, Option<Timestamp>);
 /// The records of `from..end`, in order. A client for the time of reading: it is hardly ever
 /// needed.
 fn read(
-    client: &ClientConfig,
+    client: &ClientSettings,
     topic: &str,
     from: i64,
     end: i64,
@@ -253,26 +256,22 @@ fn read(
         return Ok(changes);
     }
     let fetcher = Arc::new(Fetcher::new(client, &FetcherSettings::default())?);
-    let mut reader = fetcher.read(topic, 0, from)?;
-    let began = Instant::now();
-    while began.elapsed() < READ_WITHIN {
-        match reader.next(POLL).map_err(|e: FetchError| read_error(&e.reason))? {
-            Fetched::Message(message) => {
+    let reader = fetcher.read(topic, PARTITION, from)?;
+    let mut range = RangeReader::new(reader, end, STALL_AFTER);
+    loop {
+        match range.next(POLL)? {
+            RangeItem::Message(message) => {
                 let key = message.key().map(String::from_utf8_lossy).unwrap_or_default();
                 // what is no pause ends one: an unreadable record must not hold a destination for
                 // ever
                 let pause: Option<Pause> = serde_json::from_slice(message.payload()).ok();
                 let since = pause.and_then(|pause| pause.since.parse().ok());
                 changes.push((key.into_owned(), since));
-                if message.offset() + 1 >= end {
-                    return Ok(changes);
-                }
             }
-            Fetched::End { offset } if offset >= end => return Ok(changes),
-            Fetched::End { .. } | Fetched::Nothing => {}
+            RangeItem::Waiting => {}
+            RangeItem::End => return Ok(changes),
         }
     }
-    Err(PauseError::Read("no answer in time".to_owned()))
 }
 
 fn read_error(error: &impl ToString) -> PauseError {

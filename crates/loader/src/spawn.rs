@@ -3,8 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kafkabase::{Admin, ConfirmedProducer, Fetcher, FetcherSettings};
-use rdkafka::{ClientConfig, error::KafkaError};
+use kafkabase::{
+    Admin, ClientSettings, ClientSetupError, ConfirmedProducer, Fetcher, FetcherSettings,
+};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -30,7 +31,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct LoadingConfig {
     /// Brokers and security.
-    pub client: ClientConfig,
+    pub client: ClientSettings,
     /// How records are fetched.
     pub fetcher: FetcherSettings,
     /// Asks the cluster.
@@ -70,7 +71,7 @@ pub fn spawn(
     config: LoadingConfig,
     source: Arc<OwnedTopics>,
     stop: CancellationToken,
-) -> Result<Loading, KafkaError> {
+) -> Result<Loading, ClientSetupError> {
     let (sender, status) = watch::channel(LoaderStatus::default());
     let admin = config.admin.clone();
     let fetcher = Arc::new(Fetcher::new(&config.client, &config.fetcher)?);

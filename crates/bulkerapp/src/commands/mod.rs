@@ -8,7 +8,7 @@ use std::{collections::HashMap, ffi::OsString, process::ExitCode, sync::Arc, tim
 
 use anyhow::{Context, Result, bail, ensure};
 use appbase::config::Environment;
-use kafkabase::Admin;
+use kafkabase::{Admin, SpoolCommand};
 use loader::{LoadTarget, StartAt, TargetSource};
 
 use crate::{
@@ -31,7 +31,7 @@ pub enum Command {
     /// Sets where a topic is read from next.
     SetStart { topic: String, at: StartAt },
     /// Sends what is in a spool's folder, or in its quarantine.
-    Spool(spool::Command),
+    Spool(SpoolCommand),
 }
 
 impl Command {
@@ -73,7 +73,7 @@ impl Command {
                     .skip(1)
                     .map(|word| word.to_string_lossy().into_owned())
                     .collect();
-                let command = spool::Command::parse(&words).context(
+                let command = SpoolCommand::parse(&words).context(
                     "usage: bulkerapp spool replay FOLDER | bulkerapp spool quarantine FOLDER [TOPIC]",
                 )?;
                 Ok(Some(Command::Spool(command)))
@@ -97,7 +97,7 @@ impl Command {
 }
 
 fn admin(config: &Config) -> Result<Admin> {
-    let client = config.kafka.client_config(CLIENT_ID);
+    let client = config.kafka.client_settings(CLIENT_ID);
     Admin::new(&client, ADMIN_TIMEOUT).context("Kafka's settings")
 }
 
@@ -141,7 +141,7 @@ mod tests {
             ("set-start t latest", set(StartAt::Latest), ""),
             (
                 "spool replay f --http-port 1",
-                Ok(Some(Command::Spool(spool::Command::Replay { folder: "f".to_owned() }))),
+                Ok(Some(Command::Spool(SpoolCommand::Replay { folder: "f".to_owned() }))),
                 "--http-port 1",
             ),
         ];

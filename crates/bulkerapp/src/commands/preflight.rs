@@ -8,7 +8,9 @@ use std::{collections::HashMap, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Result;
 use appbase::{auth::TokenAuth, config::Environment, telemetry::chain};
 use futures_util::StreamExt;
-use kafkabase::{Admin, Fetcher, FetcherSettings, Mode, TopicId, TopicMetadata, last_client_error};
+use kafkabase::{
+    Admin, Fetcher, FetcherSettings, TopicId, TopicMetadata, TopicMode, last_client_error,
+};
 
 use loader::{
     LoadTarget, SwitchoverStatus, SwitchoverStatuses, is_retry_topic_in_order, paused_destinations,
@@ -24,6 +26,8 @@ const DATABASE_WITHIN: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 16;
 /// Topics that a line names.
 const SHOWN: usize = 10;
+/// Topics of tables have one partition.
+const PARTITION: i32 = 0;
 
 pub(super) async fn run(
     config: &Config,
@@ -96,7 +100,7 @@ impl Report {
 
     /// What the cluster is; `None`: it does not answer.
     async fn kafka(&mut self, config: &Config, admin: &Admin) -> Option<Cluster> {
-        let client = config.kafka.client_config(CLIENT_ID);
+        let client = config.kafka.client_settings(CLIENT_ID);
         // its errors say why brokers cannot be reached
         let _talking = Fetcher::new(&client, &FetcherSettings::default());
         let found = async { Ok((admin.cluster_id().await?, admin.topics().await?)) };
@@ -148,11 +152,11 @@ impl Look<'_> {
                 wide.push(topic.name.clone());
             }
             match id.mode {
-                Mode::Batch | Mode::Stream => {
+                TopicMode::Batch | TopicMode::Stream => {
                     of_tables.entry(id.destination_id).or_default().push(topic.name.clone());
                 }
-                Mode::Retry => retry.push(topic.name.clone()),
-                Mode::Dead | Mode::Profiles => {}
+                TopicMode::Retry => retry.push(topic.name.clone()),
+                TopicMode::Dead | TopicMode::Profiles => {}
             }
         }
         let shared = &self.config.kafka.kafka_destinations_retry_topic_name;
@@ -182,7 +186,7 @@ impl Look<'_> {
     /// No consumer may read our topics by their groups.
     async fn at_groups(&self, report: &mut Report, topics: &[String]) {
         let asked = topics.iter().map(|topic| async move {
-            match self.admin.group_members(topic).await {
+            match self.admin.topic_group(topic, PARTITION).members().await {
                 Ok(0) => None,
                 Ok(members) => Some(format!("{topic} ({members} members)")),
                 Err(error) => Some(format!("{topic} ({error})")),
@@ -231,7 +235,7 @@ impl Look<'_> {
         if !self.kafka.topics.iter().any(|known| known.name == topic) {
             return report.ok("pauses", "none");
         }
-        let client = self.config.kafka.client_config(CLIENT_ID);
+        let client = self.config.kafka.client_settings(CLIENT_ID);
         match paused_destinations(self.admin, &client, &topic).await {
             Ok(paused) if paused.is_empty() => report.ok("pauses", "none"),
             Ok(paused) => {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use appbase::config::Environment;
-use kafkabase::{Mode, TopicId};
+use kafkabase::{TopicId, TopicMode};
 use loader::{StartAt, set_start};
 
 use super::{admin, destinations};
@@ -17,7 +17,7 @@ pub(super) async fn run(
     at: StartAt,
 ) -> Result<ExitCode> {
     let id = TopicId::parse(&config.kafka.kafka_topic_prefix, topic)
-        .filter(|id| matches!(id.mode, Mode::Batch | Mode::Stream))
+        .filter(|id| matches!(id.mode, TopicMode::Batch | TopicMode::Stream))
         .with_context(|| format!("{topic} is no topic of a table"))?;
     let (_, targets) = destinations(config, environment).await?;
     let target = targets.get(&id.destination_id).with_context(|| {

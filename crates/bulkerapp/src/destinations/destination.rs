@@ -1,6 +1,6 @@
 //! One destination, as it is configured.
 
-use kafkabase::Mode;
+use kafkabase::TopicMode;
 use serde_json::{Map, Value};
 use warehouse::{Kind, StreamOptions};
 
@@ -34,7 +34,7 @@ pub struct Destination {
     /// Those that can be read, over the defaults.
     pub options: StreamOptions,
     /// The mode of events that name none.
-    pub mode: Mode,
+    pub mode: TopicMode,
     /// What is not as it should be; none of it holds a secret.
     pub problems: Vec<String>,
     /// False: nothing but the id is known.
@@ -55,7 +55,7 @@ impl Destination {
                 config.kind
             ));
         }
-        let mode = options.mode.as_deref().and_then(Mode::parse).unwrap_or(Mode::Batch);
+        let mode = options.mode.as_deref().and_then(TopicMode::parse).unwrap_or(TopicMode::Batch);
         Destination { config, options, mode, problems, is_readable: true }
     }
 
@@ -72,7 +72,7 @@ impl Destination {
         Destination {
             config,
             options: StreamOptions::default(),
-            mode: Mode::Batch,
+            mode: TopicMode::Batch,
             problems: vec![problem],
             is_readable: false,
         }

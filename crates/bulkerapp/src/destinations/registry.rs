@@ -211,7 +211,7 @@ fn log(destination: &Destination, message: &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use kafkabase::Mode;
+    use kafkabase::TopicMode;
     use serde_json::{Value, json};
 
     use super::*;
@@ -249,7 +249,7 @@ mod tests {
         }]));
         let destination = destinations.get("pg").unwrap();
         assert_eq!(destination.options.batch_size, 7);
-        assert_eq!(destination.mode, Mode::Stream);
+        assert_eq!(destination.mode, TopicMode::Stream);
         assert_eq!(destinations.problems(), ["pg: unknown option nope"]);
     }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use kafkabase::{AckProducer, Mode, ProducerTopic};
+use kafkabase::{AckProducer, ProducerTopic, TopicMode};
 use prometheus::IntCounter;
 
 use crate::metrics;
@@ -32,7 +32,7 @@ impl TableTopics {
         &self,
         topic: &str,
         producer: &AckProducer,
-        (destination_id, mode, table): (&str, Mode, &str),
+        (destination_id, mode, table): (&str, TopicMode, &str),
     ) -> Arc<TableTopic> {
         let labels = [destination_id, mode.as_str(), table, "success", ""];
         let make = || {

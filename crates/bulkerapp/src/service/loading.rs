@@ -65,7 +65,7 @@ fn settings(config: &Config, shared: &Shared, ownership: Arc<Ownership>) -> Resu
         },
         ownership,
         pauses: shared.pauses.clone(),
-        client: config.kafka.client_config(CLIENT_ID),
+        client: config.kafka.client_settings(CLIENT_ID),
         fetcher: FetcherSettings {
             fetch_message_max_bytes: config.kafka.kafka_fetch_message_max_bytes as usize,
             ..FetcherSettings::default()

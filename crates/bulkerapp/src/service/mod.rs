@@ -14,6 +14,7 @@ use appbase::{
     lifecycle::{Deadline, Parts, stop_on_signal},
 };
 use eventslog::LogMetrics;
+use kafkabase::watch_spool_requests;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -23,7 +24,6 @@ pub(crate) use loading::{loaders_group, open_targets};
 use crate::{
     config::Config,
     destinations::{Configuration, RedisSettings},
-    intake::spool,
     metrics, routes,
 };
 use parts::Shared;
@@ -78,7 +78,7 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
         Server::new(metrics_listener, router, limits, || metrics::PANICS.inc()).run(stop)
     });
     parts.spawn("spool", &background, |stop| {
-        spool::watch_requests(config.kafka.spool(), shared.producer.clone(), stop)
+        watch_spool_requests(config.kafka.spool(), shared.producer.clone(), stop)
     });
     parts.spawn("measuring", &background, |stop| Measured::of(&shared).measure(stop));
     parts.spawn("configuration", &background, |stop| configuration.follow(stop));

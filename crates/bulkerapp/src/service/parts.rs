@@ -53,7 +53,7 @@ impl Shared {
         events_log: EventsLog,
     ) -> Result<Shared> {
         let destinations = configuration.destinations();
-        let client = config.kafka.client_config(CLIENT_ID);
+        let client = config.kafka.client_settings(CLIENT_ID);
         let admin = Admin::new(&client, ADMIN_TIMEOUT).context("Kafka's settings")?;
         let topics = Arc::new(Topics::new(admin.clone(), &config.kafka, destinations.clone()));
         let producer = open_producer(config, topics.clone())?;
@@ -104,7 +104,7 @@ impl Shared {
             events_log: self.events_log.clone(),
         };
         let failed_events = FailedEvents::new(
-            config.kafka.client_config(CLIENT_ID),
+            config.kafka.client_settings(CLIENT_ID),
             self.admin.clone(),
             config.kafka.kafka_destinations_dead_letter_topic_name.clone(),
             config.loader.loader_stall_timeout_sec,
@@ -171,7 +171,7 @@ fn open_pauses(config: &Config, admin: Admin, topics: &Arc<Topics>) -> Pauses {
             replication_factor: config.kafka.kafka_topic_replication_factor,
             entries: vec![("cleanup.policy", "compact".to_owned())],
         },
-        client: config.kafka.client_config(CLIENT_ID),
+        client: config.kafka.client_settings(CLIENT_ID),
         producer: Box::new(move || ConfirmedProducer::new(&kafka, CLIENT_ID, PRODUCE_TIMEOUT)),
     };
     Pauses::new(pauses, admin, topics.view())

@@ -67,7 +67,7 @@ pub(super) fn flush_on_stop(parts: &mut Parts, producer: &AckProducer) {
 
 fn flush_with_spool(parts: &mut Parts, producer: AckProducer, spool: Spool) {
     parts.on_stop("spool files", async move |deadline: Deadline| {
-        spool::close(&spool, deadline).await;
+        spool.close(deadline).await;
     });
     parts.on_stop("producer", async move |deadline: Deadline| {
         // what Kafka does not take now is safe: the loader gets the rest of the time

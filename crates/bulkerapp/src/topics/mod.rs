@@ -18,8 +18,8 @@ use std::{
 };
 
 use kafkabase::{
-    Admin, AdminError, ClientError, KafkaConfig, Mode, NotMade, OurTopic, TopicId, TopicMaker,
-    TopicMetadata, TopicSettings, TopicSnapshot, TopicView, last_client_error,
+    Admin, AdminError, ClientError, KafkaConfig, NotMade, OurTopic, TopicId, TopicMaker,
+    TopicMetadata, TopicMode, TopicSettings, TopicSnapshot, TopicView, last_client_error,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -222,7 +222,7 @@ impl Topics {
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;
             };
-            if id.mode == Mode::Profiles {
+            if id.mode == TopicMode::Profiles {
                 snapshot.profiles.insert(topic.name.clone());
                 continue;
             }

@@ -10,7 +10,9 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use kafkabase::{Admin, AdminError, KafkaConfig, Mode, TopicMetadata, TopicSettings, topic_name};
+use kafkabase::{
+    Admin, AdminError, KafkaConfig, TopicMetadata, TopicMode, TopicSettings, topic_name,
+};
 use tracing::warn;
 
 use super::create::TopicCreator;
@@ -75,7 +77,7 @@ impl RequiredTopics {
             let id = &destination.config.id;
             let tables = destination.special_tables().iter();
             tables.map(|table| {
-                let name = topic_name(&self.prefix, id, Mode::Batch, table, 0);
+                let name = topic_name(&self.prefix, id, TopicMode::Batch, table, 0);
                 (name, self.table.clone())
             })
         });

@@ -1,21 +1,24 @@
-//! What librdkafka offers and rust-rdkafka does not bind: group offsets with metadata, descriptions of
-//! topics and groups, offsets at an isolation level, and a partition's own queue read in bulk with the
-//! offset at which the partition ended.
+//! What librdkafka offers and rust-rdkafka does not bind: group offsets with metadata, descriptions
+//! of topics and groups, offsets at an isolation level, and a partition's own queue read in bulk
+//! with the offset at which the partition ended.
 //!
-//! The only place of the workspace that says `unsafe`. Each function keeps two rules: what librdkafka
-//! allocates is freed by a guard on every path, and no pointer outlives the client it came from (every
-//! handle holds the client's `Arc`). Breaking the first leaks, breaking the second is undefined behaviour.
+//! The only place of the workspace that says `unsafe`. Each function keeps two rules: what
+//! librdkafka allocates is freed by a guard on every path, and no pointer outlives the client it
+//! came from (every handle holds the client's `Arc`). Breaking the first leaks, breaking the second
+//! is undefined behaviour.
 #![allow(unsafe_code)]
 
 mod admin;
+mod answers;
 mod partition_queue;
+mod request;
 #[cfg(test)]
 mod trouble;
 
-pub use admin::{AdminError, GroupMembers, GroupOffset, OffsetSpec, TopicDescription};
 pub(crate) use admin::{
-    alter_group_offsets, describe_groups, describe_topics, list_group_offsets, list_offsets,
+    alter_group_offsets, group_members, list_group_offsets, list_offsets, topic_id,
 };
+pub use answers::{AdminError, GroupOffset, OffsetSpec};
 pub(crate) use partition_queue::PartitionQueue;
 pub use partition_queue::{FetchError, Fetched, Message};
 #[cfg(test)]

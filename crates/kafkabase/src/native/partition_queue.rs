@@ -1,8 +1,8 @@
 //! One partition's own queue, read in bulk and without a copy of the payload.
 //!
 //! A partition's messages normally flow into the one queue of their consumer, where a topic with a
-//! backlog stops all others. Here its queue is taken out *before* the partition is assigned (librdkafka
-//! then leaves it alone), and is bounded by not reading it.
+//! backlog stops all others. Here its queue is taken out *before* the partition is assigned
+//! (librdkafka then leaves it alone), and is bounded by not reading it.
 
 use std::{
     collections::VecDeque,
@@ -12,12 +12,11 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::RDKafkaErrorCode,
-};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka_sys::{self as sys, rd_kafka_resp_err_t as RespErr};
 use tokio::sync::Notify;
+
+use crate::{KafkaErrorCode, headers::HeaderName};
 
 /// Messages that one call takes out of the queue at most.
 const BULK: usize = 512;
@@ -25,9 +24,11 @@ const BULK: usize = 512;
 /// What came out of a partition's queue.
 #[derive(Debug)]
 pub enum Fetched {
+    /// The next message.
     Message(Message),
     /// The broker said that the partition ends here, at this offset, for a read-committed client.
     End {
+        /// The first offset that is not there yet.
         offset: i64,
     },
     /// Nothing arrived within the time given.
@@ -38,7 +39,9 @@ pub enum Fetched {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("reading the partition failed: {reason}")]
 pub struct FetchError {
-    pub code: RDKafkaErrorCode,
+    /// Kafka's or the client's word for it.
+    pub code: KafkaErrorCode,
+    /// librdkafka's text. Names topics and brokers, no secrets.
     pub reason: String,
 }
 
@@ -46,10 +49,12 @@ pub struct FetchError {
 #[derive(Debug)]
 pub struct Message(*mut sys::rd_kafka_message_t);
 
-// SAFETY: a message is owned by whoever took it out of the queue; librdkafka lets any thread free it.
+// SAFETY: a message is owned by the reader that took it out of the queue; librdkafka lets any
+// thread free it.
 unsafe impl Send for Message {}
 
 impl Message {
+    /// Its offset in its partition.
     pub fn offset(&self) -> i64 {
         // SAFETY: the pointer is valid until drop.
         unsafe { (*self.0).offset }
@@ -91,8 +96,9 @@ impl Message {
         (timestamp >= 0).then_some(timestamp)
     }
 
-    /// The last header of this name.
-    pub fn header(&self, name: &CStr) -> Option<&[u8]> {
+    /// The value of the last header of this name; `None` where it is absent or null.
+    pub fn header(&self, name: HeaderName) -> Option<&[u8]> {
+        let name = name.as_c_str().as_ptr();
         let mut headers = ptr::null_mut();
         let mut value = ptr::null();
         let mut size = 0;
@@ -102,8 +108,7 @@ impl Message {
             if found != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return None;
             }
-            let found =
-                sys::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut size);
+            let found = sys::rd_kafka_header_get_last(headers, name, &mut value, &mut size);
             if found != RespErr::RD_KAFKA_RESP_ERR_NO_ERROR || value.is_null() {
                 return None;
             }
@@ -157,7 +162,8 @@ impl Drop for Message {
 pub(crate) struct PartitionQueue<C: ConsumerContext> {
     queue: *mut sys::rd_kafka_queue_t,
     taken: VecDeque<Message>,
-    /// Told when something arrives in the empty queue. librdkafka holds a pointer to it until `drop`.
+    /// Told when something arrives in the empty queue. librdkafka holds a pointer to it until
+    /// `drop`.
     arrived: Option<Arc<Notify>>,
     /// Keeps the client alive for as long as its queue is.
     _consumer: Arc<BaseConsumer<C>>,
@@ -192,12 +198,14 @@ impl<C: ConsumerContext> PartitionQueue<C> {
         })
     }
 
-    /// What tells that something arrived. It is told when the queue was empty before: so take all that is there, then wait.
+    /// What tells that something arrived. It is told when the queue was empty before: so take all
+    /// that is there, then wait.
     pub(crate) fn arrived(&mut self) -> Arc<Notify> {
         let queue = self.queue;
         let arrived = self.arrived.get_or_insert_with(|| {
             let arrived = Arc::new(Notify::new());
-            // SAFETY: the `Notify` lives in `self`, which takes the callback away before it lets go of it.
+            // SAFETY: the `Notify` lives in `self`, which takes the callback away before it lets go
+            // of it.
             unsafe {
                 let opaque = Arc::as_ptr(&arrived).cast_mut().cast();
                 sys::rd_kafka_queue_cb_event_enable(queue, Some(tell), opaque);
@@ -225,7 +233,7 @@ impl<C: ConsumerContext> PartitionQueue<C> {
             }
             code => {
                 let reason = String::from_utf8_lossy(message.payload()).into_owned();
-                Err(FetchError { code: code.into(), reason })
+                Err(FetchError { code: KafkaErrorCode(code.into()), reason })
             }
         }
     }
@@ -261,7 +269,8 @@ impl<C: ConsumerContext> Drop for PartitionQueue<C> {
     fn drop(&mut self) {
         self.taken.clear();
         if self.arrived.is_some() {
-            // SAFETY: takes the queue's lock, under which the callback is called: none is on its way afterwards.
+            // SAFETY: takes the queue's lock, under which the callback is called: none is on its
+            // way afterwards.
             unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue, None, ptr::null_mut()) }
         }
         // SAFETY: obtained once in `take`, destroyed once; the client is still alive.

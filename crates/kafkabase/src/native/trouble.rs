@@ -9,7 +9,10 @@ use rdkafka_sys::{
     rd_kafka_admin_op_t as AdminOp, rd_kafka_resp_err_t as RespErr,
 };
 
-use super::admin::{AdminError, Guard, c_string, check_error, failure, options, parts, wait};
+use super::{
+    answers::AdminError,
+    request::{Guard, c_string, check_error, failure, options, parts, wait},
+};
 
 /// Ends the client as a broken sequence of the idempotent producer does.
 pub(crate) fn make_fatal<C: ClientContext>(client: &Client<C>) {
@@ -25,7 +28,7 @@ pub(crate) enum Right {
     Write,
 }
 
-/// Gives everybody this right. A topic that somebody has a right to is closed to all who have none.
+/// Gives everybody this right. A topic that a user has a right to is closed to all who have none.
 pub(crate) fn allow(
     client: &Client<DefaultClientContext>,
     topic: &str,
@@ -39,7 +42,8 @@ pub(crate) fn allow(
         Right::Read => Operation::RD_KAFKA_ACL_OPERATION_READ,
         Right::Write => Operation::RD_KAFKA_ACL_OPERATION_WRITE,
     };
-    // SAFETY: everything that is allocated is freed by its guard; the texts live for the whole call.
+    // SAFETY: everything that is allocated is freed by its guard; the texts live for the whole
+    // call.
     unsafe {
         let mut binding = Guard(
             sys::rd_kafka_AclBinding_new(

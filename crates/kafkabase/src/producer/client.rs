@@ -20,10 +20,10 @@ use crate::{AckMode, KafkaConfig};
 
 /// The longest linger that a waiting sender is asked to pay for fuller batches.
 const DURABLE_LINGER: Duration = Duration::from_millis(1);
-/// Bytes of a batch in durable mode at least. A smaller limit does not make a batch leave earlier than its linger
-/// ends, it only splits what waits for the same acknowledgement into more requests.
+/// Bytes of a batch in durable mode at least. A smaller limit does not make a batch leave earlier
+/// than its linger ends, it only splits what waits for the same acknowledgement into more requests.
 const DURABLE_BATCH: u32 = 1_000_000;
-/// How often the client is asked whether an error ended it: without traffic nobody would notice.
+/// How often the client is asked whether an error ended it: without traffic it would go unnoticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the reports of a client that ended may take.
 const LAST_REPORTS: Duration = Duration::from_secs(30);
@@ -69,10 +69,10 @@ impl Client {
 
     fn replace(&self) {
         let Ok(_rebuilding) = self.rebuilding.try_lock() else {
-            return; // somebody else does
+            return; // another call does
         };
         let Some((code, reason)) = self.current.load().client().fatal_error() else {
-            return; // somebody else did
+            return; // another call did
         };
         error!(%code, reason, "kafka producer ended by an error; making a new one");
         let new =
@@ -89,7 +89,7 @@ impl Client {
         }
     }
 
-    /// Looks after the client for as long as somebody uses it.
+    /// Looks after the client for as long as it is used.
     pub(super) async fn watch(client: Weak<Client>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;

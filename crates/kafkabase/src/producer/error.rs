@@ -2,7 +2,7 @@
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::SpoolError;
+use crate::{KafkaErrorCode, SpoolError};
 
 /// Why an event was not taken. Says what the sender should do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,16 +13,18 @@ pub enum SendError {
     /// Older events of the topic wait for Kafka: this one was not handed over.
     #[error("kafka does not acknowledge events of this topic at the moment")]
     Blocked,
+    /// The client's queue is full: the event was not handed over.
     #[error("too many events wait for kafka")]
     QueueFull,
+    /// Larger than `KAFKA_MESSAGE_MAX_BYTES`, or than the brokers take.
     #[error("event is larger than kafka takes")]
     TooLarge,
     /// Kafka failed in a way that passes. The event may have been written.
     #[error("kafka failed: {0}")]
-    Failed(RDKafkaErrorCode),
+    Failed(KafkaErrorCode),
     /// Kafka will not take the event however often it is sent.
     #[error("kafka refused the event: {0}")]
-    Refused(RDKafkaErrorCode),
+    Refused(KafkaErrorCode),
     /// Kafka did not take the event in time, and neither did the spool. The event may still arrive.
     #[error("kafka does not acknowledge the event, and {0}")]
     NotSpooled(#[from] SpoolError),
@@ -36,7 +38,8 @@ impl SendError {
 
     /// Whether other events of the same request may be what was refused.
     pub(super) fn is_of_batch(&self) -> bool {
-        matches!(self, SendError::TooLarge | SendError::Refused(RDKafkaErrorCode::InvalidRecord))
+        const INVALID: KafkaErrorCode = KafkaErrorCode(RDKafkaErrorCode::InvalidRecord);
+        matches!(self, SendError::TooLarge | SendError::Refused(INVALID))
     }
 
     pub(super) fn of(code: RDKafkaErrorCode) -> SendError {
@@ -50,8 +53,8 @@ impl SendError {
             | RDKafkaErrorCode::InvalidTopic
             | RDKafkaErrorCode::InvalidRecord
             | RDKafkaErrorCode::PolicyViolation
-            | RDKafkaErrorCode::UnsupportedCompressionType => SendError::Refused(code),
-            code => SendError::Failed(code),
+            | RDKafkaErrorCode::UnsupportedCompressionType => SendError::Refused(code.into()),
+            code => SendError::Failed(code.into()),
         }
     }
 

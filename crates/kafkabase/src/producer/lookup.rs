@@ -1,8 +1,9 @@
 //! Looking for events in the tail of their topic, by key, before they are sent again.
 //!
-//! Invariant: an event that is not found was not written and will not be. Records surface late: a request may still
-//! lie in a broker's socket, and what only the leader has is shown to nobody before the replicas have it, or have
-//! been given up. So the look waits after every leader has answered, and reads up to where the topic ends then.
+//! Invariant: an event that is not found was not written and will not be. Records surface late: a
+//! request may still lie in a broker's socket, and what only the leader has is shown to no reader
+//! before the replicas have it, or have been given up. So the look waits after every leader has
+//! answered, and reads up to where the topic ends then.
 
 use std::{
     collections::HashSet,
@@ -56,12 +57,13 @@ impl LookUp {
     /// `wait`: how late a record may surface.
     pub(super) fn new(mut config: ClientConfig, wait: Duration) -> LookUp {
         config
-            // librdkafka wants a group before it assigns; nothing is ever committed or joined with it
+            // librdkafka wants a group before it assigns; nothing is ever committed or joined with
+            // it
             .set("group.id", "bulkerapp-lookup")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
-            // an open transaction of somebody else must not hide what is behind it
+            // another producer's open transaction must not hide what is behind it
             .set("isolation.level", "read_uncommitted")
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "50");

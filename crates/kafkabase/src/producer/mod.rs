@@ -1,19 +1,21 @@
 //! Producing with an answer: an event is taken only once it cannot be lost any more.
 //!
-//! Invariants, in durable mode: `send` is `Ok` only after Kafka's acknowledgement, or after the event was synced into
-//! the spool; an event that is refused or spooled because its topic is blocked was never handed to librdkafka.
+//! Invariants, in durable mode: `send` is `Ok` only after Kafka's acknowledgement, or after the
+//! event was synced into the spool; an event that is refused or spooled because its topic is
+//! blocked was never handed to librdkafka.
 //!
-//! An event that was handed over has no time-out there (`message.timeout.ms` 0): librdkafka keeps trying until
-//! Kafka answers for it. A time-out would not make the outcome known (the record may have been
-//! written), it would leave a hole in the idempotent producer's sequence, and it would open the topic to new
-//! events while Kafka is still away. With a spool, the event has a copy there after the wait, which goes with Kafka's
-//! answer. Without one, a sender that was told no within the wait may find its event in Kafka later; what never
-//! happens is a yes without the event.
+//! An event that was handed over has no time-out there (`message.timeout.ms` 0): librdkafka keeps
+//! trying until Kafka answers for it. A time-out would not make the outcome known (the record may
+//! have been written), it would leave a hole in the idempotent producer's sequence, and it would
+//! open the topic to new events while Kafka is still away. With a spool, the event has a copy there
+//! after the wait, which goes with Kafka's answer. Without one, a sender that was told no within
+//! the wait may find its event in Kafka later; what never happens is a yes without the event.
 
 mod client;
 mod error;
 mod lookup;
 mod replay;
+mod replayer;
 mod reports;
 mod spooling;
 mod topic;
@@ -29,7 +31,7 @@ use std::{
 
 use prometheus::{IntCounter, IntCounterVec};
 use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
+    error::RDKafkaErrorCode,
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, Producer},
 };
@@ -37,16 +39,17 @@ use tokio::sync::oneshot;
 
 use self::{
     client::{Client, producer_config},
-    replay::Replayer,
+    replayer::Replayer,
     reports::{Report, Reports},
 };
 pub use self::{
     error::SendError,
-    replay::{NotMade, SpoolUse, TopicMaker},
+    replayer::{NotMade, SpoolUse, TopicMaker},
     topic::ProducerTopic,
 };
 use crate::{
-    AckMode, KafkaConfig, Spool,
+    AckMode, ClientSetupError, KafkaConfig, Spool,
+    error::code_of,
     outstanding::{Admission, Ticket},
     spool::EventParts,
 };
@@ -95,18 +98,20 @@ enum Enqueued {
 }
 
 impl AckProducer {
-    /// Needs a runtime: tasks of its own pass Kafka's answers on and replay what is in the spool. A spool is for durable
-    /// mode only.
+    /// Needs a runtime: tasks of its own pass Kafka's answers on and replay what is in the spool. A
+    /// spool is for durable mode only. `client_id` is how the brokers see it; Kafka need not be there.
     pub fn new(
         config: &KafkaConfig,
         client_id: &str,
         metrics: ProducerMetrics,
         spool: Option<SpoolUse>,
-    ) -> Result<AckProducer, KafkaError> {
+    ) -> Result<AckProducer, ClientSetupError> {
         let spool = spool.filter(|_| config.ack_mode == AckMode::Durable);
         let reports = Reports::start(spool.as_ref().map(|using| using.spool.clone()));
         let client_config = producer_config(config, client_id);
-        let client = Arc::new(Client::new(client_config, reports, metrics.rebuilt.clone())?);
+        let client = Client::new(client_config, reports, metrics.rebuilt.clone())
+            .map_err(ClientSetupError::of("producer"))?;
+        let client = Arc::new(client);
         tokio::spawn(Client::watch(Arc::downgrade(&client)));
         let wait = match config.ack_mode {
             AckMode::Durable => config.producer_wait_for_delivery_ms,
@@ -140,8 +145,9 @@ impl AckProducer {
         topics.entry(name.to_owned()).or_insert_with(make).clone()
     }
 
-    /// Sends one event. In durable mode `Ok` means that Kafka acknowledged it, or that it is synced into the spool. The key
-    /// is the event's own: it is looked for by it.
+    /// Sends one event. In durable mode `Ok` means that Kafka acknowledged it, or that it is synced
+    /// into the spool. The key is the event's own: it is looked for by it. Dropped, it leaves an
+    /// event that may be written, and that no spool has.
     pub async fn send(
         &self,
         topic: &Arc<ProducerTopic>,
@@ -153,8 +159,9 @@ impl AckProducer {
         self.send_parts(topic, event).await.inspect_err(|error| topic.count(error))
     }
 
-    /// Sends a record without a value and headers, perhaps without a key. `Ok` means that Kafka acknowledged it (in durable
-    /// mode). It never goes to the spool: its key is not its own, so it could not be looked for.
+    /// Sends a record without a value and headers, perhaps without a key. `Ok` means that Kafka
+    /// acknowledged it (in durable mode). It never goes to the spool: its key is not its own, so it
+    /// could not be looked for. Dropped, it leaves a record that may be written.
     pub async fn send_key(
         &self,
         topic: &Arc<ProducerTopic>,
@@ -174,7 +181,8 @@ impl AckProducer {
         answer.inspect_err(|error| topic.count(error))
     }
 
-    /// How many topics send no events to Kafka because it does not acknowledge, or because older ones are in the spool.
+    /// How many topics send no events to Kafka because it does not acknowledge, or because older
+    /// ones are in the spool.
     pub fn blocked_topics(&self) -> usize {
         let now = Instant::now();
         let topics = self.shared.topics.read().unwrap_or_else(PoisonError::into_inner);
@@ -201,6 +209,7 @@ impl AckProducer {
     }
 
     /// Waits until nothing is queued, at most for `within`. Returns how many events were left.
+    /// Dropped, it goes on in the background.
     pub async fn flush(&self, within: Duration) -> usize {
         let client = self.shared.client.current();
         let flushed = tokio::task::spawn_blocking(move || client.flush(within).is_ok()).await;
@@ -255,7 +264,7 @@ impl AckProducer {
         (record.key, record.payload, record.headers) = (key, value, headers);
         if let Err(error) = self.shared.client.send(record) {
             topic.outstanding().settle(ticket);
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+            let code = code_of(&error);
             if code == RDKafkaErrorCode::Fatal {
                 self.shared.client.rebuild();
             }
@@ -276,8 +285,8 @@ impl AckProducer {
         match answer {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) if !error.is_retriable() => Err(error),
-            // reports are not lost while the client lives; if one is, nothing is known of the event.
-            // The rest is rare, and boxed so that the future of every request stays small
+            // reports are not lost while the client lives; if one is, nothing is known of the
+            // event. The rest is rare, and boxed so that the future of every request stays small
             Ok(Ok(Err(error))) => {
                 Box::pin(self.spool_failed(topic, event, handed.since, error)).await
             }

@@ -171,7 +171,8 @@ async fn a_slow_kafka_under_steady_traffic_gets_its_topic_back_from_the_spool() 
     let parts = Arc::new(producer(&own, wait)?);
     parts.send(&topic, 0).await?;
     parts.until_replayed().await?;
-    // given senders without a pause, of less than a slow Kafka can take, and a Kafka that was away for longer than the wait
+    // given senders without a pause, of less than a slow Kafka can take, and a Kafka that was away
+    // for longer than the wait
     own.stop_process()?;
     let (stop, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(1)));
     let mut senders = JoinSet::new();
@@ -214,7 +215,7 @@ async fn a_slow_kafka_under_steady_traffic_gets_its_topic_back_from_the_spool() 
     Ok(())
 }
 
-/// A broker where a topic is open to everybody until somebody has a right to it.
+/// A broker where a topic is open to everybody until a user has a right to it.
 const WITH_RIGHTS: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
     allow.everyone.if.no.acl.found=true\n";
 

@@ -1,101 +1,40 @@
-//! From the spool to Kafka, by itself, once Kafka is back: one task for each topic that has events there.
+//! From the spool to Kafka, by itself, once Kafka is back: one task for each topic that has events
+//! there.
 //!
-//! Invariants: a topic is replayed in order, and only while librdkafka has none of its requests' events. What may be in
-//! Kafka already is looked for before it is sent; that an event is handed over is on the medium before it is. What
-//! Kafka refuses for good goes to the quarantine, and the topic moves on. A topic that is stuck holds up no other.
+//! Invariants: a topic is replayed in order, and only while librdkafka has none of its requests'
+//! events. What may be in Kafka already is looked for before it is sent; that an event is handed
+//! over is on the medium before it is. What Kafka refuses for good goes to the quarantine, and the
+//! topic moves on. A topic that is stuck holds up no other.
 
 use std::{
     collections::HashSet,
-    future::Future,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 use rdkafka::{
-    ClientConfig,
     error::RDKafkaErrorCode,
     producer::{BaseRecord, Producer},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{debug, info, warn};
 
-use super::{AckProducer, ProducerTopic, SendError, lookup::LookUp, owned, reports::Report};
-use crate::{Spool, SpoolError, SpooledEvent};
+use super::{
+    AckProducer, NotMade, ProducerTopic, SendError, owned, replayer::Replayer, reports::Report,
+};
+use crate::{Spool, SpoolError, error::code_of, spool::SpooledEvent};
 
 /// Events, and their bytes, that are sent before the next ones wait for their acknowledgement.
 const MOST_EVENTS: usize = 10_000;
 const MOST_BYTES: usize = 900_000; // one batch: what follows one that is refused would overtake it
 /// How much more is sent after all went well.
 const GROWTH: usize = 4;
-/// Topics that send more than one event at a time.
-const SENDERS: usize = 16;
-/// Topics whose events are read from the disk at a time.
-const READERS: usize = 8;
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether events arrived on the disk that are just being written.
 const GLANCE: Duration = Duration::from_millis(2);
 /// How long brokers may take to tell of a topic.
 const PROBE: Duration = Duration::from_secs(5);
-/// Brokers that are asked for topics at a time.
-const PROBES: usize = 4;
-
-/// Why a topic is not there.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotMade {
-    /// It is not to be made, or Kafka will never make it.
-    #[error("{0}")]
-    Refused(String),
-    /// It could not be made at the moment.
-    #[error("the topic cannot be made at the moment")]
-    Later,
-}
-
-/// Makes a topic, unless it is there, before spooled events are sent to it.
-pub trait TopicMaker: Send + Sync + 'static {
-    fn ensure<'a>(
-        &'a self,
-        topic: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<(), NotMade>> + Send + 'a>>;
-}
-
-/// A spool, and what it takes to replay it.
-#[derive(Clone)]
-pub struct SpoolUse {
-    pub spool: Spool,
-    pub topics: Arc<dyn TopicMaker>,
-    /// How long after Kafka answers again a record may still surface that was handed over before.
-    pub lookup_wait: Duration,
-}
-
-/// What all replays share.
-pub(super) struct Replayer {
-    using: SpoolUse,
-    look_up: LookUp,
-    senders: Arc<Semaphore>,
-    readers: Semaphore,
-    probes: Semaphore,
-    /// When a broker last did not answer: all other topics take it from there.
-    silent_at: Mutex<Option<Instant>>,
-}
-
-impl Replayer {
-    pub(super) fn new(using: SpoolUse, config: ClientConfig) -> Replayer {
-        Replayer {
-            look_up: LookUp::new(config, using.lookup_wait),
-            using,
-            senders: Arc::new(Semaphore::new(SENDERS)),
-            readers: Semaphore::new(READERS),
-            probes: Semaphore::new(PROBES),
-            silent_at: Mutex::default(),
-        }
-    }
-
-    pub(super) fn spool(&self) -> &Spool {
-        &self.using.spool
-    }
-}
 
 /// Why a step of a replay did not end well; the next one comes after a pause.
 #[derive(Debug, thiserror::Error)]
@@ -114,47 +53,8 @@ enum Stuck {
     Send(SendError),
 }
 
-impl AckProducer {
-    /// Takes a topic's events out of the quarantine and sends them; those of all topics where none is named.
-    pub async fn replay_quarantine(&self, topic: Option<&str>) -> Result<usize, SpoolError> {
-        let Some(replayer) = &self.shared.replayer else { return Ok(0) };
-        let topics = replayer.spool().release(topic).await?;
-        topics.iter().for_each(|name| self.replay(name));
-        Ok(topics.len())
-    }
-
-    /// Starts with what a former process left.
-    pub(super) fn replay_what_is_there(&self) {
-        let Some(replayer) = &self.shared.replayer else { return };
-        let topics = replayer.spool().waiting_topics();
-        if !topics.is_empty() {
-            let events: usize = topics.iter().map(|(_, count)| count).sum();
-            info!(topics = topics.len(), events, "the spool has events; they are sent now");
-        }
-        topics.iter().for_each(|(name, _)| self.replay(name));
-    }
-
-    fn replay(&self, topic: &str) {
-        let topic = self.topic(topic);
-        let is_first = topic.outstanding().divert();
-        if is_first {
-            self.start_replay(&topic);
-        }
-    }
-
-    /// Called by whoever diverted the topic.
-    pub(super) fn start_replay(&self, topic: &Arc<ProducerTopic>) {
-        let (producer, topic) = (self.clone(), topic.clone());
-        tokio::spawn(async move {
-            if let Some(replayer) = &producer.shared.replayer {
-                Replay::new(&producer, replayer, &topic).run().await;
-            }
-        });
-    }
-}
-
 /// The replay of one topic, from its first spooled event until nothing is left.
-struct Replay<'a> {
+pub(super) struct Replay<'a> {
     producer: &'a AckProducer,
     replayer: &'a Replayer,
     topic: &'a Arc<ProducerTopic>,
@@ -169,7 +69,7 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(
+    pub(super) fn new(
         producer: &'a AckProducer,
         replayer: &'a Replayer,
         topic: &'a Arc<ProducerTopic>,
@@ -178,7 +78,7 @@ impl<'a> Replay<'a> {
         Replay { producer, replayer, topic, events: 1, most, latency: None, told }
     }
 
-    async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         info!(topic = self.topic.name(), "events of this topic go to the spool");
         while !self.is_done() {
             if let Err(stuck) = self.step().await {
@@ -286,8 +186,8 @@ impl<'a> Replay<'a> {
         Ok(ensured?)
     }
 
-    /// Asks whether the topic's leaders are there, before an event is handed over that would have to be looked for after
-    /// a crash.
+    /// Asks whether the topic's leaders are there, before an event is handed over that would have
+    /// to be looked for after a crash.
     async fn probe(&self) -> Result<(), Stuck> {
         let replayer = self.replayer;
         let _permit = replayer.probes.acquire().await;
@@ -388,7 +288,7 @@ impl<'a> Replay<'a> {
                 self.topic.produced.inc();
                 continue;
             };
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+            let code = code_of(&error);
             if code == RDKafkaErrorCode::Fatal {
                 client.rebuild();
             }
@@ -435,7 +335,7 @@ impl<'a> Replay<'a> {
                         failed = Some(error);
                     }
                     Err(error) if !error.is_retriable() => self.put_away(seq, &error),
-                    // handed over, and nobody knows: looked for in the next step
+                    // handed over, with no answer: looked for in the next step
                     Err(error) => failed = Some(error),
                 }
             }

@@ -1,18 +1,18 @@
-//! Kafka's answers, from librdkafka's thread to whoever waits for them.
+//! Kafka's answers, from librdkafka's thread to the senders that wait for them.
 
 use std::sync::Arc;
 
 use rdkafka::{
     ClientContext,
     config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
     producer::{DeliveryResult, ProducerContext},
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use super::{ProducerTopic, SendError};
-use crate::{Spool, client_log, outstanding::Ticket};
+use crate::{Spool, client_log, error::code_of, outstanding::Ticket};
 
 /// Answers that are passed on before other work gets its turn.
 const ANSWERS_AT_ONCE: usize = 256;
@@ -35,8 +35,8 @@ pub(super) enum Report {
 
 /// Takes librdkafka's reports, on its thread, and passes the answers on.
 ///
-/// A sender that is woken from a foreign thread costs the runtime a lock and often a system call. So one task gets the
-/// answers of a whole batch and wakes their senders from inside.
+/// A sender that is woken from a foreign thread costs the runtime a lock and often a system call.
+/// So one task gets the answers of a whole batch and wakes their senders from inside.
 #[derive(Clone)]
 pub(super) struct Reports {
     answers: mpsc::UnboundedSender<Answered>,
@@ -51,7 +51,8 @@ struct Answered {
 }
 
 impl Reports {
-    /// Ends with the last client that has a clone. Not more waits here than the client's queue holds.
+    /// Ends with the last client that has a clone. Not more waits here than the client's queue
+    /// holds.
     pub(super) fn start(spool: Option<Spool>) -> Reports {
         let (sender, mut answers) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -63,8 +64,8 @@ impl Reports {
         Reports { answers: sender, spool }
     }
 
-    /// Settles an event. What the spool has of it goes with an acknowledgement, and is put away when Kafka will never
-    /// take it; otherwise it stays, and is looked for.
+    /// Settles an event. What the spool has of it goes with an acknowledgement, and is put away
+    /// when Kafka will never take it; otherwise it stays, and is looked for.
     fn settle(&self, topic: &ProducerTopic, ticket: Ticket, result: &Result<(), SendError>) {
         let mut outstanding = topic.outstanding();
         let copy = outstanding.settle(ticket);
@@ -92,7 +93,7 @@ impl Reports {
 
 impl Answered {
     fn pass_on(self) {
-        // nobody listens: the sender was answered already, or did not want to know
+        // not listened to: the sender was answered already, or did not want to know
         if let Err(Err(error)) = self.to.send(self.result) {
             self.topic.count(&error);
             debug!(topic = self.topic.name(), error = %error, "event not delivered");
@@ -116,10 +117,7 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, report: Box<Report>) {
         let result = match result {
             Ok(_) => Ok(()),
-            Err((error, _)) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                Err(SendError::of(code))
-            }
+            Err((error, _)) => Err(SendError::of(code_of(error))),
         };
         match *report {
             Report::Sent { topic, ticket, answer } => {
@@ -127,7 +125,7 @@ impl ProducerContext for Reports {
                 if result.is_ok() {
                     topic.delivered.inc();
                 }
-                // without a runtime nobody waits any more
+                // without a runtime no sender waits any more
                 let _ = self.answers.send(Answered { topic, result, to: answer });
             }
             Report::Replayed { topic, seq, answer } => {

@@ -24,8 +24,9 @@ impl AckProducer {
         topic.outstanding().is_diverted()
     }
 
-    /// Takes an event whose topic is not known to exist, and cannot be made at the moment: into the spool, never to
-    /// librdkafka. Its topic is made before it is replayed.
+    /// Takes an event whose topic is not known to exist, and cannot be made at the moment: into the
+    /// spool, never to librdkafka. Its topic is made before it is replayed. Without a spool it is
+    /// [`SendError::Blocked`]. Dropped, it leaves an event that is spooled all the same.
     pub async fn send_later(
         &self,
         topic: &Arc<ProducerTopic>,
@@ -38,7 +39,8 @@ impl AckProducer {
         answer.inspect_err(|error| topic.count(error))
     }
 
-    /// An event that librdkafka does not get. `error`: why; it is the answer where there is no spool.
+    /// An event that librdkafka does not get. `error`: why; it is the answer where there is no
+    /// spool.
     pub(super) async fn spool_only(
         &self,
         topic: &Arc<ProducerTopic>,

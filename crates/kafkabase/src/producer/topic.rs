@@ -23,6 +23,7 @@ pub struct ProducerTopic {
 }
 
 impl ProducerTopic {
+    /// The topic's name, as Kafka has it.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -42,7 +43,8 @@ impl ProducerTopic {
         }
     }
 
-    /// Short critical sections without I/O: the lock is never held across an await or a call to Kafka.
+    /// Short critical sections without I/O: the lock is never held across an await or a call to
+    /// Kafka.
     pub(super) fn outstanding(&self) -> MutexGuard<'_, Outstanding> {
         self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
     }

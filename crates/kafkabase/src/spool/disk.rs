@@ -1,4 +1,5 @@
-//! The few things that the spool wants from a disk, so that a test can have one that forgets what was not synced.
+//! The few things that the spool wants from a disk, so that a test can have one that forgets what
+//! was not synced.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -75,7 +76,7 @@ impl Disk for Folder {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        // events are nobody else's to read
+        // events are for no other user to read
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(self.path.join(name))?;
         self.folder.sync_all()?;

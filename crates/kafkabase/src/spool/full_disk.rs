@@ -1,4 +1,5 @@
-//! A disk that is smaller than the spool may be, and full: it has to get empty again by sending what is on it.
+//! A disk that is smaller than the spool may be, and full: it has to get empty again by sending
+//! what is on it.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -34,7 +35,8 @@ async fn send(spool: &Spool, topic: &str, events: usize) -> Result<usize, SpoolE
     Ok(events.len())
 }
 
-/// Sends everything, as replays do that Kafka lets: a topic after the other, as much as it may, and again after a failure.
+/// Sends everything, as replays do that Kafka lets: a topic after the other, as much as it may, and
+/// again after a failure.
 async fn send_all(spool: &Spool, topics: &[String]) {
     let is_empty = || async {
         for topic in topics {

@@ -1,7 +1,8 @@
 //! Which events the spool holds, in memory: where each is, and what became of it.
 //!
-//! Invariant: an event is in the index from the moment it is on the medium until Kafka has it; per topic, in the
-//! order in which the events were written. About 40 bytes an event, whatever its size.
+//! Invariant: an event is in the index from the moment it is on the medium until Kafka has it; per
+//! topic, in the order in which the events were written. About 40 bytes an event, whatever its
+//! size.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -196,7 +197,8 @@ impl Index {
         }
     }
 
-    /// Applies a mark to one event. False: it does not apply, the event is not there or not in that state.
+    /// Applies a mark to one event. False: it does not apply, the event is not there or not in that
+    /// state.
     pub(super) fn apply(&mut self, topic: &str, seq: u64, mark: &Mark) -> bool {
         let Some(found) = self.topics.get_mut(topic) else {
             return false;

@@ -1,9 +1,9 @@
 //! The spool's files: segments that are written at the end of the newest and deleted at the oldest.
 //!
-//! Invariants: what `append` returns a place for is synced. Nothing is written behind bytes whose sync failed, since
-//! nobody knows whether they are on the medium: that segment is cut and left, and the next record starts a new one. A
-//! mark never stands in an older segment than the event it is about, so the oldest segment can go as soon as its
-//! events are gone.
+//! Invariants: what `append` returns a place for is synced. Nothing is written behind bytes whose
+//! sync failed, since it is not known whether they are on the medium: that segment is cut and left,
+//! and the next record starts a new one. A mark never stands in an older segment than the event it
+//! is about, so the oldest segment can go as soon as its events are gone.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,8 +21,8 @@ use super::{
 };
 
 const SUFFIX: &str = ".spool";
-/// Part of a segment that is kept for marks on a full disk. That an event was handed over takes a fifth of the smallest one, if it
-/// is marked alone.
+/// Part of a segment that is kept for marks on a full disk. That an event was handed over takes a
+/// fifth of the smallest one, if it is marked alone.
 pub(super) const RESERVE_SHARE: u64 = 4;
 
 pub(super) struct Log {
@@ -50,13 +50,15 @@ pub(super) struct Found {
     pub(super) damaged_bytes: u64,
 }
 
-/// What became of a batch: the places of the records that are on the medium, and what stopped the others.
+/// What became of a batch: the places of the records that are on the medium, and what stopped the
+/// others.
 pub(super) struct Appended {
     pub(super) places: Vec<Place>,
     pub(super) error: Option<io::Error>,
 }
 
-/// Reads an event without a lock on the log: the file stays readable even when it is deleted meanwhile.
+/// Reads an event without a lock on the log: the file stays readable even when it is deleted
+/// meanwhile.
 pub(super) struct Located {
     file: Arc<dyn DiskFile>,
     place: Place,

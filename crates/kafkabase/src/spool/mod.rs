@@ -1,9 +1,10 @@
 //! Events that Kafka did not take in time, kept on disk until it has them.
 //!
-//! Invariants: an append that succeeded is on the medium (one fsync for all that wait at that moment), and the event
-//! is there after any crash, in the order of its topic, until it is removed; an append that failed promises
-//! nothing. That an event is handed to librdkafka is on the medium before it is, so a restart knows which events may
-//! be in Kafka. A removal may be forgotten by a crash: the event is then one that was handed over, and is looked for.
+//! Invariants: an append that succeeded is on the medium (one fsync for all that wait at that
+//! moment), and the event is there after any crash, in the order of its topic, until it is removed;
+//! an append that failed promises nothing. That an event is handed to librdkafka is on the medium
+//! before it is, so a restart knows which events may be in Kafka. A removal may be forgotten by a
+//! crash: the event is then one that was handed over, and is looked for.
 //!
 //! What is replayed, and when, is the producer's business.
 
@@ -44,14 +45,17 @@ use self::{
     log::{Log, MIN_SEGMENT_BYTES, RESERVE_SHARE},
     record::{Facts, Mark, encode_event, set_seq},
 };
-pub(crate) use self::{index::Stage, record::EventParts};
+pub(crate) use self::{
+    index::Stage,
+    record::{EventParts, SpooledEvent},
+};
 pub use self::{
-    record::SpooledEvent,
     settings::{SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings},
     status::{QuarantinedTopic, SpoolStatus},
 };
 
-/// The largest segment; a small spool has smaller ones, so that its room comes back in small pieces.
+/// The largest segment; a small spool has smaller ones, so that its room comes back in small
+/// pieces.
 const MAX_SEGMENT_BYTES: u64 = 64 << 20;
 /// Segments that a full spool has.
 const SEGMENTS: u64 = 16;
@@ -87,7 +91,7 @@ impl Drop for Writer {
 struct Shared {
     books: Mutex<Books>,
     wake: Condvar,
-    /// Held while files are written and synced. Taken before `books` by whoever needs both.
+    /// Held while files are written and synced. Taken before `books` where both are needed.
     log: Mutex<Log>,
     max_bytes: u64,
     topic_bytes: u64,
@@ -159,8 +163,8 @@ impl Books {
 }
 
 impl Spool {
-    /// Opens the folder and reads what is there. Needs a runtime with signals: a file that outgrows the limit of the process
-    /// (`ulimit -f`) is an error from then on, and not its death.
+    /// Opens the folder and reads what is there. Needs a runtime with signals: a file that outgrows
+    /// the limit of the process (`ulimit -f`) is an error from then on, and not its death.
     pub fn open(settings: &SpoolSettings, metrics: SpoolMetrics) -> Result<Spool, SpoolOpenError> {
         let folder = || settings.folder.clone();
         survive_file_size_limits()
@@ -207,8 +211,8 @@ impl Spool {
         Ok(Spool { shared, _writer: writer })
     }
 
-    /// Queues an event to be written, and returns its number. `handed_at`: when it was handed to librdkafka, if it was.
-    /// `done` is called from the writing thread.
+    /// Queues an event to be written, and returns its number. `handed_at`: when it was handed to
+    /// librdkafka, if it was. `done` is called from the writing thread.
     pub(crate) fn append(
         &self,
         event: EventParts<'_>,
@@ -286,7 +290,8 @@ impl Spool {
         if !first.is_empty() {
             self.mark(topic, Mark::Handed(now), first).await?;
         }
-        // a mark is there from the first time: a Kafka that fails for long must not fill the disk with more
+        // a mark is there from the first time: a Kafka that fails for long must not fill the disk
+        // with more
         let mut books = self.shared.books();
         for seq in again {
             books.index.apply(topic, seq, &Mark::Handed(now));
@@ -302,7 +307,8 @@ impl Spool {
             *pending = Some(mark);
             return;
         }
-        // in memory at once: the topic moves on. A crash before the mark is written finds the event handed over
+        // in memory at once: the topic moves on. A crash before the mark is written finds the event
+        // handed over
         if !books.index.apply(topic, seq, &mark) {
             return;
         }
@@ -317,7 +323,8 @@ impl Spool {
         self.count("quarantined", 1);
     }
 
-    /// Takes a topic's events out of the quarantine; all topics' where none is named. Returns their topics.
+    /// Takes a topic's events out of the quarantine; all topics' where none is named. Returns their
+    /// topics.
     pub async fn release(&self, topic: Option<&str>) -> Result<Vec<String>, SpoolError> {
         let mut found = Vec::new();
         for (name, index) in self.shared.books().index.topics() {
@@ -336,7 +343,7 @@ impl Spool {
         Ok(released)
     }
 
-    /// `Ok` once everything that was asked for so far is on the medium.
+    /// `Ok` once everything that was asked for so far is on the medium. Dropped, it changes nothing.
     pub async fn sync(&self) -> Result<(), SpoolError> {
         self.mark("", Mark::Removed, Vec::new()).await
     }
@@ -355,8 +362,8 @@ impl Spool {
         self.shared.metrics.refused.with_label_values(&[error.reason()]).inc();
     }
 
-    /// Bytes up to which events are taken: a segment's worth is kept for copies of what the oldest segment holds, and the
-    /// reserve is there, too.
+    /// Bytes up to which events are taken: a segment's worth is kept for copies of what the oldest
+    /// segment holds, and the reserve is there, too.
     fn room(&self) -> u64 {
         let kept = self.shared.segment_bytes + self.shared.segment_bytes / RESERVE_SHARE;
         self.shared.max_bytes.saturating_sub(kept)
@@ -365,7 +372,7 @@ impl Spool {
     async fn mark(&self, topic: &str, mark: Mark, seqs: Vec<u64>) -> Result<(), SpoolError> {
         let (done, written) = oneshot::channel();
         let tell = move |result| {
-            let _ = done.send(result); // nobody may listen any more: the mark is written all the same
+            let _ = done.send(result); // the caller may be gone: the mark is written all the same
         };
         self.queue_mark(topic, mark, seqs, Box::new(tell));
         written.await.unwrap_or(Err(SpoolError::Disk))
@@ -377,7 +384,7 @@ impl Spool {
     }
 }
 
-/// The signal that comes with the error is handled, and nobody listens to it.
+/// The signal that comes with the error is handled, and not listened to.
 fn survive_file_size_limits() -> io::Result<()> {
     signal(SignalKind::from_raw(libc::SIGXFSZ)).map(drop)
 }

@@ -1,5 +1,5 @@
-//! The spool against a simple truth in memory: random operations, disks that fail, and power cuts after which only
-//! what was synced is sure to be there.
+//! The spool against a simple truth in memory: random operations, disks that fail, and power cuts
+//! after which only what was synced is sure to be there.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -217,7 +217,7 @@ struct Truth {
 enum Known {
     No,
     Yes,
-    /// It failed, or nobody waited for it: after a power cut it may be so or not.
+    /// It failed, or was not waited for: after a power cut it may be so or not.
     Maybe,
 }
 
@@ -283,7 +283,8 @@ impl Checked {
         }
     }
 
-    /// Some events at once, as requests come; `remove_first`: Kafka has the first before it is written.
+    /// Some events at once, as requests come; `remove_first`: Kafka has the first before it is
+    /// written.
     fn append(
         &mut self,
         topic: &'static str,

@@ -54,8 +54,9 @@ impl Spool {
         waiting == 0 && !books.pending_bytes.contains_key(topic)
     }
 
-    /// Whether events of the topic may be sent now. On a full disk there is room for few marks, so that those topics come
-    /// first, and go no further, that keep the oldest file from being deleted.
+    /// Whether events of the topic may be sent now. On a full disk there is room for few marks, so
+    /// that those topics come first, and go no further, that keep the oldest file from being
+    /// deleted.
     pub(crate) fn is_turn_of(&self, topic: &str) -> bool {
         self.last_sendable(topic).is_some()
     }
@@ -70,8 +71,8 @@ impl Spool {
         books.index.topic(topic)?.last_in(books.index.oldest_segment()?)
     }
 
-    /// The oldest events of a topic up to `bytes`, at least one where one may be sent, and not beyond one that has to be looked
-    /// for.
+    /// The oldest events of a topic up to `bytes`, at least one where one may be sent, and not
+    /// beyond one that has to be looked for.
     pub(crate) async fn first(
         &self,
         topic: &str,
@@ -102,7 +103,8 @@ impl Spool {
         .await
     }
 
-    /// Reads the events that `choose` picks. One that is damaged is put into quarantine and left out.
+    /// Reads the events that `choose` picks. One that is damaged is put into quarantine and left
+    /// out.
     async fn read(
         &self,
         topic: &str,

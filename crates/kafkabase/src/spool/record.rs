@@ -1,8 +1,9 @@
-//! What the spool's files are made of: records with a length and a checksum, each whole or not there.
+//! What the spool's files are made of: records with a length and a checksum, each whole or not
+//! there.
 //!
-//! A record is an event, or a mark that says what became of events written before it. Numbers are little-endian:
-//! `magic u32, length of the body u32, crc32 of the body u32, body`. The body starts with its kind and, in an
-//! event, with the number that the spool gives it when it is queued.
+//! A record is an event, or a mark that says what became of events written before it. Numbers are
+//! little-endian: `magic u32, length of the body u32, crc32 of the body u32, body`. The body starts
+//! with its kind and, in an event, with the number that the spool gives it when it is queued.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,11 +24,15 @@ const RELEASED: u8 = 5;
 
 /// An event as it goes to Kafka, and what the spool knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpooledEvent {
-    pub topic: String,
-    pub key: Vec<u8>,
-    pub headers: Vec<(String, Vec<u8>)>,
-    pub value: Vec<u8>,
+pub(crate) struct SpooledEvent {
+    /// The topic that it goes to.
+    pub(crate) topic: String,
+    /// Its own: it is looked for by it.
+    pub(crate) key: Vec<u8>,
+    /// Names and values, in their order.
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    /// The event.
+    pub(crate) value: Vec<u8>,
     pub(super) facts: Facts,
 }
 
@@ -86,7 +91,8 @@ pub(crate) struct EventParts<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// An event as a record that lacks its number and its checksum: see [`seal`]. `None`: a part is too large.
+/// An event as a record that lacks its number and its checksum: see [`seal`]. `None`: a part is too
+/// large.
 pub(super) fn encode_event(event: EventParts<'_>, facts: &Facts) -> Option<Vec<u8>> {
     let capacity = HEADER + 64 + event.topic.len() + event.key.len() + event.value.len();
     let mut out = Vec::with_capacity(capacity);
@@ -141,7 +147,8 @@ pub(super) fn seal(record: &mut [u8]) {
     header[8..].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
 }
 
-/// The record at the start of `bytes` and its length; `None` if there is no whole and undamaged one.
+/// The record at the start of `bytes` and its length; `None` if there is no whole and undamaged
+/// one.
 pub(super) fn decode(bytes: &[u8]) -> Option<(Record, usize)> {
     let length = length_of(bytes)?;
     let body = bytes.get(HEADER..length)?;

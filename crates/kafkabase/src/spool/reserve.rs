@@ -1,8 +1,9 @@
 //! A file whose only use is to be deleted when the disk is full.
 //!
-//! Whatever is replayed has to be marked as handed over first, and that needs room. Without a reserve, a spool that filled
-//! its disk could never get empty again. While it is given up, events are refused: what it gave belongs to marks. It is
-//! enough for the events of one segment, so those of the oldest are sent first, and then that one is deleted.
+//! Whatever is replayed has to be marked as handed over first, and that needs room. Without a
+//! reserve, a spool that filled its disk could never get empty again. While it is given up, events
+//! are refused: what it gave belongs to marks. It is enough for the events of one segment, so those
+//! of the oldest are sent first, and then that one is deleted.
 
 use std::{
     io,

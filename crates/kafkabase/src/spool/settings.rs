@@ -29,10 +29,13 @@ pub struct SpoolMetrics {
 /// Why an event is not taken into the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SpoolError {
+    /// Its files have as many bytes as they may.
     #[error("the spool is full")]
     Full,
+    /// The topic has as many bytes there as one may.
     #[error("the topic's share of the spool is full")]
     TopicFull,
+    /// The disk is full, hangs, or failed.
     #[error("the spool's disk failed")]
     Disk,
 }
@@ -50,11 +53,18 @@ impl SpoolError {
 /// Why a folder cannot be a spool.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolOpenError {
+    /// A folder belongs to one process at a time.
     #[error("another process uses the spool folder {}", folder.display())]
-    Taken { folder: PathBuf },
+    Taken {
+        /// As the settings name it.
+        folder: PathBuf,
+    },
+    /// It cannot be made, read or written, or has no file of the spool's kind.
     #[error("the spool folder {} cannot be used", folder.display())]
     Io {
+        /// As the settings name it.
         folder: PathBuf,
+        /// What the disk said.
         #[source]
         source: io::Error,
     },

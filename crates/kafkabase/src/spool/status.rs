@@ -19,6 +19,7 @@ pub struct SpoolStatus {
     pub topics: usize,
     /// How long the oldest of them is here.
     pub oldest_age: Duration,
+    /// Events that Kafka refused for good.
     pub quarantined: usize,
     /// Of all files.
     pub bytes: u64,
@@ -31,12 +32,14 @@ pub struct SpoolStatus {
 /// A topic with events that Kafka refused for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantinedTopic {
+    /// The topic's name.
     pub topic: String,
     /// How many events, by reason.
     pub reasons: BTreeMap<String, usize>,
 }
 
 impl Spool {
+    /// What the spool is at this moment. Cheap: no file is looked at.
     pub fn status(&self) -> SpoolStatus {
         let books = self.shared.books();
         let totals = books.index.totals();

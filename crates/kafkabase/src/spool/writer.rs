@@ -1,4 +1,5 @@
-//! The thread that writes: everything that waits at a moment goes to the disk with one sync (group commit).
+//! The thread that writes: everything that waits at a moment goes to the disk with one sync (group
+//! commit).
 
 use std::{io, mem, sync::PoisonError, time::Duration};
 
@@ -11,7 +12,7 @@ use super::{
     record::{EventParts, Facts, Mark, encode_event, encode_mark, seal, set_seq},
 };
 
-/// Removals wait so long for more of them: nobody waits for a removal.
+/// Removals wait so long for more of them: no caller waits for a removal.
 const GATHER_REMOVALS: Duration = Duration::from_millis(100);
 /// How often a disk that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -81,7 +82,7 @@ impl Batch {
         Batch { ops, removed: mem::take(&mut books.removed), is_last: false }
     }
 
-    /// What is left when nobody queues any more.
+    /// What is left when nothing is queued any more.
     fn rest(shared: &Shared) -> Option<Batch> {
         let rest = Batch::all(&mut shared.books());
         let is_empty = rest.ops.is_empty() && rest.removed.is_empty();
@@ -204,7 +205,8 @@ impl Batch {
     }
 }
 
-/// Gives room back: deletes what holds no event, and copies the few that keep a file of dead records.
+/// Gives room back: deletes what holds no event, and copies the few that keep a file of dead
+/// records.
 fn tidy(shared: &Shared) {
     let mut log = shared.log();
     while tidy_once(shared, &mut log) {}
@@ -256,8 +258,8 @@ fn delete(shared: &Shared, log: &mut Log, segment: u32) -> bool {
     true
 }
 
-/// Writes the events of the oldest segment again, at the end. Without this, an event that cannot be sent would keep
-/// the file it is in, and all that came after it.
+/// Writes the events of the oldest segment again, at the end. Without this, an event that cannot be
+/// sent would keep the file it is in, and all that came after it.
 fn copy(shared: &Shared, log: &mut Log, segment: u32) -> bool {
     let events = shared.books().index.of_segment(segment);
     let mut records = Vec::with_capacity(events.len());

@@ -1,9 +1,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use kafkabase::{Admin, OffsetSpec};
+use kafkabase::{Admin, ClientSettings, OffsetSpec};
 use rdkafka::{
-    ClientConfig,
     mocking::MockCluster,
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
@@ -19,9 +18,8 @@ async fn questions_that_timed_out_while_kafka_was_away_leave_nothing_behind() ->
     let kafka = own.kafka();
     let topic = kafka.topic("t", 1).await?;
     kafka.commit("group", &topic, 0, 7, "").await?;
-    let mut base = ClientConfig::new();
-    base.set("bootstrap.servers", own.bootstrap());
-    let admin = Admin::new(&base, Duration::from_millis(500))?;
+    let settings = ClientSettings::plaintext("it", own.bootstrap());
+    let admin = Admin::new(&settings, Duration::from_millis(500))?;
     let answers = || async {
         let committed = admin.group_offset("group", &topic, 0).await;
         committed.is_ok_and(|committed| committed.is_some_and(|committed| committed.offset == 7))
@@ -40,15 +38,15 @@ async fn questions_that_timed_out_while_kafka_was_away_leave_nothing_behind() ->
     Ok(())
 }
 
-/// librdkafka's handler of that answer wants the client's own group, and ends the process when it has none. A broker cannot
-/// be brought to give this answer at a known moment, so the one of librdkafka's tests plays it.
+/// librdkafka's handler of that answer wants the client's own group, and ends the process when it
+/// has none. A broker cannot be brought to give this answer at a known moment, so the one of
+/// librdkafka's tests plays it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_moved_away_is_an_error_and_not_the_end() -> Result<()> {
     let cluster = MockCluster::new(1)?;
     cluster.create_topic("t", 1, 1)?;
-    let mut base = ClientConfig::new();
-    base.set("bootstrap.servers", cluster.bootstrap_servers());
-    let admin = Admin::new(&base, Duration::from_secs(5))?;
+    let settings = ClientSettings::plaintext("it", &cluster.bootstrap_servers());
+    let admin = Admin::new(&settings, Duration::from_secs(5))?;
     let moved = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
     cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[moved; 3]);
     let answers = || async { admin.group_offset("group", "t", 0).await.is_ok() };

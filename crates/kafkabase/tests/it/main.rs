@@ -1,3 +1,6 @@
 //! kafkabase against real brokers that go away and come back.
 
 mod admin;
+mod range;
+mod settings;
+mod transaction;

@@ -5,13 +5,12 @@
 //! message goes to the retry topic as it is. It lies in librdkafka's memory, so keeping it copies
 //! nothing; its bytes count against the memory limit.
 
-use std::{collections::HashMap, ffi::CStr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
-use kafkabase::Message;
+use kafkabase::{Message, headers};
 use tracing::warn;
 use warehouse::{Batch, MicroBatch, OptionError, RowsOf, StreamOptions};
 
-const STREAM_OPTIONS: &CStr = c"stream_options";
 /// Bytes that librdkafka takes for a message beside its payload, roughly.
 const MESSAGE_OVERHEAD: usize = 256;
 
@@ -75,7 +74,7 @@ impl<'a, T> Groups<'a, T> {
 
     /// Takes an event into the group of its options.
     pub(crate) fn push(&mut self, message: Message, note: T) -> Result<(), PushError<T>> {
-        let header = message.header(STREAM_OPTIONS).unwrap_or_default();
+        let header = message.header(headers::STREAM_OPTIONS).unwrap_or_default();
         let index = match self.by_options.get(header) {
             Some(index) => *index,
             None => match self.add_set(header) {

@@ -11,7 +11,7 @@
 use std::{collections::HashSet, time::Instant};
 
 use appbase::telemetry::chain;
-use kafkabase::{Message, Mode};
+use kafkabase::{Message, TopicMode};
 use tracing::warn;
 use warehouse::{
     Batch, EventState, Fence, Ledger, LoadError, LoadOptions, Origin, PartitionKey, Position,
@@ -235,7 +235,7 @@ pub(crate) fn group_plan(topic: &OwnedTopic, target: &LoadTarget) -> GroupPlan {
 
 fn rows_of(topic: &OwnedTopic) -> RowsOf {
     match topic.mode {
-        Mode::Stream => RowsOf::Events,
+        TopicMode::Stream => RowsOf::Events,
         _ => RowsOf::Batch,
     }
 }

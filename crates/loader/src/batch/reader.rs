@@ -4,13 +4,11 @@
 //! the last one ends at the run's end. Every record of that range is in its batch: as a row, as a
 //! returning event whose state is not known yet, or as an event that cannot be parsed.
 
-use std::{
-    ffi::CStr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use kafkabase::{FetchError, Fetched, Message, PartitionReader};
+use kafkabase::{
+    FetchError, Fetched, Message, PartitionReader, RangeError, RangeItem, RangeReader, headers,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use warehouse::OptionError;
@@ -20,8 +18,6 @@ use super::{
     memory::{HeldMemory, MemoryBudget},
 };
 
-/// As [`crate::retry::envelope::ORIGIN`].
-const ORIGIN: &CStr = c"bulker_origin";
 /// How long one wait for a record lasts, and so how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
 /// A batch's bytes are looked at once per so many records.
@@ -96,17 +92,24 @@ impl ParsedBatch {
 pub(crate) enum ReadError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("no record arrived for {} s although there are some", after.as_secs())]
-    Stalled { after: Duration },
+    #[error(transparent)]
+    Range(#[from] RangeError),
     #[error("the options of the table's events do not fit")]
     Options(#[from] OptionError),
+}
+
+impl ReadError {
+    /// Records are missing, and none came for too long.
+    pub(crate) fn is_stalled(&self) -> bool {
+        matches!(self, ReadError::Range(RangeError::Stalled { .. }))
+    }
 }
 
 /// Reads until the plan's end and sends batches; at most two of a run exist at a time. Ends early
 /// when the receiver is gone or `stop` says so, with whatever was sent by then. Blocks; runs on its
 /// own thread.
 pub(crate) fn read_batches(
-    mut reader: PartitionReader,
+    reader: PartitionReader,
     plan: &ReadPlan,
     budget: &MemoryBudget,
     stop: &CancellationToken,
@@ -115,7 +118,7 @@ pub(crate) fn read_batches(
 ) {
     let permits = Arc::new(Semaphore::new(2));
     let mut next = plan.start;
-    let mut left_over = None;
+    let mut range = RangeReader::new(reader, plan.end, plan.stall_after);
     let mut batches = 0;
     while next < plan.end {
         let Ok(permit) = runtime.block_on(permits.clone().acquire_owned()) else {
@@ -124,7 +127,7 @@ pub(crate) fn read_batches(
         let size = plan.size_of_next(batches, next);
         batches += 1;
         let mut open = OpenBatch::new(plan, next, size, budget.batch());
-        let end = open.fill(&mut reader, &mut left_over, stop);
+        let end = open.fill(&mut range, stop);
         if stop.is_cancelled() {
             return;
         }
@@ -197,43 +200,18 @@ impl<'a> OpenBatch<'a> {
     }
 
     /// Takes records until the batch is full or the plan's end is reached.
-    fn fill(
-        &mut self,
-        reader: &mut PartitionReader,
-        left_over: &mut Option<Message>,
-        stop: &CancellationToken,
-    ) -> Result<(), ReadError> {
-        let mut heard = Instant::now();
+    fn fill(&mut self, range: &mut RangeReader, stop: &CancellationToken) -> Result<(), ReadError> {
+        range.resume(); // until now the batch before waited for its place
         while self.next_offset < self.plan.end && !self.is_full() {
-            let fetched = match left_over.take() {
-                Some(message) => Fetched::Message(message),
-                None => reader.next(POLL)?,
-            };
-            match fetched {
-                Fetched::Message(message) if message.offset() >= self.plan.end => {
-                    self.next_offset = self.plan.end;
+            match range.next(POLL)? {
+                RangeItem::Message(message) if self.would_exceed() => {
+                    range.put_back(message);
+                    break;
                 }
-                Fetched::Message(message) => {
-                    if self.would_exceed() {
-                        *left_over = Some(message);
-                        return Ok(());
-                    }
-                    self.take(message)?;
-                    heard = Instant::now();
-                }
-                // a lagging leader reports an end too early; it counts only at or beyond ours. What
-                // lies between was transaction markers, which are never delivered.
-                Fetched::End { offset } if offset >= self.plan.end => {
-                    self.next_offset = self.plan.end;
-                }
-                Fetched::End { .. } | Fetched::Nothing => {
-                    if stop.is_cancelled() {
-                        return Ok(());
-                    }
-                    if heard.elapsed() >= self.plan.stall_after {
-                        return Err(ReadError::Stalled { after: self.plan.stall_after });
-                    }
-                }
+                RangeItem::Message(message) => self.take(message)?,
+                RangeItem::End => self.next_offset = self.plan.end,
+                RangeItem::Waiting if stop.is_cancelled() => break,
+                RangeItem::Waiting => {}
             }
         }
         Ok(())
@@ -246,7 +224,7 @@ impl<'a> OpenBatch<'a> {
         self.received += 1;
         self.next_offset = message.offset() + 1;
         self.last_timestamp_ms = message.timestamp_ms();
-        if message.header(ORIGIN).is_some() {
+        if message.header(headers::ORIGIN).is_some() {
             self.other_bytes += message.payload().len();
             self.returning.push(message);
             return Ok(());

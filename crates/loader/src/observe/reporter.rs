@@ -4,11 +4,11 @@
 //! Reporting is never in the way of loading: nothing here waits, what cannot be kept is dropped and
 //! counted there.
 
-use std::{collections::HashMap, ffi::CStr, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eventslog::{BatchBody, EventType, EventsLog, Level, StreamBody, StreamStatus};
 use jiff::Timestamp;
-use kafkabase::{ConfirmedProducer, Message, Mode, Record};
+use kafkabase::{ConfirmedProducer, Message, Record, TopicMode, headers};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -21,7 +21,6 @@ use crate::{
     topic::OwnedTopic,
 };
 
-const METRICS_META: &CStr = c"metrics_meta";
 /// Counts that are on their way at a time; further ones are dropped.
 const COUNTS_AT_ONCE: usize = 16;
 
@@ -65,7 +64,7 @@ impl Reporter {
             state.queue_size = progress.queue_size();
             state
         };
-        if topic.mode == Mode::Stream {
+        if topic.mode == TopicMode::Stream {
             self.log_messages((topic, progress), &state().representation, messages.clone());
         } else {
             self.log_batch(topic, counts.sent_to_retry + counts.dead, state);
@@ -138,10 +137,11 @@ impl Reporter {
         };
         let mut counts: HashMap<(&[u8], &str), u64> = HashMap::new();
         for (message, outcome) in messages {
-            let Some(meta) = message.header(METRICS_META).filter(|meta| !meta.is_empty()) else {
+            let Some(meta) = message.header(headers::METRICS_META).filter(|meta| !meta.is_empty())
+            else {
                 continue;
             };
-            let is_retry = message.header(c"retries").is_some();
+            let is_retry = message.header(headers::RETRIES).is_some();
             let status = match outcome {
                 Outcome::Loaded => "success",
                 Outcome::Refused(_) if is_retry => "retry_error",
@@ -177,7 +177,7 @@ impl Reporter {
 /// What the account of a load calls the topic's mode.
 fn mode_of(topic: &OwnedTopic) -> BulkMode {
     match topic.mode {
-        Mode::Stream => BulkMode::Stream,
+        TopicMode::Stream => BulkMode::Stream,
         _ => BulkMode::Batch,
     }
 }

@@ -18,7 +18,7 @@ use appbase::telemetry::chain;
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use kafkabase::{Admin, Mode, OffsetSpec, TopicId, TopicView};
+use kafkabase::{Admin, OffsetSpec, TopicId, TopicMode, TopicView};
 use tokio::sync::{Mutex, OnceCell};
 use tracing::{info, warn};
 use warehouse::CountedPosition;
@@ -27,7 +27,10 @@ use super::{
     metrics,
     snapshot::{DestinationStats, StatsSnapshot, TableStats},
 };
-use crate::target::{LoadTarget, TargetSource};
+use crate::{
+    target::{LoadTarget, TargetSource},
+    topic::PARTITION,
+};
 
 /// How long an answer is given again.
 const FRESH_FOR: Duration = Duration::from_secs(5);
@@ -140,10 +143,10 @@ impl Stats {
         let names: Vec<String> = snapshot
             .topics
             .values()
-            .filter(|topic| matches!(topic.id.mode, Mode::Batch | Mode::Stream))
+            .filter(|topic| matches!(topic.id.mode, TopicMode::Batch | TopicMode::Stream))
             .map(|topic| topic.name.clone())
             .collect();
-        let partitions = names.iter().map(|name| (name.clone(), 0)).collect();
+        let partitions = names.iter().map(|name| (name.clone(), PARTITION)).collect();
         let asked = self.admin.offsets(partitions, OffsetSpec::CommittedEnd);
         match tokio::time::timeout(ANSWER_WITHIN, asked).await {
             Ok(Ok(ends)) => {
@@ -171,7 +174,7 @@ impl Stats {
             };
             let is_new = !tables.contains_key(&topic.table);
             let table = tables.entry(topic.table).or_default();
-            let end = ends.get(&row.topic).filter(|_| row.partition == 0);
+            let end = ends.get(&row.topic).filter(|_| row.partition == PARTITION);
             let unread = end.map(|end| (end - row.position.next_offset).max(0));
             table.backlog = match (is_new, table.backlog, unread) {
                 (true, _, unread) => unread,
@@ -212,9 +215,10 @@ impl Stats {
 
     /// Offsets from where the group stands to the end.
     async fn unread(&self, topic: &str, end: i64) -> Option<i64> {
-        let start = match self.admin.group_offset(topic, topic, 0).await.ok()? {
+        let group = self.admin.topic_group(topic, PARTITION);
+        let start = match group.committed().await.ok()? {
             Some(group) => group.offset,
-            None => self.admin.offset(topic, 0, OffsetSpec::Earliest).await.ok()?,
+            None => group.low().await.ok()?,
         };
         Some((end - start).max(0))
     }

@@ -6,18 +6,16 @@
 //! original knows have its names and formats.
 
 use jiff::Timestamp;
-use kafkabase::{Message, Record};
+use kafkabase::{Message, Record, headers};
 use uuid::Uuid;
 use warehouse::Origin;
 
-pub(crate) const ERROR: &str = "error";
-pub(crate) const ORIGINAL_TOPIC: &str = "original_topic";
-pub(crate) const RETRIES: &str = "retries";
-pub(crate) const RETRY_TIME: &str = "retry_time";
-/// Ours: the [`Origin`] as JSON.
-pub(crate) const ORIGIN: &str = "bulker_origin";
-/// Ours: the key of an event whose copy got one of its own; see [`unique_key`].
-pub(crate) const KEY: &str = "bulker_key";
+const ERROR: &str = headers::ERROR.as_str();
+pub(crate) const ORIGINAL_TOPIC: &str = headers::ORIGINAL_TOPIC.as_str();
+pub(crate) const RETRIES: &str = headers::RETRIES.as_str();
+const RETRY_TIME: &str = headers::RETRY_TIME.as_str();
+const ORIGIN: &str = headers::ORIGIN.as_str();
+const KEY: &str = headers::KEY.as_str();
 /// Code points of an error's text that a header keeps.
 const ERROR_LENGTH: usize = 256;
 

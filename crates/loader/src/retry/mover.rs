@@ -9,10 +9,13 @@
 //! offset that is still needed is committed. Before a clean stop what lies before a moved event is
 //! appended anew, so that the next loader, or the original, finds each event once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use kafkabase::{Fetched, GroupOffset, Message, Mode, OffsetSpec, Record, TopicId, Unconfirmed};
+use kafkabase::{
+    GroupOffset, Message, RangeError, RangeItem, RangeReader, Record, TopicGroup, TopicId,
+    TopicMode, Unconfirmed,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -69,21 +72,21 @@ enum Move {
 impl RetryRun<'_> {
     /// Moves what is due. Between chunks it looks at `stop`.
     pub(crate) async fn run(&self) -> Result<RunEnd, RunError> {
-        let (admin, name) = (&self.context.admin, self.topic.name.as_str());
-        if admin.group_members(name).await? > 0 {
+        let group = self.group();
+        if group.members().await? > 0 {
             return Ok(RunEnd::Held(HoldReason::LiveMembers));
         }
-        let group = admin.group_offset(name, name, 0).await?;
-        let says_out_of_order = group.as_ref().is_some_and(|group| group.metadata == OUT_OF_ORDER);
-        let group = group.map(|group| group.offset);
-        let end = admin.offset(name, 0, OffsetSpec::CommittedEnd).await?;
-        let low = admin.offset(name, 0, OffsetSpec::Earliest).await?;
+        let committed = group.committed().await?;
+        let says_out_of_order =
+            committed.as_ref().is_some_and(|committed| committed.metadata == OUT_OF_ORDER);
+        let committed = committed.map(|committed| committed.offset);
+        let end = group.end().await?;
+        let low = group.low().await?;
         let now = Timestamp::now();
         let from = self.with_state(|state| {
-            if state.committed != group || group.is_none() {
-                let next = group.unwrap_or(low);
-                *state =
-                    RetryState { is_known: true, committed: group, next, ..RetryState::default() };
+            if state.committed != committed || committed.is_none() {
+                let next = committed.unwrap_or(low);
+                *state = RetryState { is_known: true, committed, next, ..RetryState::default() };
             }
             state.says_out_of_order = says_out_of_order;
             self.report_expired(state, low);
@@ -119,7 +122,7 @@ impl RetryRun<'_> {
     }
 
     async fn move_all(&self, from: i64, end: i64, now: Timestamp) -> Result<(), RunError> {
-        let topic_id = self.context.admin.topic_id(&self.topic.name).await?;
+        let topic_id = self.group().topic_id().await?;
         let first_new = self.with_state(|state| state.next);
         let mut position = from;
         while position < end && !self.stop.is_cancelled() {
@@ -157,31 +160,31 @@ impl RetryRun<'_> {
 
     /// Reads a chunk; answers the offset where the next one begins.
     async fn read(&self, from: i64, end: i64) -> Result<(Vec<Message>, i64), RunError> {
-        let mut reader =
+        let reader =
             self.context.fetcher.open(&self.topic.name, self.topic.partition, from).await?;
         let (stall_after, limit) = (self.context.stall_after, self.context.retry_batch_size);
         let stop = self.stop.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let (mut messages, mut bytes, mut next) = (Vec::new(), 0, from);
-            let mut heard = Instant::now();
-            while next < end && messages.len() < limit && bytes < BYTES_AT_ONCE {
-                match reader.next(POLL)? {
-                    Fetched::Message(message) if message.offset() >= end => next = end,
-                    Fetched::Message(message) => {
-                        next = message.offset() + 1;
+            let (mut messages, mut bytes) = (Vec::new(), 0);
+            let mut range = RangeReader::new(reader, end, stall_after);
+            while messages.len() < limit && bytes < BYTES_AT_ONCE {
+                match range.next(POLL) {
+                    Ok(RangeItem::Message(message)) => {
                         bytes += message.payload().len();
                         messages.push(message);
-                        heard = Instant::now();
                     }
-                    Fetched::End { offset } if offset >= end => next = end,
-                    Fetched::End { .. } | Fetched::Nothing if stop.is_cancelled() => break,
-                    Fetched::End { .. } | Fetched::Nothing if heard.elapsed() >= stall_after => {
-                        return Err(ReadError::Stalled { after: stall_after });
+                    Ok(RangeItem::End) => break,
+                    // a stop is no stall
+                    Ok(RangeItem::Waiting) | Err(RangeError::Stalled { .. })
+                        if stop.is_cancelled() =>
+                    {
+                        break;
                     }
-                    Fetched::End { .. } | Fetched::Nothing => {}
+                    Ok(RangeItem::Waiting) => {}
+                    Err(error) => return Err(ReadError::from(error)),
                 }
             }
-            Ok((messages, next))
+            Ok((messages, range.next_offset()))
         });
         Ok(read.await.map_err(|_| RunError::ReaderDied)??)
     }
@@ -209,7 +212,7 @@ impl RetryRun<'_> {
     /// An event that the original refused says where it came from only by its offset here.
     fn stamp(&self, envelope: &mut Envelope, target: &str, offset: i64, topic_id: Option<Uuid>) {
         let to_a_table = TopicId::parse(&self.context.topic_prefix, target)
-            .is_some_and(|id| matches!(id.mode, Mode::Batch | Mode::Stream));
+            .is_some_and(|id| matches!(id.mode, TopicMode::Batch | TopicMode::Stream));
         if to_a_table && envelope.origin().is_none() {
             envelope.set_origin(&Origin {
                 cluster: self.context.cluster_id.clone(),
@@ -280,7 +283,7 @@ impl RetryRun<'_> {
 
     /// Appends the events that wait in `from..to` to the end of the topic, as they are.
     async fn append_anew(&self, from: i64, to: i64) -> Result<(), RunError> {
-        let topic_id = self.context.admin.topic_id(&self.topic.name).await?;
+        let topic_id = self.group().topic_id().await?;
         let mut position = from;
         // reading on although the service stops: this is part of the stop
         let goes_on = CancellationToken::new();
@@ -328,9 +331,8 @@ impl RetryRun<'_> {
         let Some(offset) = offset else {
             return Ok(());
         };
-        let (admin, name) = (&self.context.admin, self.topic.name.as_str());
         let committed = GroupOffset { offset, metadata: metadata.to_owned() };
-        admin.set_group_offset(name, name, self.topic.partition, committed).await?;
+        self.group().commit(committed).await?;
         self.with_state(|state| {
             (state.committed, state.says_out_of_order) = (Some(offset), says_out_of_order);
         });
@@ -351,6 +353,11 @@ impl RetryRun<'_> {
         metrics::count_expired_retries(self.topic, waiting as u64 + unseen.unsigned_abs());
         state.waiting = state.waiting.split_off(&low);
         state.next = state.next.max(low);
+    }
+
+    /// The topic with its consumer group.
+    fn group(&self) -> TopicGroup {
+        self.context.admin.topic_group(&self.topic.name, self.topic.partition)
     }
 
     fn with_state<T>(&self, change: impl FnOnce(&mut RetryState) -> T) -> T {

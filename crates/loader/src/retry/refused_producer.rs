@@ -13,7 +13,8 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use kafkabase::{
-    ALL_TABLES, Admin, AdminError, ConfirmedProducer, Mode, TopicSettings, Unconfirmed, topic_name,
+    ALL_TABLES, Admin, AdminError, ConfirmedProducer, TopicMode, TopicSettings, Unconfirmed,
+    topic_name,
 };
 use warehouse::Origin;
 
@@ -113,7 +114,7 @@ impl RefusedProducer {
 
     /// The topic where refused events of a destination wait.
     pub(crate) fn retry_topic(&self, destination_id: &str) -> String {
-        topic_name(&self.config.topic_prefix, destination_id, Mode::Retry, ALL_TABLES, 0)
+        topic_name(&self.config.topic_prefix, destination_id, TopicMode::Retry, ALL_TABLES, 0)
     }
 
     /// Sends the events where they go next, and waits until Kafka has them.

@@ -42,7 +42,7 @@ impl TopicRun<'_> {
             if self.stop.is_cancelled() {
                 break; // between batches: nothing is half done
             }
-            let topic_id = self.context.admin.topic_id(&self.topic.name).await?;
+            let topic_id = self.group().topic_id().await?;
             if is_another_topic(&position, topic_id) {
                 return Ok(Attempt::StartOver); // the records may be those of the new topic
             }
@@ -190,9 +190,8 @@ impl TopicRun<'_> {
     /// Without a ledger the group's offset is the position, and has to be committed. It carries no
     /// mark.
     async fn commit_plainly(&self, next_offset: i64) -> Result<(), RunError> {
-        let (topic, partition) = (self.topic.name.as_str(), self.topic.partition);
         let offset = CommittedOffset { offset: next_offset, metadata: String::new() };
-        self.context.admin.set_group_offset(topic, topic, partition, offset).await?;
+        self.group().commit(offset).await?;
         Ok(())
     }
 }

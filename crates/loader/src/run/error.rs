@@ -1,6 +1,6 @@
 //! How a run ends: where it left its topic, or why it ended early.
 
-use kafkabase::{AdminError, Unconfirmed};
+use kafkabase::{AdminError, OpenError, Unconfirmed};
 use warehouse::LoadError;
 
 use crate::{
@@ -24,7 +24,7 @@ pub(crate) enum RunError {
     #[error("Kafka did not answer")]
     Kafka(#[from] AdminError),
     #[error("Kafka refused to hand out the partition")]
-    Assign(#[from] rdkafka::error::KafkaError),
+    Assign(#[from] OpenError),
     #[error("reading the topic failed")]
     Read(#[from] ReadError),
     #[error("the warehouse did not take the batch")]
@@ -58,7 +58,7 @@ impl RunError {
         match self {
             RunError::Kafka(_) => "kafka error",
             RunError::Assign(_) => "assignment_error",
-            RunError::Read(ReadError::Stalled { .. }) => "stalled",
+            RunError::Read(error) if error.is_stalled() => "stalled",
             RunError::Read(_) | RunError::ReaderDied => "consumer_error",
             RunError::Move(_) | RunError::Produce(_) => "retry_topic_error",
             RunError::Load(LoadError::Tls { .. }) => "warehouse_tls",
@@ -74,7 +74,7 @@ impl RunError {
 
     /// Whether the reader got nothing although there was something: its client may be stuck.
     pub(crate) fn is_stalled_read(&self) -> bool {
-        matches!(self, RunError::Read(ReadError::Stalled { .. }))
+        matches!(self, RunError::Read(error) if error.is_stalled())
     }
 
     /// Whether the warehouse could not be reached.

@@ -1,6 +1,6 @@
 //! A run and the topic's consumer group: what the facts ask of Kafka, and what is committed to it.
 
-use kafkabase::{Admin, AdminError, OffsetSpec};
+use kafkabase::{AdminError, TopicGroup};
 use tracing::info;
 use uuid::Uuid;
 use warehouse::{Ledger, LoadError, PartitionKey, Position};
@@ -13,10 +13,12 @@ use crate::protocol::{
 
 /// Why facts are not known, split by who did not answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FactError {
-    #[error("Kafka did not answer")]
+pub enum FactError {
+    /// Kafka did not, or refused to.
+    #[error(transparent)]
     Kafka(#[from] AdminError),
-    #[error("the destination did not answer")]
+    /// The destination's ledger did not, or refused to.
+    #[error(transparent)]
     Ledger(#[from] LoadError),
 }
 
@@ -29,37 +31,43 @@ impl From<FactError> for RunError {
     }
 }
 
-/// Asks Kafka and the ledger.
+/// Asks Kafka, and for the position the ledger.
 pub(super) struct LiveFacts<'a> {
-    pub(super) admin: &'a Admin,
-    pub(super) ledger: &'a Ledger,
-    pub(super) key: &'a PartitionKey,
+    pub(super) group: TopicGroup,
+    pub(super) position: PositionSource<'a>,
+}
+
+/// Where the position comes from.
+pub(super) enum PositionSource<'a> {
+    Ledger(&'a Ledger, &'a PartitionKey),
+    /// It was read before, with all others of the destination.
+    Known(Option<Position>),
 }
 
 impl FactSource for LiveFacts<'_> {
     type Error = FactError;
 
     async fn position(&self) -> Result<Option<Position>, FactError> {
-        Ok(self.ledger.read(self.key).await?)
+        match &self.position {
+            PositionSource::Ledger(ledger, key) => Ok(ledger.read(key).await?),
+            PositionSource::Known(position) => Ok(position.clone()),
+        }
     }
 
     async fn group_offset(&self) -> Result<GroupOffset, FactError> {
-        let PartitionKey { topic, partition, .. } = self.key;
-        Ok(GroupOffset::from(self.admin.group_offset(topic, topic, *partition).await?))
+        Ok(GroupOffset::from(self.group.committed().await?))
     }
 
     async fn topic_id(&self) -> Result<Option<Uuid>, FactError> {
-        Ok(self.admin.topic_id(&self.key.topic).await?)
+        Ok(self.group.topic_id().await?)
     }
 
     async fn end(&self) -> Result<i64, FactError> {
-        let PartitionKey { topic, partition, .. } = self.key;
-        Ok(self.admin.offset(topic, *partition, OffsetSpec::CommittedEnd).await?)
+        Ok(self.group.end().await?)
     }
 
     async fn low(&self) -> Result<i64, FactError> {
-        let PartitionKey { topic, partition, .. } = self.key;
-        Ok(self.admin.offset(topic, *partition, OffsetSpec::Earliest).await?)
+        Ok(self.group.low().await?)
     }
 }
 
@@ -79,16 +87,13 @@ impl TopicRun<'_> {
 
     /// Whether the group has an offset that we did not commit: a decision.
     pub(super) async fn is_unmarked(&self) -> Result<bool, AdminError> {
-        let topic = self.topic.name.as_str();
-        let committed = self.context.admin.group_offset(topic, topic, self.topic.partition).await?;
+        let committed = self.group().committed().await?;
         Ok(matches!(GroupOffset::from(committed), GroupOffset::Unmarked(_)))
     }
 
     /// Commits a mark.
     pub(super) async fn commit_group_offset(&self, mark: &Mark) -> Result<(), AdminError> {
-        let (topic, partition) = (self.topic.name.as_str(), self.topic.partition);
-        let offset = mark.to_group_offset();
-        self.context.admin.set_group_offset(topic, topic, partition, offset).await?;
+        self.group().commit(mark.to_group_offset()).await?;
         self.progress.set_group_offset(mark.offset);
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! began if a restore took it away. An offset that an operator, or the original, decided on is left
 //! alone.
 
-use kafkabase::Mode;
+use kafkabase::TopicMode;
 use tokio_util::sync::CancellationToken;
 
 use super::{MAX_STARTS, TopicRun, context::RunContext, error::RunError};
@@ -25,7 +25,7 @@ pub(crate) async fn of_topic(
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
     match target {
-        _ if topic.mode == Mode::Retry => {
+        _ if topic.mode == TopicMode::Retry => {
             RetryRun { context, topic, progress, stop }.hand_over().await
         }
         // also what it never loaded itself: a loader that was killed may not have committed to
@@ -47,11 +47,11 @@ impl TopicRun<'_> {
             // a COMMIT that is under way has to end first: it may be that of a loader that was
             // killed
             let position = ledger.read_settled(&self.key()).await?;
-            let (admin, topic) = (&self.context.admin, self.topic.name.as_str());
-            if admin.group_members(topic).await? > 0 {
+            let group = self.group();
+            if group.members().await? > 0 {
                 return Ok(());
             }
-            let committed = admin.group_offset(topic, topic, self.topic.partition).await?;
+            let committed = group.committed().await?;
             let wanted = position.as_ref().map(|position| Mark::of(ledger.id(), position));
             let mark = match (wanted, GroupOffset::from(committed)) {
                 (_, GroupOffset::Unmarked(_)) | (None, GroupOffset::None) => return Ok(()),

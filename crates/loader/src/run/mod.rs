@@ -12,14 +12,14 @@
 mod batches;
 pub(crate) mod context;
 pub(crate) mod error;
-mod group;
+pub(crate) mod group;
 pub(crate) mod hand_over;
 pub(crate) mod set_start;
 mod settle;
 pub(crate) mod switchover;
 pub(crate) mod tail;
 
-use kafkabase::OffsetSpec;
+use kafkabase::TopicGroup;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use warehouse::{Ledger, PartitionKey, Position};
@@ -27,7 +27,7 @@ use warehouse::{Ledger, PartitionKey, Position};
 use self::{
     context::RunContext,
     error::{RunEnd, RunError},
-    group::LiveFacts,
+    group::{LiveFacts, PositionSource},
     settle::Settled,
 };
 use crate::{
@@ -82,7 +82,7 @@ impl TopicRun<'_> {
     }
 
     async fn attempt(&self) -> Result<Attempt, RunError> {
-        if self.context.admin.group_members(&self.topic.name).await? > 0 {
+        if self.group().members().await? > 0 {
             return Ok(Attempt::Ended(RunEnd::Held(HoldReason::LiveMembers)));
         }
         match self.target.ledger().await? {
@@ -93,7 +93,8 @@ impl TopicRun<'_> {
 
     async fn attempt_by_ledger(&self, ledger: &Ledger) -> Result<Attempt, RunError> {
         let key = self.key();
-        let source = LiveFacts { admin: &self.context.admin, ledger, key: &key };
+        let source =
+            LiveFacts { group: self.group(), position: PositionSource::Ledger(ledger, &key) };
         let Some(facts) = Facts::read(&source, ledger.id()).await? else {
             return Ok(Attempt::StartOver);
         };
@@ -156,12 +157,11 @@ impl TopicRun<'_> {
 
     /// Without the right to keep a ledger: the group's offset rules.
     async fn attempt_by_group(&self) -> Result<Attempt, RunError> {
-        let (admin, topic) = (&self.context.admin, self.topic.name.as_str());
-        let partition = self.topic.partition;
-        let committed = admin.group_offset(topic, topic, partition).await?;
-        let end = admin.offset(topic, partition, OffsetSpec::CommittedEnd).await?;
+        let group = self.group();
+        let committed = group.committed().await?;
+        let end = group.end().await?;
         self.progress.set_end(end);
-        let low = admin.offset(topic, partition, OffsetSpec::Earliest).await?;
+        let low = group.low().await?;
         let next_offset = committed.map_or(low, |committed| committed.offset.max(low));
         if next_offset > end {
             return Ok(Attempt::Ended(RunEnd::Held(HoldReason::Truncated)));
@@ -171,6 +171,11 @@ impl TopicRun<'_> {
         }
         let position = Position { next_offset, ..Position::default() };
         self.load_all(Keeper::Group, position, end).await
+    }
+
+    /// The topic with its consumer group.
+    pub(crate) fn group(&self) -> TopicGroup {
+        self.context.admin.topic_group(&self.topic.name, self.topic.partition)
     }
 
     pub(crate) fn key(&self) -> PartitionKey {

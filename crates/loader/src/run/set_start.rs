@@ -8,11 +8,11 @@
 //! committed) is applied first, as a run would, so that it cannot be applied after this one and
 //! undo it.
 
-use kafkabase::{Admin, AdminError};
+use kafkabase::{Admin, AdminError, TopicGroup};
 use warehouse::{Ledger, LoadError, PartitionKey, Position};
 
 use super::{
-    group::{FactError, LiveFacts},
+    group::{FactError, LiveFacts, PositionSource},
     settle::epoch_after,
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         mark::{GroupOffset, Mark},
     },
     target::LoadTarget,
+    topic::PARTITION,
 };
 
 /// How often it is tried while loads move the position.
@@ -102,17 +103,19 @@ pub async fn set_start(
     topic: &str,
     at: StartAt,
 ) -> Result<StartSet, SetStartError> {
-    let members = admin.group_members(topic).await?;
+    let group = admin.topic_group(topic, PARTITION);
+    let members = group.members().await?;
     if members > 0 {
         return Err(SetStartError::LiveMembers(members));
     }
     let ledger = target.ledger().await?.ok_or(SetStartError::NoLedger)?;
     let cluster_id = admin.cluster_id().await?;
-    let key = PartitionKey { cluster_id, topic: topic.to_owned(), partition: 0 };
-    let setting = Setting { admin, ledger: &ledger, key: &key };
+    let key = PartitionKey { cluster_id, topic: topic.to_owned(), partition: PARTITION };
+    let setting = Setting { group: &group, ledger: &ledger, key: &key };
     let mut applied = None;
     for _ in 0..MAX_ATTEMPTS {
-        let source = LiveFacts { admin, ledger: &ledger, key: &key };
+        let position = PositionSource::Ledger(&ledger, &key);
+        let source = LiveFacts { group: group.clone(), position };
         let Some(facts) = Facts::read(&source, ledger.id()).await? else {
             continue;
         };
@@ -149,7 +152,7 @@ impl StartAt {
 }
 
 struct Setting<'a> {
-    admin: &'a Admin,
+    group: &'a TopicGroup,
     ledger: &'a Ledger,
     key: &'a PartitionKey,
 }
@@ -174,7 +177,6 @@ impl Setting<'_> {
     /// Copies the position to Kafka's group.
     async fn commit_mark(&self, position: &Position) -> Result<(), AdminError> {
         let mark = Mark::of(self.ledger.id(), position);
-        let PartitionKey { topic, partition, .. } = self.key;
-        self.admin.set_group_offset(topic, topic, *partition, mark.to_group_offset()).await
+        self.group.commit(mark.to_group_offset()).await
     }
 }

@@ -3,18 +3,19 @@
 
 use std::collections::HashMap;
 
-use kafkabase::{Admin, AdminError, OffsetSpec};
+use kafkabase::{Admin, AdminError};
 use uuid::Uuid;
 use warehouse::{LoadError, Position};
 
+use super::group::{FactError, LiveFacts, PositionSource};
 use crate::{
     protocol::{
-        facts::{FactSource, Facts},
-        mark::GroupOffset,
+        facts::Facts,
         start::{Decision, decide},
     },
     retry::mover::OUT_OF_ORDER,
     target::LoadTarget,
+    topic::PARTITION,
 };
 
 /// How one table's topic stands.
@@ -68,15 +69,18 @@ impl<'a> SwitchoverStatuses<'a> {
             None => Uuid::nil(),
         };
         let of_first_partition =
-            found.unwrap_or_default().into_iter().filter(|found| found.partition == 0);
+            found.unwrap_or_default().into_iter().filter(|found| found.partition == PARTITION);
         let positions = of_first_partition.map(|found| (found.topic, found.position)).collect();
         Ok(SwitchoverStatuses { admin, positions, ledger })
     }
 
     /// Looks at one table's topic, as a run would.
-    pub async fn of(&self, topic: &str) -> Result<SwitchoverStatus, AdminError> {
+    pub async fn of(&self, topic: &str) -> Result<SwitchoverStatus, FactError> {
         let position = self.positions.get(topic).cloned();
-        let source = KnownPosition { admin: self.admin, topic, position };
+        let source = LiveFacts {
+            group: self.admin.topic_group(topic, PARTITION),
+            position: PositionSource::Known(position),
+        };
         let facts = loop {
             // a topic that is made anew at this very moment is asked for again
             if let Some(facts) = Facts::read(&source, self.ledger).await? {
@@ -99,41 +103,10 @@ impl<'a> SwitchoverStatuses<'a> {
     }
 }
 
-/// Asks Kafka; the position is known.
-struct KnownPosition<'a> {
-    admin: &'a Admin,
-    topic: &'a str,
-    position: Option<Position>,
-}
-
-impl FactSource for KnownPosition<'_> {
-    type Error = AdminError;
-
-    async fn position(&self) -> Result<Option<Position>, AdminError> {
-        Ok(self.position.clone())
-    }
-
-    async fn group_offset(&self) -> Result<GroupOffset, AdminError> {
-        Ok(GroupOffset::from(self.admin.group_offset(self.topic, self.topic, 0).await?))
-    }
-
-    async fn topic_id(&self) -> Result<Option<Uuid>, AdminError> {
-        self.admin.topic_id(self.topic).await
-    }
-
-    async fn end(&self) -> Result<i64, AdminError> {
-        self.admin.offset(self.topic, 0, OffsetSpec::CommittedEnd).await
-    }
-
-    async fn low(&self) -> Result<i64, AdminError> {
-        self.admin.offset(self.topic, 0, OffsetSpec::Earliest).await
-    }
-}
-
 /// Whether all events of a retry topic that are still needed lie at or behind its group's offset,
 /// and no others.
 pub async fn is_retry_topic_in_order(admin: &Admin, topic: &str) -> Result<bool, AdminError> {
-    let group = admin.group_offset(topic, topic, 0).await?;
+    let group = admin.topic_group(topic, PARTITION).committed().await?;
     Ok(group.is_none_or(|group| group.metadata != OUT_OF_ORDER))
 }
 

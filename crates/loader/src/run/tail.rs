@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use kafkabase::Mode;
+use kafkabase::TopicMode;
 use tracing::debug;
 use warehouse::{Ledger, Position};
 
@@ -52,7 +52,7 @@ impl Tail<'_> {
     /// Loads what comes after `from`, the first offset that is not loaded.
     pub(crate) async fn follow(&self, from: i64) -> Result<TailEnd, RunError> {
         let TopicRun { context, topic, progress, target, stop } = self.run;
-        debug_assert_eq!(topic.mode, Mode::Stream);
+        debug_assert_eq!(topic.mode, TopicMode::Stream);
         let Some(ledger) = target.ledger().await? else {
             return Ok(TailEnd::NoLedger);
         };
@@ -116,10 +116,10 @@ impl Tail<'_> {
         position: &Position,
         batch: ParsedBatch,
     ) -> Result<Option<i64>, RunError> {
-        let TopicRun { context, topic, target, .. } = self.run;
+        let target = self.run.target;
         // the records may be those of a new topic of this name; so this is asked after they were
         // read
-        if is_another_topic(position, context.admin.topic_id(&topic.name).await?) {
+        if is_another_topic(position, self.run.group().topic_id().await?) {
             return Ok(None);
         }
         let _permit = target.tail_permit().await;

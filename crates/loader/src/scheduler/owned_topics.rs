@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kafkabase::{Mode, TopicSnapshot, TopicView};
+use kafkabase::{TopicMode, TopicSnapshot, TopicView};
 use tracing::error;
 
 use super::{
@@ -64,9 +64,10 @@ impl OwnedTopics {
     ) -> Vec<Arc<OwnedTopic>> {
         let mut owned = Vec::new();
         for topic in snapshot.topics.values() {
-            let is_ours = matches!(topic.id.mode, Mode::Batch | Mode::Stream | Mode::Retry)
-                && opened.get(&topic.id.destination_id).is_some()
-                && mine.contains(&topic.name);
+            let is_ours =
+                matches!(topic.id.mode, TopicMode::Batch | TopicMode::Stream | TopicMode::Retry)
+                    && opened.get(&topic.id.destination_id).is_some()
+                    && mine.contains(&topic.name);
             if !is_ours {
                 continue;
             }
@@ -85,7 +86,7 @@ impl OwnedTopics {
         }
         let shared = &self.shared_retry.topic;
         if snapshot.has_shared_retry && mine.contains(shared) {
-            owned.push(Arc::new(OwnedTopic::new(shared, "", Mode::Retry, "")));
+            owned.push(Arc::new(OwnedTopic::new(shared, "", TopicMode::Retry, "")));
         }
         owned
     }
@@ -123,8 +124,8 @@ impl OwnedTopics {
         }
         let target = self.target(&topic.destination_id)?;
         let period = match topic.mode {
-            Mode::Retry => target.retry_period,
-            Mode::Stream => STREAM_PERIOD,
+            TopicMode::Retry => target.retry_period,
+            TopicMode::Stream => STREAM_PERIOD,
             _ => target.period,
         };
         let (id, spread_tables) = (topic.destination_id.clone(), target.spread_tables);

@@ -10,8 +10,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kafkabase::{Admin, Membership, SHARES, Shares, TopicSettings, fnv1a};
-use rdkafka::ClientConfig;
+use appbase::telemetry::chain;
+use kafkabase::{Admin, ClientSettings, Membership, SHARES, Shares, TopicSettings, fnv1a};
 use tracing::{info, warn};
 
 use crate::observe::metrics;
@@ -77,7 +77,7 @@ impl Ownership {
     }
 
     /// Joins the others, once Kafka is there.
-    pub(crate) async fn join(&self, admin: &Admin, client: &ClientConfig) {
+    pub(crate) async fn join(&self, admin: &Admin, client: &ClientSettings) {
         let Some(topic) = &self.topic else {
             return;
         };
@@ -95,7 +95,7 @@ impl Ownership {
         }
         match Membership::join(client, &topic.name, &topic.group) {
             Ok(membership) => *self.lock() = Rule::Member(Box::new(membership)),
-            Err(error) => self.fall_back(&error.to_string()),
+            Err(error) => self.fall_back(&chain(&error).to_string()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use kafkabase::Mode;
+use kafkabase::TopicMode;
 use tokio::task::{Id, JoinError};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info_span, warn};
@@ -61,7 +61,7 @@ impl Scheduler {
         while let Some(topic) = self.workers.next() {
             let is_idle = self.topics.get(&topic.name).is_some_and(TopicState::is_idle);
             let target = self.source.target(&topic.destination_id);
-            if is_idle && (target.is_some() || topic.mode == Mode::Retry) {
+            if is_idle && (target.is_some() || topic.mode == TopicMode::Retry) {
                 self.start_run(topic, target, stop.child_token());
             } else {
                 self.workers.release(&topic.destination_id);
@@ -87,7 +87,7 @@ impl Scheduler {
                 return Ended::Run(Ok(RunEnd::Held(HoldReason::Paused)));
             }
             Ended::Run(match target {
-                Some(target) if topic.mode != Mode::Retry => {
+                Some(target) if topic.mode != TopicMode::Retry => {
                     TopicRun { context, topic, progress, target: &target, stop }.run().await
                 }
                 _ => RetryRun { context, topic, progress, stop }.run().await,
@@ -171,7 +171,8 @@ impl Scheduler {
             Ended::Tail(Ok(TailEnd::NoLedger)) => false,
             Ended::Run(result) => {
                 is_stuck = result.as_ref().is_err_and(RunError::is_stalled_read);
-                if let (Ok(RunEnd::At { next_offset }), Mode::Stream) = (&result, state.topic.mode)
+                if let (Ok(RunEnd::At { next_offset }), TopicMode::Stream) =
+                    (&result, state.topic.mode)
                 {
                     follows_from = Some(*next_offset);
                 }

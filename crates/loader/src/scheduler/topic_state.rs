@@ -10,7 +10,7 @@ use std::{
 };
 
 use appbase::telemetry::chain;
-use kafkabase::Mode;
+use kafkabase::TopicMode;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -125,7 +125,7 @@ impl TopicState {
     /// Age of the oldest event that is not loaded. What waits in a retry topic waits on purpose.
     pub(super) fn age(&self, now: Instant) -> Duration {
         match self.topic.mode {
-            Mode::Retry => Duration::ZERO,
+            TopicMode::Retry => Duration::ZERO,
             _ => self.backlog.age(now),
         }
     }
@@ -231,7 +231,7 @@ mod tests {
     const ALARM: Duration = Duration::from_secs(30);
 
     fn with_backlog(start: Instant) -> TopicState {
-        let topic = Arc::new(OwnedTopic::new("t", "pg", Mode::Batch, "t"));
+        let topic = Arc::new(OwnedTopic::new("t", "pg", TopicMode::Batch, "t"));
         let mut state = TopicState::new(topic);
         state.moved_at = start;
         state.progress.set_end(10);
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_topic_without_a_backlog_is_not_stalled() {
         let start = Instant::now();
-        let topic = Arc::new(OwnedTopic::new("t", "pg", Mode::Batch, "t"));
+        let topic = Arc::new(OwnedTopic::new("t", "pg", TopicMode::Batch, "t"));
         let mut state = TopicState::new(topic);
         assert_eq!(state.watch(start + 300 * SECOND, ALARM), None);
     }

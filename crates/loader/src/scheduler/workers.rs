@@ -89,12 +89,12 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
-    use kafkabase::Mode;
+    use kafkabase::TopicMode;
 
     use super::*;
 
     fn topic(destination: &str, name: &str) -> Arc<OwnedTopic> {
-        Arc::new(OwnedTopic::new(name, destination, Mode::Batch, name))
+        Arc::new(OwnedTopic::new(name, destination, TopicMode::Batch, name))
     }
 
     fn started(workers: &mut Workers) -> Vec<String> {

@@ -12,7 +12,9 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
-use kafkabase::{AdminError, Mode, SendError, TopicNameError, check_length, topic_name};
+use kafkabase::{
+    AdminError, SendError, TopicMode, TopicNameError, check_length, headers, topic_name,
+};
 use tracing::error;
 use uuid::Uuid;
 use warehouse::{RowError, check_event};
@@ -164,8 +166,8 @@ async fn take(
     let mut key = Uuid::encode_buffer();
     let key = Uuid::new_v4().hyphenated().encode_lower(&mut key).as_bytes();
     let headers = [
-        ("metrics_meta", request.metrics_meta.as_bytes()),
-        ("stream_options", request.stream_options.as_bytes()),
+        (headers::METRICS_META.as_str(), request.metrics_meta.as_bytes()),
+        (headers::STREAM_OPTIONS.as_str(), request.stream_options.as_bytes()),
     ];
     let headers = if request.stream_options.is_empty() { &headers[..1] } else { &headers[..] };
     if is_there {
@@ -200,7 +202,7 @@ async fn is_made(
 
 /// What a request says beside its body. Headers win over the query.
 struct Request<'a> {
-    mode: Mode,
+    mode: TopicMode,
     table: Cow<'a, str>,
     partition: u32,
     metrics_meta: Cow<'a, str>,
@@ -238,7 +240,8 @@ impl<'a> Request<'a> {
             request.stream_options = options;
         }
         if !mode.is_empty() {
-            let parsed = Mode::parse(&mode).filter(|m| matches!(m, Mode::Batch | Mode::Stream));
+            let parsed = TopicMode::parse(&mode)
+                .filter(|m| matches!(m, TopicMode::Batch | TopicMode::Stream));
             request.mode = parsed.ok_or_else(|| PostError::Mode(mode.into_owned()))?;
         }
         if request.table.is_empty() {

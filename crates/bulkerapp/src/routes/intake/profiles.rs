@@ -8,7 +8,7 @@ use axum::{
     http::Uri,
     response::Response,
 };
-use kafkabase::{Mode, TopicId};
+use kafkabase::{TopicId, TopicMode};
 
 use super::post::PostError;
 use crate::{
@@ -30,7 +30,7 @@ pub(in crate::routes) async fn profiles(
         .map(|(_, value)| value)
         .filter(|value| !value.is_empty());
     let sent = send(&state, &builder_id, &priority, profile_id.as_deref()).await;
-    let mode = Mode::Profiles.as_str();
+    let mode = TopicMode::Profiles.as_str();
     // names that a client chose are labels once they are those of a topic
     let labels = match &sent {
         Ok(()) => [builder_id.as_str(), mode, &priority, "success", ""],
@@ -46,7 +46,7 @@ async fn send(
     priority: &str,
     profile_id: Option<&str>,
 ) -> Result<(), PostError> {
-    let topic = TopicId::new(builder_id, Mode::Profiles, priority, 0);
+    let topic = TopicId::new(builder_id, TopicMode::Profiles, priority, 0);
     let topic = topic.name(&state.topic_prefix)?;
     match state.topics.has_profiles(&topic).await {
         Ok(true) => {}

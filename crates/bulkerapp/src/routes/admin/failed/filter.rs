@@ -1,14 +1,9 @@
 //! Which failed events a request wants to see.
 
-use std::ffi::CStr;
-
-use kafkabase::{ALL_TABLES, Message, Mode, TopicId};
+use kafkabase::{ALL_TABLES, Message, TopicId, TopicMode, headers};
 use memchr::memmem;
 
 use crate::routes::query::{self, ParameterError, time};
-
-pub(super) const ORIGINAL_TOPIC: &CStr = c"original_topic";
-pub(super) const REASON: &CStr = c"error";
 
 /// Why a request cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +32,7 @@ pub(super) enum Status {
 pub(super) struct Filter {
     destination_id: String,
     /// `None`: any.
-    mode: Option<Mode>,
+    mode: Option<TopicMode>,
     /// `None`: all.
     table: Option<String>,
     /// What the error's text has in it.
@@ -66,8 +61,8 @@ impl Filter {
                 ("status", "dead") => status = Status::Dead,
                 ("status", "retry") => status = Status::Retry,
                 ("status", _) => return Err(BadRequest::Status(value.into_owned())),
-                ("mode", "batch") => filter.mode = Some(Mode::Batch),
-                ("mode", "stream") => filter.mode = Some(Mode::Stream),
+                ("mode", "batch") => filter.mode = Some(TopicMode::Batch),
+                ("mode", "stream") => filter.mode = Some(TopicMode::Stream),
                 ("mode", _) => return Err(BadRequest::Mode(value.into_owned())),
                 ("tableName", ALL_TABLES) => filter.table = None,
                 ("tableName", _) => filter.table = Some(value.into_owned()),
@@ -81,7 +76,7 @@ impl Filter {
             }
         }
         if filter.table.is_some() {
-            filter.mode = filter.mode.or(Some(Mode::Batch));
+            filter.mode = filter.mode.or(Some(TopicMode::Batch));
         }
         Ok((status, filter))
     }
@@ -89,9 +84,9 @@ impl Filter {
     /// Whether the request wants to see this record.
     pub(super) fn wants(&self, prefix: &str, message: &Message) -> bool {
         let text = |name| message.header(name).unwrap_or_default();
-        self.is_from(prefix, text(ORIGINAL_TOPIC))
+        self.is_from(prefix, text(headers::ORIGINAL_TOPIC))
             && self.is_between(message.timestamp_ms())
-            && memmem::find(text(REASON), self.reason.as_bytes()).is_some()
+            && memmem::find(text(headers::ERROR), self.reason.as_bytes()).is_some()
     }
 
     /// Whether it comes from a topic of the destination, and of the table if one is named.

@@ -4,7 +4,7 @@ mod filter;
 mod line;
 mod reading;
 
-use std::{ffi::CStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use appbase::{http::error_reply, telemetry::chain};
 use axum::{
@@ -15,7 +15,7 @@ use axum::{
 };
 use futures_util::stream;
 use jiff::Timestamp;
-use kafkabase::{Message, Mode, TopicId};
+use kafkabase::{Message, TopicId, TopicMode, headers};
 use loader::{EventStates, StateOfRefused};
 use tokio::time::timeout;
 use tracing::warn;
@@ -24,13 +24,10 @@ use crate::{
     routes::{AdminToken, masked::masked_error, query},
     state::AdminState,
 };
-use filter::{Filter, ORIGINAL_TOPIC, REASON, Status};
+use filter::{Filter, Status};
 use line::{Details, write_detailed_line, write_line};
 pub use reading::FailedEvents;
 
-const ORIGIN: &CStr = c"bulker_origin";
-const RETRIES: &CStr = c"retries";
-const RETRY_TIME: &CStr = c"retry_time";
 /// How long the destination's database may take to tell what it knows.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -48,7 +45,8 @@ pub(in crate::routes) async fn failed(
     let prefix = state.topic_prefix.clone();
     let topic = match status {
         Status::Dead => state.failed_events.dead_letter_topic().to_owned(),
-        Status::Retry => match TopicId::new(&destination_id, Mode::Retry, "", 0).name(&prefix) {
+        Status::Retry => match TopicId::new(&destination_id, TopicMode::Retry, "", 0).name(&prefix)
+        {
             Ok(topic) => topic,
             Err(error) => {
                 let text = format!("couldn't generate topicId: {error}");
@@ -59,7 +57,7 @@ pub(in crate::routes) async fn failed(
     let mut states = event_states(&state, &destination_id, status).await;
     let lines = state.failed_events.read(&topic, move |message, out| {
         let is_wanted = filter.wants(&prefix, message)
-            && states.counts(message.header(ORIGIN), message.header(RETRIES));
+            && states.counts(message.header(headers::ORIGIN), message.header(headers::RETRIES));
         if !is_wanted {
             return;
         }
@@ -80,18 +78,20 @@ pub(in crate::routes) async fn failed(
 
 fn details(prefix: &str, message: &Message, status: Status) -> Details {
     let text = |name| String::from_utf8_lossy(message.header(name).unwrap_or_default());
-    let topic = TopicId::parse(prefix, &text(ORIGINAL_TOPIC));
+    let topic = TopicId::parse(prefix, &text(headers::ORIGINAL_TOPIC));
     let (mode, table_name) = topic.map_or_else(Default::default, |id| (id.mode.as_str(), id.table));
     Details {
         table_name,
         mode,
-        reason: text(REASON).into_owned(),
-        retries: text(RETRIES).parse().unwrap_or(0),
+        reason: text(headers::ERROR).into_owned(),
+        retries: text(headers::RETRIES).parse().unwrap_or(0),
         failed_at: message
             .timestamp_ms()
             .and_then(|at| Some(Timestamp::from_millisecond(at).ok()?.to_string())),
         retry_at: match status {
-            Status::Retry => message.header(RETRY_TIME).map(|_| text(RETRY_TIME).into_owned()),
+            Status::Retry => {
+                message.header(headers::RETRY_TIME).map(|_| text(headers::RETRY_TIME).into_owned())
+            }
             Status::Dead => None, // it has the time of an attempt that there will not be
         },
     }

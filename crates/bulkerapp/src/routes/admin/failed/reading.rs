@@ -4,18 +4,14 @@
 //! not notice; a reader that is slow holds back the reading instead of filling memory; a reader
 //! that got everything got all records that were there when it asked, else its answer breaks off.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use appbase::telemetry::chain;
 use bytes::Bytes;
 use kafkabase::{
-    Admin, AdminError, FetchError, Fetched, Fetcher, FetcherSettings, Message, OffsetSpec,
+    Admin, AdminError, ClientSettings, ClientSetupError, Fetcher, FetcherSettings, Message,
+    OpenError, RangeError, RangeItem, RangeReader,
 };
-use rdkafka::{ClientConfig, error::KafkaError};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -44,11 +40,11 @@ pub(crate) enum ReadError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error("no consumer")]
-    Consumer(#[from] KafkaError),
+    Consumer(#[from] ClientSetupError),
     #[error(transparent)]
-    Fetch(#[from] FetchError),
-    #[error("no record arrived for {} s although there are some", .0.as_secs())]
-    Stalled(Duration),
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Range(#[from] RangeError),
     #[error("the reader took nothing for {} s", READER_PATIENCE.as_secs())]
     SlowReader,
     /// The rest is not wanted any more.
@@ -58,7 +54,7 @@ pub(crate) enum ReadError {
 
 /// Reads topics of failed events.
 pub struct FailedEvents {
-    client: ClientConfig,
+    client: ClientSettings,
     admin: Admin,
     dead_letter_topic: String,
     stall_after: Duration,
@@ -69,7 +65,7 @@ impl FailedEvents {
     /// Nothing is connected yet. `client` holds brokers and security; `stall_after` is how long no
     /// record may arrive although there are some.
     pub fn new(
-        client: ClientConfig,
+        client: ClientSettings,
         admin: Admin,
         dead_letter_topic: String,
         stall_after: Duration,
@@ -120,12 +116,13 @@ impl FailedEvents {
 
     /// The topic's first offset, and the first after its end. `None`: there is nothing in between.
     async fn range(&self, topic: &str) -> Result<Option<(i64, i64)>, AdminError> {
-        match self.admin.topic_id(topic).await {
+        let topic = self.admin.topic_group(topic, PARTITION);
+        match topic.topic_id().await {
             Err(error) if error.is_unknown_topic() => return Ok(None),
             found => drop(found?),
         }
-        let end = self.admin.offset(topic, PARTITION, OffsetSpec::CommittedEnd).await?;
-        let start = self.admin.offset(topic, PARTITION, OffsetSpec::Earliest).await?;
+        let end = topic.end().await?;
+        let start = topic.low().await?;
         Ok((start < end).then_some((start, end)))
     }
 }
@@ -187,34 +184,23 @@ impl Reading {
         fetcher: &Arc<Fetcher>,
         mut write: impl FnMut(&Message, &mut Vec<u8>),
     ) -> Result<(), ReadError> {
-        let mut reader = fetcher.read(&self.topic, PARTITION, self.start)?;
+        let reader = fetcher.read(&self.topic, PARTITION, self.start)?;
+        let mut range = RangeReader::new(reader, self.end, self.stall_after);
         let mut chunk = Vec::new();
-        let mut heard = Instant::now();
         loop {
             if self.sender.is_closed() {
                 return Err(ReadError::Closed);
             }
-            match reader.next(POLL)? {
-                Fetched::Message(message) => {
-                    heard = Instant::now();
-                    if message.offset() < self.end {
-                        write(&message, &mut chunk);
-                    }
-                    if message.offset() + 1 >= self.end {
-                        break;
-                    }
+            match range.next(POLL)? {
+                RangeItem::Message(message) => {
+                    write(&message, &mut chunk);
                     if chunk.len() >= CHUNK {
                         self.send(Some(std::mem::take(&mut chunk).into()))?;
+                        range.resume();
                     }
                 }
-                // markers of transactions are never delivered: they may be all that lies before the
-                // end
-                Fetched::End { offset } if offset >= self.end => break,
-                Fetched::End { .. } | Fetched::Nothing => {
-                    if heard.elapsed() >= self.stall_after {
-                        return Err(ReadError::Stalled(self.stall_after));
-                    }
-                }
+                RangeItem::Waiting => {}
+                RangeItem::End => break,
             }
         }
         if chunk.is_empty() { Ok(()) } else { self.send(Some(chunk.into())) }
