@@ -75,6 +75,7 @@ enum End {
 /// What may be wrong with the end of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
+    /// It panicked; the log has said why.
     Panicked,
     /// It still runs.
     Late,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ::redis::RedisError;
 
-use crate::redis::CALL_LIMIT;
+/// The longest a call takes, making a connection included. Callers of the log do not wait for it; readers do.
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the log cannot be opened: settings that no retry mends.
 #[derive(Debug, thiserror::Error)]

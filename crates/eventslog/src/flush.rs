@@ -9,8 +9,8 @@ use tracing::{info, warn};
 use crate::{
     StoreError,
     event::EventType,
-    log::{Shared, Store},
     metrics::Reason,
+    shared::{Shared, Store},
 };
 
 /// Pause between two writes.

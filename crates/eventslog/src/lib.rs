@@ -19,6 +19,7 @@ mod log;
 mod metrics;
 mod record;
 mod redis;
+mod shared;
 
 pub use bodies::{BatchBody, IncomingBody, IncomingStatus, StreamBody, StreamStatus};
 pub use config::EventsLogConfig;

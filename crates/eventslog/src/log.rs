@@ -1,6 +1,6 @@
 //! The handle that posts and reads.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,11 +9,12 @@ use tracing::info;
 
 use crate::{
     EventsLogConfig, Flusher, LogMetrics, OpenError, Query, Record, StoreError,
-    buffer::{Buffer, Event, Limits, Streams},
+    buffer::{Buffer, Event, Limits},
     clickhouse::ClickHouseLog,
     event::{EventType, Level},
-    metrics::{Dropped, Reason},
+    metrics::Dropped,
     redis::RedisLog,
+    shared::{Shared, Store},
 };
 
 /// Memory for events that are not stored yet, whatever their number.
@@ -24,26 +25,6 @@ const EARLY_BYTES: usize = BUFFER_BYTES / 8;
 /// The log. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct EventsLog(pub(crate) Arc<Shared>);
-
-/// What handles and the flusher share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    buffer: Mutex<Buffer>,
-    pub(crate) store: Store,
-    pub(crate) metrics: LogMetrics,
-    dropped: Dropped,
-    /// Bytes that ask for an early write.
-    early_bytes: usize,
-    pub(crate) early: Notify,
-}
-
-/// Where the log is kept.
-#[derive(Debug)]
-pub(crate) enum Store {
-    None,
-    Redis(Box<RedisLog>),
-    ClickHouse(ClickHouseLog),
-}
 
 /// Opens the log that the settings name, without a look at the server. Nothing is stored until the flusher runs.
 pub fn open(
@@ -122,28 +103,5 @@ impl EventsLog {
             Store::ClickHouse(clickhouse) => clickhouse.read(query, &self.0.metrics).await,
         };
         read.inspect_err(|error| self.0.metrics.error(error.label()))
-    }
-}
-
-impl Shared {
-    pub(crate) fn take(&self) -> Streams {
-        self.buffer().take()
-    }
-
-    pub(crate) fn stored(&self) {
-        self.buffer().stored();
-    }
-
-    pub(crate) fn put_back(&self, taken: Streams) {
-        self.buffer().put_back(taken, &|kind, reason| self.drop_one(kind, reason));
-    }
-
-    pub(crate) fn drop_one(&self, kind: EventType, reason: Reason) {
-        self.dropped.of(kind, reason).inc();
-    }
-
-    fn buffer(&self) -> MutexGuard<'_, Buffer> {
-        // nothing in there can be half done
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

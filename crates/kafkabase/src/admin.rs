@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
-    ClientSettings, ClientSetupError, TopicGroup,
+    ClientSettings, ClientSetupError,
     fetcher::NO_GROUP,
     native::{self, AdminError, GroupOffset, OffsetSpec},
 };
@@ -91,11 +91,6 @@ impl Admin {
         let clients = Clients::new(settings).map_err(ClientSetupError::of("admin client"))?;
         let client = Arc::new(ArcSwap::from_pointee(clients));
         Ok(Admin { settings: settings.clone(), client, timeout })
-    }
-
-    /// The topic's partition and the group that has the topic's name. Asks nothing yet.
-    pub fn topic_group(&self, topic: &str, partition: i32) -> TopicGroup {
-        TopicGroup::new(self.clone(), topic, partition)
     }
 
     /// The cluster's id, as its brokers report it.

@@ -19,8 +19,15 @@ pub struct TopicGroup {
     partition: i32,
 }
 
+impl Admin {
+    /// The topic's partition and the group that has the topic's name. Asks nothing yet.
+    pub fn topic_group(&self, topic: &str, partition: i32) -> TopicGroup {
+        TopicGroup::new(self.clone(), topic, partition)
+    }
+}
+
 impl TopicGroup {
-    pub(crate) fn new(admin: Admin, topic: &str, partition: i32) -> TopicGroup {
+    fn new(admin: Admin, topic: &str, partition: i32) -> TopicGroup {
         TopicGroup { admin, topic: topic.to_owned(), partition }
     }
 

@@ -6,6 +6,7 @@
 //! as long as it has an id: they wait in Kafka until the configuration is repaired.
 
 mod cache;
+mod config;
 mod configuration;
 mod destination;
 mod document;
@@ -16,8 +17,9 @@ mod sources;
 mod targets;
 
 pub use appbase::repository::RepositoryStatus as ConfigurationStatus;
+pub use config::DestinationConfig;
 pub use configuration::{Configuration, ConfigurationError};
-pub use destination::{Destination, DestinationConfig};
+pub use destination::Destination;
 pub use registry::{Destinations, Snapshot};
 pub use settings::{RedisSettings, SourceConfig};
 pub use sources::SourceError;

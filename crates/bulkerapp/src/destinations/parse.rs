@@ -5,7 +5,7 @@
 use kafkabase::is_topic_part;
 use serde_json::{Map, Value};
 
-use super::DestinationConfig;
+use super::config::DestinationConfig;
 
 /// Why a text is not a destination.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

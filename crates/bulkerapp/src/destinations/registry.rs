@@ -13,10 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::{
-    destination::{Destination, DestinationConfig},
-    document::Document,
-};
+use super::{config::DestinationConfig, destination::Destination, document::Document};
 use crate::metrics;
 
 /// All destinations at one moment.

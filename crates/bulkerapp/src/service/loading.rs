@@ -6,17 +6,14 @@ use anyhow::{Context, Result};
 use kafkabase::{ConfirmedProducer, FetcherSettings, TopicSettings, topic_name};
 use loader::{
     LoaderSettings, LoaderStatus, Loading, LoadingConfig, MetricsTopic, OwnedTopics, Ownership,
-    RefusalConfig, Reporter, RetryBackoff, Shard, SharedRetry, SharesTopic, TargetDefaults,
+    RefusalConfig, Reporter, RetryBackoff, Shard, SharedRetry, SharesTopic,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{CLIENT_ID, PRODUCE_TIMEOUT, parts::Shared};
-use crate::{
-    config::Config,
-    destinations::{Destinations, Targets},
-};
+use super::{CLIENT_ID, PRODUCE_TIMEOUT, parts::Shared, targets::workers_per_destination};
+use crate::{config::Config, destinations::Destinations};
 
 /// The destination, and its table, that counts of events go to.
 const METRICS: &str = "metrics";
@@ -93,32 +90,6 @@ fn metrics_topic(config: &Config, destinations: Arc<Destinations>) -> MetricsTop
         let mode = destinations.get(METRICS)?.mode;
         Some(topic_name(&prefix, METRICS, mode, METRICS, 0))
     })
-}
-
-/// Three quarters: the others get some also while one destination hangs.
-fn workers_per_destination(config: &Config) -> u32 {
-    let workers = config.loader.loader_workers;
-    (workers - workers / 4).min(workers.saturating_sub(1)).max(1)
-}
-
-/// Opens the destinations; nothing is connected yet.
-pub(crate) fn open_targets(config: &Config, destinations: Arc<Destinations>) -> Arc<Targets> {
-    let per_destination = workers_per_destination(config);
-    // a run, and a tail, needs two connections at most, one loads, one asks; a call of /bulk needs
-    // one
-    let for_loader = per_destination.saturating_mul(4);
-    let connections = for_loader.saturating_add(config.server.bulk_max_requests);
-    let defaults = TargetDefaults {
-        period: i64::from(config.server.batch_runner_default_period_sec),
-        retry_period: i64::from(config.retries.batch_runner_default_retry_period_sec),
-        batch_size: u64::from(config.server.batch_runner_default_batch_size),
-        remember_states: 2
-            * (config.kafka.kafka_retry_topic_retention_hours
-                + config.kafka.kafka_topic_retention_hours
-                + config.kafka.kafka_dead_topic_retention_hours),
-        tail_loads: per_destination as usize,
-    };
-    Arc::new(Targets::new(destinations, connections, defaults))
 }
 
 /// The consumer group by which instances share the topics.

@@ -2,6 +2,7 @@
 
 mod loading;
 mod parts;
+mod targets;
 mod tasks;
 
 use std::{sync::Arc, time::Duration};
@@ -19,7 +20,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub(crate) use loading::{loaders_group, open_targets};
+pub(crate) use loading::loaders_group;
+pub(crate) use targets::open_targets;
 
 use crate::{
     config::Config,

@@ -10,7 +10,7 @@ use loader::{LoaderStatus, Pauses, PausesConfig, Stats};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::{CLIENT_ID, PRODUCE_TIMEOUT, loading::open_targets};
+use super::{CLIENT_ID, PRODUCE_TIMEOUT, targets::open_targets};
 use crate::{
     config::Config,
     destinations::{Configuration, ConfigurationStatus, Destinations, Targets},

@@ -3,16 +3,12 @@
 mod read;
 mod write;
 
-use std::time::Duration;
-
 use ::redis::{Pipeline, aio::MultiplexedConnection};
 use appbase::redis_client::{RedisClient, RedisClientError, RedisTls};
 use tokio::{sync::Mutex, time::timeout};
 
-use crate::{EventsLogConfig, LogMetrics, OpenError, StoreError};
+use crate::{EventsLogConfig, LogMetrics, OpenError, StoreError, error::CALL_LIMIT};
 
-/// The longest a call takes, making a connection included. Callers of the log do not wait for it; readers do.
-pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// The field of an entry that holds the event.
 const FIELD: &str = "event";
 

@@ -16,6 +16,7 @@ mod error;
 mod lookup;
 mod replay;
 mod replayer;
+mod replays;
 mod reports;
 mod spooling;
 mod topic;
