@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-/// Writes event number `number` (JSON) into `buffer`, which is cleared first. The key is the column `id`.
+/// Writes event number `number` (JSON) into `buffer`, which is cleared first. The key is the column
+/// `id`.
 pub(crate) fn write_event(buffer: &mut String, number: u64) {
     buffer.clear();
     let random = mix(number);

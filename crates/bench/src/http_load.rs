@@ -42,7 +42,8 @@ impl HttpLoad {
 pub(crate) struct Requests {
     port: u16,
     connections: usize,
-    /// Whole requests, each with an event of its own. Made ahead: making them would take the server's CPU time.
+    /// Whole requests, each with an event of its own. Made ahead: making them would take the
+    /// server's CPU time.
     pool: Arc<Vec<Vec<u8>>>,
 }
 
@@ -62,8 +63,9 @@ impl Requests {
         Requests { port, connections, pool }
     }
 
-    /// Posts for some time; any answer but 200 is an error. Each connection sends its next request when it has
-    /// the answer to the last one, with `per_second` not before its turn in that rate over all connections.
+    /// Posts for some time; any answer but 200 is an error. Each connection sends its next request
+    /// when it has the answer to the last one, with `per_second` not before its turn in that rate
+    /// over all connections.
     pub(crate) async fn post(&self, time: Duration, per_second: Option<f64>) -> Result<HttpLoad> {
         let started = Instant::now();
         let mut tasks = Vec::new();

@@ -39,7 +39,8 @@ pub(crate) async fn streamed(parts: &Parts, events: u64) -> Result<Comparison> {
     beside_copy(parts, "stream", "stream, draining a backlog", events, r#"mode: "stream""#).await
 }
 
-/// Loads a little, so that what Kafka makes once, its topic of group offsets and ours of shares, is there.
+/// Loads a little, so that what Kafka makes once, its topic of group offsets and ours of shares, is
+/// there.
 pub(crate) async fn warm_up(parts: &Parts) -> Result<()> {
     let options = r#"mode: "batch", frequency: 0.0167"#;
     load(parts, ("batch", "warm_up"), 1_000, options, |number| number).await?;
@@ -141,8 +142,8 @@ impl Loaded {
     }
 }
 
-/// Fills a topic, starts bulkerapp and waits until its offsets row says that all is loaded. The time
-/// counts from the start of the process.
+/// Fills a topic, starts bulkerapp and waits until its offsets row says that all is loaded. The
+/// time counts from the start of the process.
 async fn load(
     parts: &Parts,
     (mode, name): (&str, &str),

@@ -1,5 +1,6 @@
-//! `make bench`: what we do, beside a reference that does the bare minimum, on the same parts, in the same
-//! run. Prints a table and writes JSON. A figure without its reference and its machine is not a result.
+//! `make bench`: what we do, beside a reference that does the bare minimum, on the same parts, in
+//! the same run. Prints a table and writes JSON. A figure without its reference and its machine is
+//! not a result.
 
 mod events;
 mod http_load;

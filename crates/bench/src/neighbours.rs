@@ -1,4 +1,5 @@
-//! One topic with a long backlog beside many with an event each: what is fetched for it, and how long the small ones wait.
+//! One topic with a long backlog beside many with an event each: what is fetched for it, and how
+//! long the small ones wait.
 
 use std::{
     collections::BTreeMap,

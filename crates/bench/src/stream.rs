@@ -24,8 +24,8 @@ const TABLE: &str = "bench_latency";
 /// A row that takes longer is a failure, not a result.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// One event after the other: posted, then looked for until its row is there. Beside the same rows inserted by the
-/// client itself.
+/// One event after the other: posted, then looked for until its row is there. Beside the same rows
+/// inserted by the client itself.
 pub(crate) async fn latency(parts: &Parts, events: u64) -> Result<Comparison> {
     let destination = format!("bench{}", uuid::Uuid::new_v4().simple());
     let port = testkit::free_port()?;

@@ -1,4 +1,5 @@
-//! Many topics on one instance: how long until an event of each is loaded, and what they cost while nothing comes.
+//! Many topics on one instance: how long until an event of each is loaded, and what they cost while
+//! nothing comes.
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,8 @@
-//! What operators see of intake and topics. Names and labels that the original has stay as they are.
+//! What operators see of intake and topics. Names and labels that the original has stay as they
+//! are.
 //!
-//! Labels are bounded: a name that a client chose is a label only once it is the name of a topic that exists.
+//! Labels are bounded: a name that a client chose is a label only once it is the name of a topic
+//! that exists.
 
 use std::sync::LazyLock;
 
@@ -11,8 +13,8 @@ use prometheus::{
 
 const OF_EVENT: [&str; 5] = ["destinationId", "mode", "tableName", "status", "errorType"];
 
-/// Calls of `/post` and `/profiles`. Labels: `destinationId`, `mode`, `tableName`, `status` (`success`, `error`),
-/// `errorType`.
+/// Calls of `/post` and `/profiles`. Labels: `destinationId`, `mode`, `tableName`, `status`
+/// (`success`, `error`), `errorType`.
 pub static HANDLER_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_handler_events",
@@ -38,8 +40,8 @@ pub static HANDLER_BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Events on their way to Kafka. Labels: those of a topic, `status` (`produced`, `delivered`, `error`),
-/// `errorType`.
+/// Events on their way to Kafka. Labels: those of a topic, `status` (`produced`, `delivered`,
+/// `error`), `errorType`.
 pub static PRODUCER_MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_producer_messages",
@@ -55,7 +57,8 @@ pub static PRODUCER_QUEUE_LENGTH: LazyLock<IntGauge> = LazyLock::new(|| {
         .expect("registered once")
 });
 
-/// Topics whose events are spooled or refused, because Kafka does not acknowledge or older ones are in the spool.
+/// Topics whose events are spooled or refused, because Kafka does not acknowledge or older ones are
+/// in the spool.
 pub static PRODUCER_BLOCKED_TOPICS: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!(
         "bulkerapp_producer_blocked_topics",
@@ -100,7 +103,8 @@ pub static SPOOL_QUARANTINED: LazyLock<IntGauge> = LazyLock::new(|| {
         .expect("registered once")
 });
 
-/// What became of spooled events. Label: `status` (`spooled`, `delivered`, `found`, `quarantined`, `released`).
+/// What became of spooled events. Label: `status` (`spooled`, `delivered`, `found`, `quarantined`,
+/// `released`).
 pub static SPOOL_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_spool_events_total",
@@ -149,7 +153,8 @@ pub static TOPIC_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// The same failures by what is to be looked at. Label: `reason`, see [`kafkabase::ClientError::kind`].
+/// The same failures by what is to be looked at. Label: `reason`, see
+/// [`kafkabase::ClientError::kind`].
 pub static KAFKA_UNREACHABLE: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_kafka_unreachable_total",
@@ -185,7 +190,8 @@ pub static WEAK_TOPICS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Destinations that are not as configured: a bad option, or no loading at all. Label: `destinationId`.
+/// Destinations that are not as configured: a bad option, or no loading at all. Label:
+/// `destinationId`.
 pub static DESTINATION_INIT_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_repository_destination_init_error",
@@ -205,8 +211,8 @@ pub static DESTINATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Failures to read the configuration, or a part of it. Label: `errorType` (`error`, `parse_error`, `copy_error`,
-/// `redis error: …`).
+/// Failures to read the configuration, or a part of it. Label: `errorType` (`error`, `parse_error`,
+/// `copy_error`, `redis error: …`).
 pub static CONFIGURATION_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_configuration_error",
@@ -235,8 +241,8 @@ pub static CONFIGURATION_AGE: LazyLock<IntGauge> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Entries that are not in the events log. Labels: `type` of the event, `reason` (`full`: the stream has what it
-/// keeps; `memory`: too much waits to be written; `refused`).
+/// Entries that are not in the events log. Labels: `type` of the event, `reason` (`full`: the
+/// stream has what it keeps; `memory`: too much waits to be written; `refused`).
 pub static EVENTS_LOG_DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_events_log_dropped_entries_total",

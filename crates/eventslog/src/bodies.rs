@@ -31,8 +31,8 @@ pub enum StreamStatus {
     Failed,
 }
 
-/// Body of [`EventType::BulkerBatch`](crate::EventType::BulkerBatch): the fields of the stream's state, then its
-/// last row.
+/// Body of [`EventType::BulkerBatch`](crate::EventType::BulkerBatch): the fields of the stream's
+/// state, then its last row.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchBody<S, M> {

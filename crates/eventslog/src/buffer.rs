@@ -1,9 +1,11 @@
 //! What was posted and is not stored yet, by stream, within bounds.
 //!
-//! What is kept when more comes than fits: the first events between two writes. The latest would tell people
-//! more, but then every event would have to be encoded, and almost all of them for nothing.
+//! What is kept when more comes than fits: the first events between two writes. The latest would
+//! tell people more, but then every event would have to be encoded, and almost all of them for
+//! nothing.
 //!
-//! Invariant: what is held, the part that is being written included, is at most the limit and one event.
+//! Invariant: what is held, the part that is being written included, is at most the limit and one
+//! event.
 
 use std::{collections::HashMap, mem};
 
@@ -72,7 +74,8 @@ impl Buffer {
         Buffer { limits, waiting: Streams::default(), taken: 0 }
     }
 
-    /// Whether one of the streams that an event would go to has room. Where none has, `dropped` hears of each.
+    /// Whether one of the streams that an event would go to has room. Where none has, `dropped`
+    /// hears of each.
     pub(crate) fn has_room(
         &self,
         actor: &str,

@@ -3,13 +3,15 @@
 use appbase::values::{boolean, integer};
 use clap::{ArgAction, Args};
 
-/// Settings of the events log. ClickHouse if it has a host, else Redis if it has a URL, else there is no log.
+/// Settings of the events log. ClickHouse if it has a host, else Redis if it has a URL, else there
+/// is no log.
 #[derive(Clone, Args)]
 pub struct EventsLogConfig {
     /// The default Redis.
     #[arg(long)]
     pub redis_url: Option<String>,
-    /// Certificates to trust for Redis, as PEM, instead of the system's; Redis is then spoken to with TLS.
+    /// Certificates to trust for Redis, as PEM, instead of the system's; Redis is then spoken to
+    /// with TLS.
     #[arg(long)]
     pub redis_tls_ca: Option<String>,
     /// Do not verify Redis' certificate.
@@ -18,7 +20,8 @@ pub struct EventsLogConfig {
     /// Redis of the events log.
     #[arg(long)]
     pub events_log_redis_url: Option<String>,
-    /// Events that a stream of the events log keeps in Redis, and that are taken for it between two writes.
+    /// Events that a stream of the events log keeps in Redis, and that are taken for it between two
+    /// writes.
     #[arg(long, default_value = "1000", value_parser = integer::<u32>)]
     pub events_log_max_size: u32,
     /// ClickHouse of the events log, `host:port` of its HTTP interface.

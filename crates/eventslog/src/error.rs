@@ -1,11 +1,12 @@
-//! What goes wrong with a store. Texts hold no value of an event and no secret: what a server answers may quote
-//! both, so only its codes are kept.
+//! What goes wrong with a store. Texts hold no value of an event and no secret: what a server
+//! answers may quote both, so only its codes are kept.
 
 use std::time::Duration;
 
 use ::redis::RedisError;
 
-/// The longest a call takes, making a connection included. Callers of the log do not wait for it; readers do.
+/// The longest a call takes, making a connection included. Callers of the log do not wait for it;
+/// readers do.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the log cannot be opened: settings that no retry mends.

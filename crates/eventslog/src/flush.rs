@@ -39,8 +39,8 @@ impl Flusher {
         Flusher { every, ..self }
     }
 
-    /// Writes until `stop`, and then once more. Takes a few seconds more at the stop when the store hangs; what
-    /// cannot be written then is lost.
+    /// Writes until `stop`, and then once more. Takes a few seconds more at the stop when the store
+    /// hangs; what cannot be written then is lost.
     pub async fn run(self, stop: CancellationToken) {
         let mut complaints = Complaints::default();
         let mut turns = interval(self.every);

@@ -26,7 +26,8 @@ const EARLY_BYTES: usize = BUFFER_BYTES / 8;
 #[derive(Debug, Clone)]
 pub struct EventsLog(pub(crate) Arc<Shared>);
 
-/// Opens the log that the settings name, without a look at the server. Nothing is stored until the flusher runs.
+/// Opens the log that the settings name, without a look at the server. Nothing is stored until the
+/// flusher runs.
 pub fn open(
     config: &EventsLogConfig,
     metrics: LogMetrics,
@@ -58,8 +59,8 @@ pub fn open(
 }
 
 impl EventsLog {
-    /// Whether an event would be kept, for callers that would have to prepare more than [`EventsLog::post`]'s
-    /// `body`. An event that would not counts as dropped by this question.
+    /// Whether an event would be kept, for callers that would have to prepare more than
+    /// [`EventsLog::post`]'s `body`. An event that would not counts as dropped by this question.
     pub fn wants(&self, actor: &str, kind: EventType, level: Level) -> bool {
         if matches!(self.0.store, Store::None) {
             return false;
@@ -67,9 +68,9 @@ impl EventsLog {
         self.0.buffer().has_room(actor, kind, level, &|kind, reason| self.0.drop_one(kind, reason))
     }
 
-    /// Logs an event; never waits. `body` is only called when the event will be kept: the first ones of an
-    /// actor, kind and level between two writes. It serializes as an object; see [`BatchBody`](crate::BatchBody)
-    /// and its neighbours.
+    /// Logs an event; never waits. `body` is only called when the event will be kept: the first
+    /// ones of an actor, kind and level between two writes. It serializes as an object; see
+    /// [`BatchBody`](crate::BatchBody) and its neighbours.
     pub fn post<T: Serialize>(
         &self,
         actor: &str,

@@ -9,8 +9,8 @@ use crate::event::EventType;
 pub struct LogMetrics {
     /// Failures of the log. Label: `errorType`.
     pub errors: IntCounterVec,
-    /// Entries that were not stored; an event of level error is an entry of two streams. Labels: `type`, `reason`
-    /// (`full`, `memory`, `refused`).
+    /// Entries that were not stored; an event of level error is an entry of two streams. Labels:
+    /// `type`, `reason` (`full`, `memory`, `refused`).
     pub dropped: IntCounterVec,
 }
 

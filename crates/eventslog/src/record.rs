@@ -48,12 +48,14 @@ impl FromStr for RecordId {
 /// All events of one kind and actor.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamName {
-    /// As in [`EventType::as_str`](crate::EventType::as_str); others may have written kinds of their own.
+    /// As in [`EventType::as_str`](crate::EventType::as_str); others may have written kinds of
+    /// their own.
     pub kind: String,
     pub actor: String,
 }
 
-/// A record of several streams: those of a lesser id come after it, and those of the same id in lesser streams.
+/// A record of several streams: those of a lesser id come after it, and those of the same id in
+/// lesser streams.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     pub id: RecordId,

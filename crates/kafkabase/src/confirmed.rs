@@ -82,8 +82,8 @@ pub struct ConfirmedProducer {
 }
 
 impl ConfirmedProducer {
-    /// `client_id`: how the brokers see it. `timeout`: how long a record may take. Kafka need not be
-    /// there.
+    /// `client_id`: how the brokers see it. `timeout`: how long a record may take. Kafka need not
+    /// be there.
     pub fn new(
         kafka: &KafkaConfig,
         client_id: &str,

@@ -102,8 +102,8 @@ pub struct TopicMetadata {
 }
 
 impl Admin {
-    /// Makes a topic; returns once all brokers know it, after 10 s at most. One that is there already
-    /// is fine, whatever its settings. Dropped, it may be made all the same.
+    /// Makes a topic; returns once all brokers know it, after 10 s at most. One that is there
+    /// already is fine, whatever its settings. Dropped, it may be made all the same.
     pub async fn create_topic(
         &self,
         name: &str,
@@ -135,8 +135,8 @@ impl Admin {
         .await
     }
 
-    /// Raises the number of a topic's partitions to `total`; fewer than it has is an error. Dropped,
-    /// it may take effect all the same.
+    /// Raises the number of a topic's partitions to `total`; fewer than it has is an error.
+    /// Dropped, it may take effect all the same.
     pub async fn raise_partitions(&self, name: &str, total: usize) -> Result<(), AdminError> {
         const CALL: &str = "CreatePartitions";
         let name = name.to_owned();

@@ -105,8 +105,8 @@ impl Fetcher {
         Ok(Fetcher { consumer, stopped })
     }
 
-    /// As [`Fetcher::read`], on a thread that may block. Dropped, it gives the partition back once it
-    /// has it.
+    /// As [`Fetcher::read`], on a thread that may block. Dropped, it gives the partition back once
+    /// it has it.
     pub async fn open(
         self: &Arc<Self>,
         topic: &str,

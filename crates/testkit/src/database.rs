@@ -10,7 +10,7 @@ pub type Rows = Vec<Vec<Option<String>>>;
 
 const DROP_LIMIT: Duration = Duration::from_secs(10);
 
-/// A database that is dropped with its handle, whoever is still connected to it.
+/// A database that is dropped with its handle, also while clients are connected to it.
 #[derive(Debug)]
 pub struct Database {
     server: String,
@@ -19,7 +19,8 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes a database on the server that `url` (`postgres://user:password@host:port/database`) names.
+    /// Makes a database on the server that `url` (`postgres://user:password@host:port/database`)
+    /// names.
     pub async fn create_on(url: &str) -> Result<Database> {
         let name = format!("test_{}", uuid::Uuid::new_v4().simple());
         let address = Address { name, ..Address::parse(url)? };

@@ -1,4 +1,4 @@
-//! Child processes that outlive nobody: a helper kills them when this process is gone.
+//! Child processes that do not outlive this one: a helper kills them when this process is gone.
 //!
 //! `kill_on_drop` does not run in a process that is killed, and a parent-death signal follows the
 //! thread that started the child. So a small process of its own holds the other end of a pipe.

@@ -94,7 +94,7 @@ impl Kafka {
         Ok(self.adopt(name))
     }
 
-    /// Takes over a topic that somebody else makes or made: it is deleted with the handle.
+    /// Takes over a topic that the product makes or made: it is deleted with the handle.
     pub fn adopt(&self, name: impl Into<String>) -> Topic {
         Topic { name: name.into(), kafka: self.clone() }
     }
@@ -309,7 +309,8 @@ impl Kafka {
         .await
     }
 
-    /// Commits for a group without members, as Kafka's own reset tool does; refused while it has some.
+    /// Commits for a group without members, as Kafka's own reset tool does; refused while it has
+    /// some.
     pub async fn commit(
         &self,
         group: &str,

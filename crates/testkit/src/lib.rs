@@ -1,7 +1,7 @@
 //! Real Kafka, PostgreSQL and Redis for tests, and the means to hurt them.
 //!
-//! Addresses come from `TESTKIT_KAFKA`, `TESTKIT_POSTGRES_URL` and `TESTKIT_REDIS_URL` (`make test` sets
-//! them). Where one is missing, a stack of native parts is started for this test process by
+//! Addresses come from `TESTKIT_KAFKA`, `TESTKIT_POSTGRES_URL` and `TESTKIT_REDIS_URL` (`make test`
+//! sets them). Where one is missing, a stack of native parts is started for this test process by
 //! `scripts/stack`; where that is impossible the test fails and names what is missing. Nothing is
 //! ever skipped.
 //!

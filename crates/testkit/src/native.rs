@@ -44,7 +44,8 @@ impl Part {
         self.wait_until_gone(parent, &all).await
     }
 
-    /// A clean end: PostgreSQL cuts sessions and writes everything, Kafka has its controlled shutdown.
+    /// A clean end: PostgreSQL cuts sessions and writes everything, Kafka has its controlled
+    /// shutdown.
     pub async fn shut_down(&self) -> Result<()> {
         let parent = self.parent()?;
         let all = with_children(parent)?;

@@ -1,7 +1,7 @@
 //! Free ports below the range that outgoing connections are given theirs from.
 //!
-//! A port of that range could be taken by somebody's connection while our part is stopped, and a
-//! client that keeps knocking at a closed port of that range can end up connected to itself.
+//! A port of that range could be taken by another process's connection while our part is stopped,
+//! and a client that keeps knocking at a closed port of that range can end up connected to itself.
 
 use std::{collections::HashSet, net::TcpListener, sync::Mutex};
 
@@ -12,7 +12,7 @@ const COUNT: u16 = 12_000;
 
 static HANDED_OUT: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
-/// A port on loopback that nobody listens on; never the same one twice in a process.
+/// A port on loopback that is not listened on; never the same one twice in a process.
 pub fn free_port() -> Result<u16> {
     let mut guard = HANDED_OUT.lock().expect("nobody panics while holding it");
     let handed_out = guard.get_or_insert_default();

@@ -88,7 +88,8 @@ impl Service {
             .with_context(|| format!("no line with {text:?} within {limit:?}"))?
     }
 
-    /// Waits until `GET http://127.0.0.1:{port}{path}` answers 200; fails at once when the program has ended.
+    /// Waits until `GET http://127.0.0.1:{port}{path}` answers 200; fails at once when the program
+    /// has ended.
     pub async fn wait_for_ok(&mut self, port: u16, path: &str, limit: Duration) -> Result<()> {
         let deadline = tokio::time::Instant::now() + limit;
         loop {

@@ -58,7 +58,8 @@ impl Stack {
         self
     }
 
-    /// Starts what does not run and waits until it answers; the ports stay the same from start to start.
+    /// Starts what does not run and waits until it answers; the ports stay the same from start to
+    /// start.
     pub(crate) async fn up(&self) -> Result<()> {
         let output = Command::new(SCRIPT)
             .arg("up")

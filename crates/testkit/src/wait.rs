@@ -22,8 +22,8 @@ where
     Ok(())
 }
 
-/// Runs `work` to its end on a thread with a runtime of its own: for `Drop`, which cannot await, and
-/// may run inside any runtime or none.
+/// Runs `work` to its end on a thread with a runtime of its own: for `Drop`, which cannot await,
+/// and may run inside any runtime or none.
 pub(crate) fn on_own_thread(
     limit: Duration,
     work: impl Future<Output = Result<()>> + Send + 'static,

@@ -1,11 +1,12 @@
 //! The structure of the code, held by a test: which file may know which.
 //!
 //! Rules:
-//! - no circles between the files of a crate. A file may use what the `mod.rs` above it defines (the trunk of its folder)
-//!   without counting as one with it;
+//! - no circles between the files of a crate. A file may use what the `mod.rs` above it defines
+//!   (the trunk of its folder) without counting as one with it;
 //! - crates know each other in one direction only, as [`FLOORS`] has them;
-//! - Kafka's client library is known to `kafkabase` alone, the database driver to `warehouse` and to the sources that read
-//!   PostgreSQL ([`KNOWN_TO`]). Tools for measuring and testing drive real clients.
+//! - Kafka's client library is known to `kafkabase` alone, the database driver to `warehouse` and
+//!   to the sources that read PostgreSQL ([`KNOWN_TO`]). Tools for measuring and testing drive real
+//!   clients.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -1,7 +1,9 @@
-//! The destinations as the loader needs them: opened once, by id, kept as long as their configuration stays.
+//! The destinations as the loader needs them: opened once, by id, kept as long as their
+//! configuration stays.
 //!
-//! Invariants: who got a target may use it to its end, whatever the configuration says by then (its connections
-//! close with the last user); and one that cannot be opened is tried again, and named in `/health` until it can.
+//! Invariants: who got a target may use it to its end, whatever the configuration says by then (its
+//! connections close with the last user); and one that cannot be opened is tried again, and named
+//! in `/health` until it can.
 
 use std::{
     collections::HashMap,
@@ -9,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use appbase::telemetry::chain;
+use appbase::{backoff::Backoff, telemetry::chain};
 use arc_swap::ArcSwap;
 use loader::{LoadTarget, OpenTargets, TargetDefaults, TargetSource};
 use tracing::{error, info};
@@ -18,8 +20,10 @@ use warehouse::Warehouse;
 use super::{Destination, Destinations, Snapshot};
 use crate::metrics;
 
-/// Pauses between attempts to open a destination: doubled from the first to the last.
-const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+/// The pause after a first attempt to open a destination; the next ones are twice as long each, up
+/// to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// All targets, following the configuration.
 pub struct Targets {
@@ -47,7 +51,7 @@ struct Opened {
 struct Failed {
     of: Arc<Destination>,
     again_at: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl TargetSource for Targets {
@@ -79,7 +83,8 @@ impl Targets {
         targets
     }
 
-    /// The destination as it is configured now. `None`: it is not configured, or not one that can be loaded.
+    /// The destination as it is configured now. `None`: it is not configured, or not one that can
+    /// be loaded.
     pub fn get(&self, destination_id: &str) -> Option<Arc<LoadTarget>> {
         self.targets().get(destination_id).cloned()
     }
@@ -124,11 +129,11 @@ impl Targets {
                         );
                     }
                     self.destinations.set_not_opened(id, Some(problem));
-                    let (first, last) = RETRY_PAUSES;
-                    let pause = failed.map_or(first, |failed| (failed.pause * 2).min(last));
-                    let again_at = now + pause;
+                    let first = || Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+                    let mut backoff = failed.map_or_else(first, |failed| failed.backoff.clone());
+                    let again_at = now + backoff.next_pause();
                     let of = destination.clone();
-                    after.failed.insert(id.clone(), Failed { of, again_at, pause });
+                    after.failed.insert(id.clone(), Failed { of, again_at, backoff });
                 }
             }
         }
@@ -141,7 +146,8 @@ impl Targets {
 
     fn open_one(&self, destination: &Destination) -> Result<LoadTarget, String> {
         let kind = destination.kind().ok_or("this version does not load that type")?;
-        // two more: building a key on a table with rows takes a second connection, and the counters are asked for
+        // two more: building a key on a table with rows takes a second connection, and the counters
+        // are asked for
         let connections = self.connections + 2;
         // the value is not shown: it is a secret
         let warehouse = Warehouse::open(kind, &destination.config.credentials, connections)
@@ -220,9 +226,9 @@ mod tests {
         // the file arrives: the next attempt finds it, and not before
         std::fs::write(&file, "").unwrap();
         let now = Instant::now();
-        targets.open(now + RETRY_PAUSES.0 / 2);
+        targets.open(now + FIRST_PAUSE / 2);
         assert!(targets.get("one").is_none());
-        targets.open(now + RETRY_PAUSES.0 * 2);
+        targets.open(now + FIRST_PAUSE * 2);
         assert!(targets.get("one").is_some());
         assert!(!destinations.problems()[0].starts_with("one: "), "{:?}", destinations.problems());
 

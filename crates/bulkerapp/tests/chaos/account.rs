@@ -1,8 +1,9 @@
 //! The account at the end: where each event is, once, and whether the counters say the same.
 //!
-//! The ends of an event are read from where customers would read them: rows of the table, and the dead letter topic,
-//! where a letter counts while its origin is `dead`. An event that got a 200 has to be in one of them, once. One that got no
-//! 200 may be in Kafka all the same; then the same holds for it.
+//! The ends of an event are read from where customers would read them: rows of the table, and the
+//! dead letter topic, where a letter counts while its origin is `dead`. An event that got a 200 has
+//! to be in one of them, once. One that got no 200 may be in Kafka all the same; then the same
+//! holds for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -139,7 +140,8 @@ async fn check_table(
             table.name()
         ));
     }
-    // the instances were stopped cleanly, so whoever takes over from Kafka's group starts where the row stands
+    // the instances were stopped cleanly, so the loader that takes over from Kafka's group starts
+    // where the row stands
     let committed =
         world.kafka.committed(&topic, &topic, 0).await?.map(|committed| committed.offset);
     let end = world.kafka.end_offset(&topic, 0).await?;

@@ -1,7 +1,8 @@
-//! The disk under an instance's spool: the instance may be kept from writing files beyond a size (`RLIMIT_FSIZE`).
+//! The disk under an instance's spool: the instance may be kept from writing files beyond a size
+//! (`RLIMIT_FSIZE`).
 //!
-//! A disk does not get well because its instance is started anew, so the next process has the limit as well. It is the soft
-//! limit, which can be taken back without rights.
+//! A disk does not get well because its instance is started anew, so the next process has the limit
+//! as well. It is the soft limit, which can be taken back without rights.
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
-//! What breaks, when, and for how long: decided by the seed before anything starts, and printed, so that it can be
-//! repeated. Each part has its own sequence, so two or three parts may be down at a time.
+//! What breaks, when, and for how long: decided by the seed before anything starts, and printed, so
+//! that it can be repeated. Each part has its own sequence, so two or three parts may be down at a
+//! time.
 
 use std::{fmt, ops::Range, time::Duration};
 
@@ -23,8 +24,8 @@ pub(crate) enum Part {
 pub(crate) enum Harm {
     /// `kill -9`.
     Killed,
-    /// `kill -9` of an instance when its next load has committed and it does not know yet: random kills hardly ever hit
-    /// this moment, in which a weaker protocol doubles.
+    /// `kill -9` of an instance when its next load has committed and it does not know yet: random
+    /// kills hardly ever hit this moment, in which a weaker protocol doubles.
     KilledAtCommit,
     /// SIGSTOP: connections stay, nothing answers.
     Frozen,
@@ -70,7 +71,8 @@ struct Habit {
     harms: &'static [Harm],
     /// Milliseconds of health between two faults.
     healthy: Range<u64>,
-    /// Milliseconds that it is frozen, or full. Instances: longer than the session that the others grant them, sometimes.
+    /// Milliseconds that it is frozen, or full. Instances: longer than the session that the others
+    /// grant them, sometimes.
     lasting: Range<u64>,
 }
 

@@ -1,5 +1,6 @@
-//! The last fault, the same for every seed: Kafka is frozen until both spools are full, and meanwhile a disk takes nothing
-//! for a while. Chance alone would leave runs in which no spool ever had to say no.
+//! The last fault, the same for every seed: Kafka is frozen until both spools are full, and
+//! meanwhile a disk takes nothing for a while. Chance alone would leave runs in which no spool ever
+//! had to say no.
 
 use std::time::Duration;
 

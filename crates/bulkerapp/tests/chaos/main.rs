@@ -1,8 +1,9 @@
 //! Everything breaks, again and again, while events are posted: each of them ends in one place.
 //!
-//! Two instances, each with a spool, share twenty topics (batch and stream, plain and deduplicated); one event in a hundred
-//! is bad. Instances, Kafka, PostgreSQL and Redis are killed, frozen and restarted, and the spools' disks are full, as a seed
-//! decides. The last fault is the same for all seeds: Kafka is away until the spools are full. `CHAOS_SECONDS` (60) and
+//! Two instances, each with a spool, share twenty topics (batch and stream, plain and
+//! deduplicated); one event in a hundred is bad. Instances, Kafka, PostgreSQL and Redis are killed,
+//! frozen and restarted, and the spools' disks are full, as a seed decides. The last fault is the
+//! same for all seeds: Kafka is away until the spools are full. `CHAOS_SECONDS` (60) and
 //! `CHAOS_SEED` (chosen) come from the environment; `make chaos` runs ten minutes.
 
 #[allow(dead_code)] // the other test uses all of it

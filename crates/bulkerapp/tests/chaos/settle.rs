@@ -1,4 +1,5 @@
-//! After the last fault everything is sent and loaded, and no spool and no topic stands still meanwhile.
+//! After the last fault everything is sent and loaded, and no spool and no topic stands still
+//! meanwhile.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -18,8 +19,8 @@ struct Standing {
     is_done: bool,
 }
 
-/// Waits until the spools are empty, all topics are loaded to their ends and no refused event waits; answers the longest
-/// time for which one of them stood still.
+/// Waits until the spools are empty, all topics are loaded to their ends and no refused event
+/// waits; answers the longest time for which one of them stood still.
 pub(crate) async fn settle(world: &World) -> Result<(Duration, String)> {
     let mut longest = (Duration::ZERO, String::new());
     let mut seen: HashMap<String, (String, Instant)> = HashMap::new();

@@ -1,8 +1,9 @@
 //! The tables, what they refuse, and how they are repaired meanwhile.
 //!
-//! One event in a hundred is bad: its parent row is not there yet, its name is too wide for the column, or its
-//! amount is negative. Parent rows arrive some seconds later, for some events before the last attempt and for some after
-//! it. The column is widened after a third of the time. A negative amount is never taken.
+//! One event in a hundred is bad: its parent row is not there yet, its name is too wide for the
+//! column, or its amount is negative. Parent rows arrive some seconds later, for some events before
+//! the last attempt and for some after it. The column is widened after a third of the time. A
+//! negative amount is never taken.
 
 use std::time::Duration;
 
@@ -91,7 +92,8 @@ impl Fate {
     }
 }
 
-/// An event's text. `age`: of the run; parents are named by the second in which their children are sent.
+/// An event's text. `age`: of the run; parents are named by the second in which their children are
+/// sent.
 pub(crate) fn event(id: u64, age: Duration) -> String {
     let fate = Fate::of(id);
     let name = if fate == Fate::NeedsWidth { "too wide for its column" } else { "short" };

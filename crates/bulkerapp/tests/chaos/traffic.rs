@@ -1,4 +1,5 @@
-//! Clients that post without end, each attempt with a new id, and remember what was answered with 200, and why not.
+//! Clients that post without end, each attempt with a new id, and remember what was answered with
+//! 200, and why not.
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -1,5 +1,5 @@
-//! Destinations change while the service runs, without harm to the others; what is broken is named and takes nothing
-//! else down.
+//! Destinations change while the service runs, without harm to the others; what is broken is named
+//! and takes nothing else down.
 
 use std::time::Duration;
 

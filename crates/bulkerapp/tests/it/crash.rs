@@ -16,7 +16,8 @@ use crate::app::{App, PATIENCE, Setup, assert_exactly_once, events, loaded_to};
 
 const COUNT: u64 = 2_500;
 
-/// Loads through a proxy that kills the loader at `event` of its first load, then lets a second one finish.
+/// Loads through a proxy that kills the loader at `event` of its first load, then lets a second one
+/// finish.
 async fn killed_at(event: Event) -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
     let proxy = PostgresProxy::start(database.host(), database.port()).await?;

@@ -1,5 +1,5 @@
-//! What is broken is named, in the log, in a metric and in `/health`; `/ready` and `/health` answer as
-//! docs/operations.md says.
+//! What is broken is named, in the log, in a metric and in `/health`; `/ready` and `/health` answer
+//! as docs/operations.md says.
 
 use std::{
     fs,

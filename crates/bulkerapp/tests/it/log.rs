@@ -10,7 +10,8 @@ use testkit::{
 
 use crate::app::{App, PATIENCE, Setup, TOKEN};
 
-/// A Redis of the test's own, and an app that keeps its log there. Destinations are named in `more`.
+/// A Redis of the test's own, and an app that keeps its log there. Destinations are named in
+/// `more`.
 pub(crate) struct Logged {
     pub(crate) own: OwnRedis,
     pub(crate) redis: MultiplexedConnection,

@@ -1,4 +1,5 @@
-//! bulkerapp against real Kafka and PostgreSQL: what is promised holds while parts are killed, frozen and moved.
+//! bulkerapp against real Kafka and PostgreSQL: what is promised holds while parts are killed,
+//! frozen and moved.
 
 mod admin_routes;
 mod app;

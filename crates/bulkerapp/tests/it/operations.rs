@@ -66,7 +66,8 @@ async fn wait_for_stats(app: &App, wanted: impl Fn(&Value) -> bool) -> Result<Va
 
 #[tokio::test(flavor = "multi_thread")]
 async fn counters_survive_a_kill_and_fit_when_all_is_quiet() -> Result<()> {
-    // given events of which every tenth is refused for good after one more try, and equal keys in a batch
+    // given events of which every tenth is refused for good after one more try, and equal keys in a
+    // batch
     let mut shop = Shop::open().await?;
     shop.setup = shop
         .setup

@@ -1,4 +1,5 @@
-//! Kafka or PostgreSQL goes away, or the process is killed again and again: no answered event is lost or doubled.
+//! Kafka or PostgreSQL goes away, or the process is killed again and again: no answered event is
+//! lost or doubled.
 
 use std::{
     collections::HashSet,
@@ -26,7 +27,8 @@ use crate::app::{DESTINATION, PATIENCE, Setup, TOKEN, assert_exactly_once, event
 /// How long a part stays away.
 const OUTAGE: Duration = Duration::from_secs(10);
 
-/// Clients that post events without end, each attempt with a new id, and remember which were answered with 200.
+/// Clients that post events without end, each attempt with a new id, and remember which were
+/// answered with 200.
 struct Posting {
     answered: Arc<Mutex<HashSet<u64>>>,
     stop: Arc<AtomicBool>,

@@ -1,4 +1,5 @@
-//! Events that the warehouse refuses: they cost themselves only, come back, and end in exactly one place.
+//! Events that the warehouse refuses: they cost themselves only, come back, and end in exactly one
+//! place.
 
 use std::sync::{
     Arc,
@@ -105,7 +106,8 @@ impl Shop {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_event_waits_with_its_reason_and_the_others_are_loaded() -> Result<()> {
-    // given events of which every tenth breaks a constraint, and a pause before they are tried again
+    // given events of which every tenth breaks a constraint, and a pause before they are tried
+    // again
     let mut shop = Shop::open(5).await?;
     shop.setup = shop.setup.with("BULKER_MESSAGES_RETRY_BACKOFF_BASE", "5");
     shop.order(100).await?;
@@ -233,8 +235,8 @@ async fn an_event_that_asks_for_a_column_nobody_can_make_costs_itself() -> Resul
     Ok(())
 }
 
-/// Refused events are in Kafka, the transaction that refused them is not committed: killed there, and the table
-/// repaired before the next reading.
+/// Refused events are in Kafka, the transaction that refused them is not committed: killed there,
+/// and the table repaired before the next reading.
 async fn killed_after_parking(retry_count: u32) -> Result<Shop> {
     let shop = Shop::open(retry_count).await?;
     shop.order(100).await?;

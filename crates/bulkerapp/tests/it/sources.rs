@@ -324,7 +324,8 @@ async fn a_redis_that_dies_is_stood_in_for_and_listened_to_again() -> Result<()>
     app.stop().await
 }
 
-/// What the PostgreSQL source reads: rows, a time, and a switch that breaks the connection between two rows.
+/// What the PostgreSQL source reads: rows, a time, and a switch that breaks the connection between
+/// two rows.
 async fn as_source(database: &Database) -> Result<()> {
     database
         .execute(

@@ -1,4 +1,5 @@
-//! Answers without Kafka: what was answered with 200 is in Kafka once it is back, once, in order, whatever happens between.
+//! Answers without Kafka: what was answered with 200 is in Kafka once it is back, once, in order,
+//! whatever happens between.
 
 use std::{
     collections::HashSet,
@@ -234,7 +235,8 @@ async fn what_kafka_refuses_for_good_is_put_away_and_sent_again_by_a_command() -
     app.post_all("wide", 0..1).await?;
     app.until_replayed().await?;
 
-    // given events of which some are too large for their topic, each alone; the others are so only together
+    // given events of which some are too large for their topic, each alone; the others are so only
+    // together
     own.stop_process()?;
     let (mut small, mut large) = (events(0..1), Vec::new());
     for id in 1..60 {
@@ -280,7 +282,8 @@ async fn set_max_message_bytes(kafka: &Kafka, topic: &str, bytes: &str) -> Resul
     Ok(())
 }
 
-/// A client that posts one event after the other, each attempt with a new number, and remembers the answered ones.
+/// A client that posts one event after the other, each attempt with a new number, and remembers the
+/// answered ones.
 async fn post_one_by_one(port: u16, client: u64, stop: Arc<AtomicBool>) -> Vec<u64> {
     let mut answered = Vec::new();
     for number in 0.. {

@@ -1,4 +1,5 @@
-//! Where a run starts when something happened outside: resets, restores, other topics, other owners.
+//! Where a run starts when something happened outside: resets, restores, other topics, other
+//! owners.
 
 use anyhow::{Context, Result, ensure};
 use testkit::{Database, Kafka, Topic, wait_until};

@@ -81,7 +81,8 @@ async fn a_kafka_that_hangs_is_an_alarm_until_the_topic_moves_again() -> Result<
         .with("BULKER_LOADER_ALARM_AFTER_SEC", "3");
     let topic = setup.topic("t");
     kafka.create_topic(&topic, 1, 1, &[]).await?;
-    // before the start: a run that saw only the first of them would end, and nothing would be known to wait
+    // before the start: a run that saw only the first of them would end, and nothing would be known
+    // to wait
     kafka.produce_all(&topic, 0, events(0..50_000)).await?;
     let app = setup.start().await?;
     wait_until(PATIENCE, || async { database.count("t").await.is_ok_and(|rows| rows > 0) }).await?;

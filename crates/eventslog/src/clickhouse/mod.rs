@@ -1,4 +1,5 @@
-//! The log in ClickHouse: the table `events_log`, which somebody else makes and trims. Spoken over HTTP.
+//! The log in ClickHouse: the table `events_log`, which an administrator makes and trims. Spoken
+//! over HTTP.
 
 mod read;
 mod write;

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::ClickHouseLog;
 use crate::{StoreError, buffer::Streams};
 
-/// The values stand in the table's order, without their columns' names. The server gathers inserts of many
-/// processes; it answers when it has them in memory.
+/// The values stand in the table's order, without their columns' names. The server gathers inserts
+/// of many processes; it answers when it has them in memory.
 const SETTINGS: [(&str, &str); 5] = [
     ("query", "INSERT INTO events_log FORMAT JSONCompactEachRow"),
     ("async_insert", "1"),

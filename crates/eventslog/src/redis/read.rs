@@ -1,7 +1,7 @@
 //! Reading streams from their ends, one or many at a time.
 //!
-//! Invariant: what is held of many streams is about what was asked for, not that many times the streams: of each
-//! stream a small piece is read first, and more only of the one that runs out.
+//! Invariant: what is held of many streams is about what was asked for, not that many times the
+//! streams: of each stream a small piece is read first, and more only of the one that runs out.
 
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -46,7 +46,8 @@ impl RedisLog {
             if page.records.is_empty()
                 && let Some(next) = page.next
             {
-                // as much again as was wanted of this stream, and one: few calls, and little that nobody wants
+                // as much again as was wanted of this stream, and one: few calls, and little that
+                // is not wanted
                 let more = Some((page.handed + 1).min(MAX_PAGE));
                 let handed = page.handed;
                 let next = self.pages(query, &[(i, Upper::Before(next))], more).await?;
@@ -152,7 +153,8 @@ fn add_range(
 ) {
     let mut command = cmd("XREVRANGE");
     command.arg(stream_key(&stream.kind, query.errors_only, &stream.actor));
-    // a time alone stands for its last id as an end, for its first one as a start; times before 1970 hold nothing
+    // a time alone stands for its last id as an end, for its first one as a start; times before
+    // 1970 hold nothing
     let millis = |millis: i64| u64::try_from(millis).unwrap_or(0);
     let end = query.end.map(millis).filter(|end| upper.millis().is_none_or(|upper| *end < upper));
     match (end, upper) {

@@ -10,8 +10,9 @@ use crate::{
 };
 
 impl RedisLog {
-    /// Adds all events to their streams, or none: an error means that nothing is known to be stored. Entries that
-    /// Redis took and did not add, because their key is something else, come back.
+    /// Adds all events to their streams, or none: an error means that nothing is known to be
+    /// stored. Entries that Redis took and did not add, because their key is something else, come
+    /// back.
     pub(crate) async fn write(&self, streams: &Streams) -> Result<Vec<Refused>, StoreError> {
         let mut pipeline = pipe();
         pipeline.atomic().ignore_errors();

@@ -1,6 +1,6 @@
-//! What ClickHouse is told. There is no ClickHouse server in the packages that tests can use, so a listener on
-//! loopback stands in for it: it records requests and answers as ClickHouse does. The statements and rows
-//! pinned here were run by hand on the engine of ClickHouse 26.9 (as chDB).
+//! What ClickHouse is told. There is no ClickHouse server in the packages that tests can use, so a
+//! listener on loopback stands in for it: it records requests and answers as ClickHouse does. The
+//! statements and rows pinned here were run by hand on the engine of ClickHouse 26.9 (as chDB).
 
 use std::sync::{
     Arc, Mutex,

@@ -100,7 +100,8 @@ enum Enqueued {
 
 impl AckProducer {
     /// Needs a runtime: tasks of its own pass Kafka's answers on and replay what is in the spool. A
-    /// spool is for durable mode only. `client_id` is how the brokers see it; Kafka need not be there.
+    /// spool is for durable mode only. `client_id` is how the brokers see it; Kafka need not be
+    /// there.
     pub fn new(
         config: &KafkaConfig,
         client_id: &str,

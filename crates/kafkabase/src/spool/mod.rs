@@ -343,7 +343,8 @@ impl Spool {
         Ok(released)
     }
 
-    /// `Ok` once everything that was asked for so far is on the medium. Dropped, it changes nothing.
+    /// `Ok` once everything that was asked for so far is on the medium. Dropped, it changes
+    /// nothing.
     pub async fn sync(&self) -> Result<(), SpoolError> {
         self.mark("", Mark::Removed, Vec::new()).await
     }

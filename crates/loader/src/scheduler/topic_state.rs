@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use appbase::telemetry::chain;
+use appbase::{backoff::Backoff, telemetry::chain};
 use kafkabase::TopicMode;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,9 +28,10 @@ use crate::{
     topic::OwnedTopic,
 };
 
-/// Pauses after a failed run, in seconds: doubled from the first to the last, or to the topic's
-/// period.
-const RETRY_PAUSES: (i64, i64) = (1, 30);
+/// The pause after a failed run; the next ones are twice as long each, up to the longest or the
+/// topic's period.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What is done with a topic at the moment.
 pub(super) enum Work {
@@ -64,7 +65,7 @@ pub(super) struct TopicState {
     pub(super) backlog: Backlog,
     pub(super) held: Option<HoldReason>,
     pub(super) error: Option<String>,
-    failures: u32,
+    backoff: Backoff,
     /// When it last moved, or had no reason to.
     moved_at: Instant,
     seen_at: i64,
@@ -85,7 +86,7 @@ impl TopicState {
             backlog: Backlog::default(),
             held: None,
             error: None,
-            failures: 0,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             moved_at: Instant::now(),
             seen_at: 0,
             is_stalled: false,
@@ -183,13 +184,11 @@ impl TopicState {
         let now = unix_seconds();
         self.start = schedule::next_start(self.start, now, self.period);
         if self.is_healthy() {
-            self.failures = 0;
+            self.backoff.reset();
             self.due = self.start;
         } else {
-            let (first, last) = RETRY_PAUSES;
-            let pause = (first << self.failures.min(5)).min(last);
-            self.failures += 1;
-            self.due = (now + pause).min(self.start.max(now + first));
+            let after = |pause: Duration| now.saturating_add_unsigned(pause.as_secs());
+            self.due = after(self.backoff.next_pause()).min(self.start.max(after(FIRST_PAUSE)));
         }
     }
 

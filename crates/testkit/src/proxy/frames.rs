@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 
-/// The first message of a connection has no type byte; these codes ask for something else than a session.
+/// The first message of a connection has no type byte; these codes ask for something else than a
+/// session.
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
 
@@ -73,8 +74,8 @@ pub(super) fn reported_end(kind: u8, body: &[u8]) -> Option<End> {
     }
 }
 
-/// Whether one of the statements in `sql` is a COMMIT (or END). Statements are parted at `;` without
-/// a look at quotes: a test's loader quotes no semicolons together with that word.
+/// Whether one of the statements in `sql` is a COMMIT (or END). Statements are parted at `;`
+/// without a look at quotes: a test's loader quotes no semicolons together with that word.
 fn says_commit(sql: &[u8]) -> bool {
     sql.split(|byte| *byte == b';').any(|statement| {
         let words = statement.split(|byte| !byte.is_ascii_alphanumeric());

@@ -1,9 +1,9 @@
 //! A TCP proxy between a loader and PostgreSQL that knows when a COMMIT passes.
 //!
-//! It follows the protocol's framing (PostgreSQL documentation, "Frontend/Backend Protocol") just far
-//! enough to fire hooks at the moments that decide whether a load is exactly once: before COMMIT
-//! reaches the server, before its answer reaches the client, right after. Encryption is declined, so
-//! that what passes can be read.
+//! It follows the protocol's framing (PostgreSQL documentation, "Frontend/Backend Protocol") just
+//! far enough to fire hooks at the moments that decide whether a load is exactly once: before
+//! COMMIT reaches the server, before its answer reaches the client, right after. Encryption is
+//! declined, so that what passes can be read.
 
 mod frames;
 mod session;
@@ -39,7 +39,8 @@ pub struct Moment {
     pub event: Event,
     /// Counts the connections through this proxy, from 1.
     pub connection: usize,
-    /// Bytes of COPY rows that the transaction sent so far: 0 tells a load's commit from the others.
+    /// Bytes of COPY rows that the transaction sent so far: 0 tells a load's commit from the
+    /// others.
     pub copied_bytes: u64,
 }
 
@@ -49,7 +50,7 @@ pub enum Then {
     Forward,
     /// Both sides of the connection are closed; what was held back is lost.
     Cut,
-    /// Nothing passes any more, until whoever waits gives up and closes the connection.
+    /// Nothing passes any more, until the waiting side gives up and closes the connection.
     Hold,
 }
 

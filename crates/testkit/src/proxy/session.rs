@@ -21,7 +21,8 @@ use super::{
     frames::{CommitFinder, End, HEADER, asks_for_encryption, body_length, reported_end},
 };
 
-/// Bigger messages than this are passed on in pieces, unread: no statement of a loader is that long.
+/// Bigger messages than this are passed on in pieces, unread: no statement of a loader is that
+/// long.
 const READ_WHOLE: usize = 1 << 20;
 
 struct Session {
@@ -162,8 +163,8 @@ impl Session {
         let _ = self.shared.flows.subscribe().wait_for(|flows| *flows).await;
     }
 
-    /// An error when a hook wants the connection cut, or once the side that is held has closed it: it ends both
-    /// directions.
+    /// An error when a hook wants the connection cut, or once the side that is held has closed it:
+    /// it ends both directions.
     async fn fire(&self, event: Event, from: &mut OwnedReadHalf) -> io::Result<()> {
         let moment =
             Moment { event, connection: self.number, copied_bytes: self.copied.load(SeqCst) };
