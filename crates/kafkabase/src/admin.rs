@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::{
     ClientSettings, ClientSetupError,
     fetcher::NO_GROUP,
-    native::{self, AdminError, GroupOffset, OffsetSpec},
+    native::{self, AdminError, CommittedOffset, OffsetSpec},
 };
 
 /// Partitions in one question: librdkafka looks each up in a list, so twice as many take four times
@@ -111,7 +111,7 @@ impl Admin {
         group: &str,
         topic: &str,
         partition: i32,
-    ) -> Result<Option<GroupOffset>, AdminError> {
+    ) -> Result<Option<CommittedOffset>, AdminError> {
         let (group, topic) = (group.to_owned(), topic.to_owned());
         self.call("ListConsumerGroupOffsets", move |admin| {
             let client = &admin.client.consumer;
@@ -129,7 +129,7 @@ impl Admin {
         group: &str,
         topic: &str,
         partition: i32,
-        offset: GroupOffset,
+        offset: CommittedOffset,
     ) -> Result<(), AdminError> {
         let (group, topic) = (group.to_owned(), topic.to_owned());
         self.call("AlterConsumerGroupOffsets", move |admin| {

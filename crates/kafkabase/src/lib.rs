@@ -37,7 +37,7 @@ pub use group_source::{
     SourceSettings,
 };
 pub use membership::{Membership, SHARES, Shares};
-pub use native::{AdminError, FetchError, Fetched, GroupOffset, Message, OffsetSpec};
+pub use native::{AdminError, CommittedOffset, FetchError, Fetched, Message, OffsetSpec};
 pub use producer::{
     AckProducer, NotMade, ProducerMetrics, ProducerTopic, SendError, SpoolUse, TopicMaker,
 };

@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use crate::{Admin, AdminError, GroupOffset, OffsetSpec};
+use crate::{Admin, AdminError, CommittedOffset, OffsetSpec};
 
 /// The group of a topic, as [`Admin::topic_group`] names it. Cheap to clone; owns all it needs.
 ///
@@ -42,13 +42,13 @@ impl TopicGroup {
     }
 
     /// What the group has committed for the partition; `None` where it has nothing.
-    pub async fn committed(&self) -> Result<Option<GroupOffset>, AdminError> {
+    pub async fn committed(&self) -> Result<Option<CommittedOffset>, AdminError> {
         self.admin.group_offset(&self.topic, &self.topic, self.partition).await
     }
 
     /// Sets what the group has committed. Refused while it has live members
     /// ([`AdminError::is_live_members`]).
-    pub async fn commit(&self, offset: GroupOffset) -> Result<(), AdminError> {
+    pub async fn commit(&self, offset: CommittedOffset) -> Result<(), AdminError> {
         self.admin.set_group_offset(&self.topic, &self.topic, self.partition, offset).await
     }
 

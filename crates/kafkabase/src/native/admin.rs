@@ -13,7 +13,7 @@ use rdkafka_sys::{self as sys, rd_kafka_admin_op_t as AdminOp, rd_kafka_resp_err
 use uuid::Uuid;
 
 use super::{
-    answers::{AdminError, GroupOffset, OffsetSpec},
+    answers::{AdminError, CommittedOffset, OffsetSpec},
     request::{
         Guard, NEVER_MS, bytes, c_string, check, check_error, failure, group_partitions, options,
         partition_list, parts, text, wait,
@@ -26,7 +26,7 @@ pub(crate) fn list_group_offsets(
     group: &str,
     partitions: &[(&str, i32)],
     timeout: Duration,
-) -> Result<Vec<Option<GroupOffset>>, AdminError> {
+) -> Result<Vec<Option<CommittedOffset>>, AdminError> {
     const CALL: &str = "ListConsumerGroupOffsets";
     let client = client.native_ptr();
     let group = c_string(CALL, group)?;
@@ -57,7 +57,7 @@ pub(crate) fn list_group_offsets(
                     return Ok(None);
                 }
                 let metadata = bytes(found.metadata.cast(), found.metadata_size);
-                Ok(Some(GroupOffset {
+                Ok(Some(CommittedOffset {
                     offset: found.offset,
                     metadata: String::from_utf8_lossy(metadata).into_owned(),
                 }))
@@ -72,7 +72,7 @@ pub(crate) fn alter_group_offsets(
     client: &Client<DefaultClientContext>,
     group: &str,
     (topic, partition): (&str, i32),
-    offset: &GroupOffset,
+    offset: &CommittedOffset,
     timeout: Duration,
 ) -> Result<(), AdminError> {
     const CALL: &str = "AlterConsumerGroupOffsets";

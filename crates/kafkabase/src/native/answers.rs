@@ -57,7 +57,7 @@ impl AdminError {
 
 /// What a consumer group has committed for one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupOffset {
+pub struct CommittedOffset {
     /// The next offset to read.
     pub offset: i64,
     /// The free text that travels with the offset; empty when the client gave none.

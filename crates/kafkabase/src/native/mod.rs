@@ -18,7 +18,7 @@ mod trouble;
 pub(crate) use admin::{
     alter_group_offsets, group_members, list_group_offsets, list_offsets, topic_id,
 };
-pub use answers::{AdminError, GroupOffset, OffsetSpec};
+pub use answers::{AdminError, CommittedOffset, OffsetSpec};
 pub(crate) use partition_queue::PartitionQueue;
 pub use partition_queue::{FetchError, Fetched, Message};
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use kafkabase::GroupOffset as CommittedOffset;
+use kafkabase::CommittedOffset;
 use uuid::Uuid;
 use warehouse::Position;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kafkabase::{
-    GroupOffset, Message, RangeError, RangeItem, RangeReader, Record, TopicGroup, TopicId,
+    CommittedOffset, Message, RangeError, RangeItem, RangeReader, Record, TopicGroup, TopicId,
     TopicMode, Unconfirmed,
 };
 use tokio_util::sync::CancellationToken;
@@ -331,7 +331,7 @@ impl RetryRun<'_> {
         let Some(offset) = offset else {
             return Ok(());
         };
-        let committed = GroupOffset { offset, metadata: metadata.to_owned() };
+        let committed = CommittedOffset { offset, metadata: metadata.to_owned() };
         self.group().commit(committed).await?;
         self.with_state(|state| {
             (state.committed, state.says_out_of_order) = (Some(offset), says_out_of_order);

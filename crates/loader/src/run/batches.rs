@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use appbase::telemetry::chain;
-use kafkabase::GroupOffset as CommittedOffset;
+use kafkabase::CommittedOffset;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use warehouse::{LoadError, Position};

@@ -5,7 +5,7 @@
 //! worlds: an offset, an epoch, an id is a `u8`. Where the real code decides, they become its own
 //! types.
 
-use kafkabase::GroupOffset as CommittedOffset;
+use kafkabase::CommittedOffset;
 use uuid::Uuid;
 use warehouse::{EventState, Position};
 
