@@ -8,10 +8,12 @@ help: ## lists the targets
 fmt: ## formats the code
 	cargo fmt --all
 
-lint: ## checks the format and runs clippy; any warning fails
+lint: ## checks format, code, documentation and dependencies; any warning fails
 	@STACK=native scripts/stack install
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
+	@scripts/deny
 
 unit: ## runs the unit tests: no Kafka, no database
 	cargo test --workspace --lib --bins --exclude testkit -- --skip protocol::model
