@@ -13,7 +13,10 @@ use warehouse::{
     Batch, EventChange, EventState, LedgerChanges, LoadReport, Origin, RefusedRow, Tally,
 };
 
-use super::groups::{RowGroup, Unparsable};
+use super::{
+    groups::{RowGroup, Unparsable},
+    reader::Held,
+};
 use crate::{
     outcome::{EventCounts, Outcome},
     retry::{
@@ -43,12 +46,14 @@ pub(crate) struct BatchEvents {
     pub(crate) origin: Origin,
     /// What is known before anything is refused.
     pub(crate) counts: EventCounts,
-    groups: Vec<EventGroup>,
-    unparsable: Vec<(Unparsable, Option<Returning>)>,
+    pub(super) groups: Vec<EventGroup>,
+    pub(super) unparsable: Vec<(Unparsable, Option<Returning>)>,
+    /// Given back with the messages.
+    pub(super) _held: Held,
 }
 
 /// The messages of one batch of rows: row `n` is message `n`.
-struct EventGroup {
+pub(super) struct EventGroup {
     messages: Vec<Message>,
     /// One for each message, in a batch of returning events.
     returning: Option<Vec<Returning>>,
@@ -67,23 +72,6 @@ pub(crate) struct BatchDecision {
 }
 
 impl BatchEvents {
-    pub(crate) fn new(
-        counts: EventCounts,
-        table: &str,
-        origin: Origin,
-        (next_offset, last_timestamp_ms): (i64, Option<i64>),
-    ) -> BatchEvents {
-        BatchEvents {
-            next_offset,
-            last_timestamp_ms,
-            table: table.to_owned(),
-            origin,
-            counts,
-            groups: Vec::new(),
-            unparsable: Vec::new(),
-        }
-    }
-
     /// Keeps the messages of returning events; answers their rows.
     pub(crate) fn add_returning(&mut self, group: RowGroup<Returning>) -> Batch {
         let RowGroup { batch, messages, notes } = group;

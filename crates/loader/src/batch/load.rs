@@ -78,7 +78,6 @@ impl BatchLoad<'_> {
         let began = Instant::now();
         let returning = std::mem::take(&mut batch.returning);
         let (returning, states) = self.judge_returning(returning).await?;
-        let held = batch.held.take(); // until all is done: the messages live as long
         let (rows, events) = self.prepare(batch, returning)?;
         let fence = self.ledger.map(|_| Fence {
             key: self.key.clone(),
@@ -92,7 +91,6 @@ impl BatchLoad<'_> {
         let report = staged.commit(&changes).await?;
         let loaded = Loaded { report, counts };
         self.report(&loaded, &events, first_reason, began);
-        drop(held);
         Ok(loaded)
     }
 
@@ -150,7 +148,7 @@ impl BatchLoad<'_> {
         batch: ParsedBatch,
         returning: Vec<Judged>,
     ) -> Result<(Vec<Batch>, BatchEvents), LoadError> {
-        let ParsedBatch { groups, unparsable, next_offset, received, bytes, .. } = batch;
+        let ParsedBatch { groups, unparsable, next_offset, received, bytes, held, .. } = batch;
         let plan = group_plan(self.topic, self.target);
         let counts = EventCounts {
             consumed: received,
@@ -159,9 +157,16 @@ impl BatchLoad<'_> {
             dropped: returning.iter().filter(|(_, loaded)| loaded.is_none()).count() as u64,
             ..EventCounts::default()
         };
-        let ends_at = (next_offset, batch.last_timestamp_ms);
-        let origin = self.origin(next_offset);
-        let mut events = BatchEvents::new(counts, &self.topic.table, origin, ends_at);
+        let mut events = BatchEvents {
+            next_offset,
+            last_timestamp_ms: batch.last_timestamp_ms,
+            table: self.topic.table.clone(),
+            origin: self.origin(next_offset),
+            counts,
+            groups: Vec::new(),
+            unparsable: Vec::new(),
+            _held: held,
+        };
         for unparsable in unparsable {
             events.add_unparsable(unparsable, None);
         }

@@ -68,7 +68,7 @@ pub(crate) struct ParsedBatch {
     pub(crate) bytes: u64,
     pub(crate) last_timestamp_ms: Option<i64>,
     /// Given back when the batch is loaded.
-    pub(crate) held: Option<Held>,
+    pub(crate) held: Held,
 }
 
 /// What a batch holds as long as it lives: its memory, and its permit, of the two of its run.
@@ -273,7 +273,7 @@ impl<'a> OpenBatch<'a> {
             received: self.received,
             bytes: self.bytes,
             last_timestamp_ms: self.last_timestamp_ms,
-            held: Some(Held { _memory: self.held, _permit: permit }),
+            held: Held { _memory: self.held, _permit: permit },
         }
     }
 }
