@@ -16,8 +16,11 @@ pub(crate) struct KeyHint {
 pub struct ServerError {
     /// Five characters, see PostgreSQL's appendix "Error Codes".
     pub sqlstate: String,
+    /// The table that the server named, without its schema.
     pub table: Option<String>,
+    /// The column that the server named.
     pub column: Option<String>,
+    /// The constraint that the server named.
     pub constraint: Option<String>,
     /// The line of a COPY that the server was at, from 1. A hint: rows are looked at in groups.
     pub(crate) copy_line: Option<u64>,
@@ -58,15 +61,24 @@ impl std::fmt::Display for ServerError {
 pub enum LoadError {
     /// The server went away or cannot be reached: the same batch, sent again, may succeed.
     #[error("lost the connection to the database: {reason}; the same load can be tried again")]
-    Connection { reason: String },
+    Connection {
+        /// What the operating system or the driver said.
+        reason: String,
+    },
     /// No connection, for want of TLS that both sides agree on. May succeed later: certificates are renewed.
     #[error(
         "no TLS connection to the database: {reason}; look at sslMode and the certificates of the credentials"
     )]
-    Tls { reason: String },
+    Tls {
+        /// What the TLS library said.
+        reason: String,
+    },
     /// The connection broke during COMMIT: only the database knows whether it happened.
     #[error("the answer to COMMIT was lost: {reason}; look at the ledger before loading again")]
-    CommitUnknown { reason: String },
+    CommitUnknown {
+        /// How the answer was lost.
+        reason: String,
+    },
     /// The ledger is not what the fence says: another loader was here, nothing was loaded.
     #[error("the position was moved by another loader; start over from where it is")]
     Fenced,
@@ -75,23 +87,38 @@ pub enum LoadError {
     Busy(Box<ServerError>),
     /// The database refused a statement about something else than the rows' table.
     #[error("the database refused a statement: {error}; grant the right, or repair what it names")]
-    Statement { error: Box<ServerError> },
+    Statement {
+        /// What the server said.
+        error: Box<ServerError>,
+    },
     /// The database refused the rows: only other rows, or another table, can succeed.
     #[error("table {table} refused the batch: {error}; other rows or another table can help")]
-    Refused { table: String, error: Box<ServerError> },
+    Refused {
+        /// The table's final name.
+        table: String,
+        /// What the server said. Its text may quote values.
+        error: Box<ServerError>,
+    },
     /// The database refused to make or change the table.
     #[error(
         "table {table} cannot be made or changed: {error}; grant the right, or change the table or the options"
     )]
-    Schema { table: String, error: Box<ServerError> },
+    Schema {
+        /// The table's final name.
+        table: String,
+        /// What the server said. Its text may quote values.
+        error: Box<ServerError>,
+    },
     /// The batch's rows beyond its memory limit cannot be read back from disk.
     #[error("rows on disk cannot be read: {0}; look at the disk of the temporary folder")]
     Spill(#[from] std::io::Error),
     /// What the caller configured cannot work.
     #[error("misconfigured: {0}")]
     Config(String),
+    /// The stream's options cannot be taken, or do not fit together.
     #[error("the options do not fit")]
     Options(#[from] OptionError),
+    /// An event cannot become a row, or leaves nothing to insert.
     #[error("an event cannot be loaded")]
     Row(#[from] RowError),
 }

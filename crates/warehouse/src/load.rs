@@ -7,8 +7,11 @@ use crate::error::ServerError;
 /// How batches are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoadOptions {
+    /// What a refused row does to the others.
     pub refusals: Refusals,
+    /// Where the table gets the columns and the key that it lacks.
     pub schema_changes: SchemaChanges,
+    /// Whether the rows are a batch's or those of single events.
     pub rows: RowsOf,
 }
 
@@ -62,6 +65,7 @@ pub struct RefusedRow {
     pub batch: usize,
     /// The number of its event in the batch, from 0.
     pub row: usize,
+    /// What the server said of the row. Its text may quote the row's values.
     pub error: ServerError,
 }
 
@@ -70,24 +74,29 @@ pub struct RefusedRow {
 pub struct LoadedTable {
     /// The place of its batch among those of the load.
     pub batch: usize,
+    /// The table's final name, without its schema.
     pub name: String,
     /// Names and SQL types, in the table's order.
     pub columns: Vec<(String, String)>,
     /// Columns of the primary key, in its order.
     pub key: Vec<String>,
+    /// The name of the primary key's constraint; `None`: the table has no primary key.
     pub key_name: Option<String>,
 }
 
 /// What a load did.
 #[derive(Debug, Clone, Default)]
 pub struct LoadReport {
+    /// The sums over all batches.
     pub counts: LoadCounts,
     /// In the order of the batches and their events.
     pub refused: Vec<RefusedRow>,
+    /// One for each batch that had work to do, in their order.
     pub tables: Vec<LoadedTable>,
-    /// Reading and changing tables.
+    /// How long reading and changing tables took.
     pub prepared_in: Duration,
-    /// Sending rows and merging them.
+    /// How long sending the rows and merging them took.
     pub sent_in: Duration,
+    /// How long moving the ledger and COMMIT took; zero until then.
     pub committed_in: Duration,
 }

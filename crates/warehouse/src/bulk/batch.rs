@@ -62,6 +62,7 @@ impl BatchStream {
         self
     }
 
+    /// The account of the stream as it is now.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -72,6 +73,9 @@ impl BatchStream {
     }
 
     /// Takes one event (JSON). A text that is no JSON object is not even counted.
+    ///
+    /// Errors: [`StreamError::Row`] for an event that cannot become a row; the stream goes on without it.
+    /// [`StreamError::NotActive`] once the stream has ended.
     pub fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
         let batch = self.batch.as_mut().ok_or(StreamError::NotActive)?;
         match batch.push(event) {
@@ -91,7 +95,11 @@ impl BatchStream {
         }
     }
 
-    /// Stores the good events; without any, answers the last error if there was one.
+    /// Stores the good events, all or none, and ends the stream; without any good one, answers the last error if there
+    /// was one.
+    ///
+    /// Errors: [`StreamError::Load`] where nothing was stored, [`StreamError::NotActive`] once the stream has ended. A
+    /// dropped call ends the stream too: its connection is closed and the server rolls back, unless COMMIT was sent.
     pub async fn complete(&mut self) -> Result<(), StreamError> {
         let batch = self.batch.take().ok_or(StreamError::NotActive)?;
         let result = self.store(batch).await;

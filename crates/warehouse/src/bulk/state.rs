@@ -12,9 +12,13 @@ use crate::load::{LoadReport, LoadedTable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
+    /// Takes events.
     Active,
+    /// Ended, and its good events are stored.
     Completed,
+    /// Given up by the caller.
     Aborted,
+    /// Ended by an error; of the batch family nothing is stored.
     Failed,
 }
 
@@ -33,8 +37,11 @@ impl fmt::Display for Status {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
+    /// The table that the stream works on.
     pub representation: Representation,
+    /// Where the stream is in its life.
     pub status: Status,
+    /// The mode that the stream was opened with.
     pub mode: BulkMode,
     /// The last error's text; it stays when later events are good. Holds no row value.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,11 +55,13 @@ pub struct State {
     /// `processed_rows` as it was when the last failing event failed.
     #[serde(skip_serializing_if = "is_zero")]
     pub error_row_index: u64,
+    /// Seconds from the first event to the answer.
     #[serde(serialize_with = "shortest")]
     pub processing_time_sec: f64,
     /// What took how long; `None` until something was stored, and for single events: written as a phase without a name.
     #[serde(serialize_with = "phase_or_empty")]
     pub statistics: Option<Phase>,
+    /// Events of the topic that wait behind these.
     pub queue_size: u64,
 }
 
@@ -60,13 +69,17 @@ pub struct State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Representation {
+    /// The table's final name, without its schema.
     pub name: String,
+    /// The same once something was stored; `None` before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_name: Option<String>,
     /// Column → SQL type, in the table's order; `None` until something was stored.
     pub schema: Option<Map<String, Value>>,
+    /// Columns of the primary key, in its order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub primary_key_fields: Vec<String>,
+    /// The name of the primary key's constraint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary_key_name: Option<String>,
 }
@@ -89,9 +102,12 @@ impl Representation {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Phase {
+    /// What the original calls the phase, such as `postgres_load_data`; `total` for all together.
     pub name: &'static str,
+    /// Bytes of the events that went through it.
     #[serde(skip_serializing_if = "is_zero")]
     pub bytes_processed: u64,
+    /// How long it took, in milliseconds.
     pub time_processed_ms: u64,
     /// Of warehouses that charge for bytes; 0 for PostgreSQL.
     #[serde(serialize_with = "shortest")]

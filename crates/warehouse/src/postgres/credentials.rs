@@ -19,30 +19,34 @@ const DEFAULT_PORT: u16 = 5432;
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
-    pub host: String,
+    host: String,
+    /// 5432 where it is not given.
     #[serde(default)]
-    pub port: Option<u16>,
-    pub database: String,
+    port: Option<u16>,
+    database: String,
+    /// The schema of tables without a namespace; required, but only once the destination is used.
     #[serde(default)]
-    pub default_schema: String,
+    default_schema: String,
     #[serde(default)]
-    pub username: String,
+    username: String,
     #[serde(default)]
-    pub password: String,
+    password: String,
     /// Settings of the connection; `connect_timeout` is in seconds.
     #[serde(default)]
-    pub parameters: BTreeMap<String, String>,
+    parameters: BTreeMap<String, String>,
+    /// `disable`, `require`, `verify-ca` or `verify-full`.
     #[serde(default)]
-    pub ssl_mode: Option<String>,
-    /// Contents or absolute paths; used with the two verifying modes.
+    ssl_mode: Option<String>,
+    /// This and the next two: PEM, its contents or an absolute path; used with the two verifying modes.
     #[serde(default, rename = "sslServerCA")]
-    pub ssl_server_ca: Option<String>,
+    ssl_server_ca: Option<String>,
     #[serde(default)]
-    pub ssl_client_cert: Option<String>,
+    ssl_client_cert: Option<String>,
     #[serde(default)]
-    pub ssl_client_key: Option<String>,
+    ssl_client_key: Option<String>,
+    /// `password` where it is not given; `google-psc` is refused.
     #[serde(default)]
-    pub authentication_method: Option<String>,
+    authentication_method: Option<String>,
 }
 
 impl fmt::Debug for Credentials {

@@ -78,7 +78,9 @@ impl Batch {
         self
     }
 
-    /// Adds one event (JSON). A refused one leaves the rows as they were.
+    /// Adds one event (JSON).
+    ///
+    /// Errors: [`RowError`] for what is no JSON object, or cannot become a row; the rows are as they were.
     pub fn push(&mut self, event: &[u8]) -> Result<(), RowError> {
         let event = walk::walk(&mut self.parser, event)?;
         self.commit(event);
@@ -102,6 +104,7 @@ impl Batch {
         self.rows.len()
     }
 
+    /// Whether no event was taken so far.
     pub fn is_empty(&self) -> bool {
         self.rows.len() == 0
     }

@@ -8,11 +8,17 @@ use serde_json::Value;
 pub enum DataType {
     /// An SQL type that none of the others stands for.
     Unknown = 0,
+    /// `true` and `false`.
     Bool,
+    /// A number without fraction and exponent that fits 64 bits with a sign.
     Int64,
+    /// A number with a fraction or an exponent.
     Float64,
+    /// Text, and all that nothing else takes.
     String,
+    /// A moment, in UTC.
     Timestamp,
+    /// JSON as a value; only hints, options and tables name it, for values themselves are [`DataType::String`].
     Json,
 }
 

@@ -16,11 +16,14 @@ pub(crate) const UNNAMED: &str = "_unnamed";
 /// What a name stands for; it shows in names that consist of forbidden characters only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameOf {
+    /// A table or a schema.
     Table,
+    /// A column.
     Column,
 }
 
-/// The identifier that `name` is stored under.
+/// The identifier that `name` is stored under: what is no letter, ASCII digit, `_`, blank, `$` or `-` becomes `_`, a name
+/// without any such character its MD5, and what is longer than the limit is cut.
 pub fn identifier(name: &str, of: NameOf) -> Cow<'_, str> {
     if name.is_empty() {
         return Cow::Borrowed(UNNAMED);

@@ -34,6 +34,7 @@ pub struct MicroBatch {
 pub struct RowPlace {
     /// The batch's place among those of [`MicroBatch::into_batches`].
     pub batch: usize,
+    /// The row's number in its batch, from 0.
     pub row: usize,
 }
 

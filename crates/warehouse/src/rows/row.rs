@@ -12,18 +12,30 @@ pub const MAX_DEPTH: usize = 64;
 /// Why an event cannot become a row. Never holds a value of the event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
+    /// The text is not one JSON object.
     #[error("Error parsing JSON: {0}")]
     Json(&'static str),
+    /// The text is nested deeper than 64 levels.
     #[error("Error parsing JSON: nested deeper than {} levels", MAX_DEPTH)]
     TooDeep,
-    /// `omitNils` is off.
+    /// A null, with `omitNils` off.
     #[error("Error getting type of field [{field}] value <nil>: null has no type")]
-    Null { field: String },
+    Null {
+        /// The joined path of the field.
+        field: String,
+    },
+    /// A type hint that is no text.
     #[error("incorrect type of value for '__sql_type_' hint: {kind}")]
-    Hint { kind: &'static str },
+    Hint {
+        /// The kind of JSON value that it is.
+        kind: &'static str,
+    },
     /// The hint is text, but not the name of a type; what it says instead is not repeated.
     #[error("the type hint of field [{field}] is not an SQL type")]
-    SqlType { field: String },
+    SqlType {
+        /// The joined path of the field that the hint is for.
+        field: String,
+    },
     /// Nothing is left of it once nulls and empty objects are gone.
     #[error("the event has no column; an event needs at least one value")]
     NoColumn,
