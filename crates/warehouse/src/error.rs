@@ -11,7 +11,8 @@ pub(crate) struct KeyHint {
     pub(crate) values: String,
 }
 
-/// What PostgreSQL said. Neither its `Display` nor its `Debug` shows a text that may quote values of rows.
+/// What PostgreSQL said. Neither its `Display` nor its `Debug` shows a text that may quote values
+/// of rows.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ServerError {
     /// Five characters, see PostgreSQL's appendix "Error Codes".
@@ -28,9 +29,11 @@ pub struct ServerError {
     pub(crate) key: Option<KeyHint>,
     /// The first column's value of the row that the server named.
     pub(crate) first_value: Option<String>,
-    /// The server's own words. They may hold values: never logged, only handed to whoever owns the data.
+    /// The server's own words. They may quote values: never logged, only handed to the data's
+    /// owner.
     pub full_text: String,
-    /// The server's own words where they hold names and no values: which right, column or table is missing.
+    /// The server's own words where they hold names and no values: which right, column or table is
+    /// missing.
     pub(crate) safe_text: Option<String>,
 }
 
@@ -65,7 +68,8 @@ pub enum LoadError {
         /// What the operating system or the driver said.
         reason: String,
     },
-    /// No connection, for want of TLS that both sides agree on. May succeed later: certificates are renewed.
+    /// No connection, for want of TLS that both sides agree on. May succeed later: certificates are
+    /// renewed.
     #[error(
         "no TLS connection to the database: {reason}; look at sslMode and the certificates of the credentials"
     )]
@@ -82,7 +86,8 @@ pub enum LoadError {
     /// The ledger is not what the fence says: another loader was here, nothing was loaded.
     #[error("the position was moved by another loader; start over from where it is")]
     Fenced,
-    /// The database is there and asks to be tried again: locks, time-outs, shutdown, too many connections.
+    /// The database is there and asks to be tried again: locks, time-outs, shutdown, too many
+    /// connections.
     #[error("the database is busy: {0}; try again later")]
     Busy(Box<ServerError>),
     /// The database refused a statement about something else than the rows' table.
@@ -129,7 +134,8 @@ impl LoadError {
         LoadError::Config(reason.into())
     }
 
-    /// Whether the same load may succeed later without anybody changing anything.
+    /// Whether the same load may succeed later although neither rows, table nor configuration
+    /// change.
     pub fn is_retriable(&self) -> bool {
         matches!(
             self,
@@ -140,7 +146,7 @@ impl LoadError {
         )
     }
 
-    /// Whether somebody else held a lock for too long.
+    /// Whether another session held a lock for too long.
     pub(crate) fn is_lock_timeout(&self) -> bool {
         self.server_error().is_some_and(|error| error.sqlstate == "55P03")
     }
@@ -155,8 +161,8 @@ impl LoadError {
         self.server_error().is_some_and(|error| error.sqlstate == "42P01")
     }
 
-    /// Whether the table cannot be changed as one event alone may ask for: a type that does not exist, a default that is
-    /// none. Without that event the load may succeed.
+    /// Whether the table cannot be changed as one event alone may ask for: a type that does not
+    /// exist, a default that is none. Without that event the load may succeed.
     pub fn may_be_poison_event(&self) -> bool {
         let LoadError::Schema { error, .. } = self else {
             return false;

@@ -1,4 +1,5 @@
-//! The words of a load that all kinds of warehouses share: how batches are loaded, and what became of their events.
+//! The words of a load that all kinds of warehouses share: how batches are loaded, and what became
+//! of their events.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ pub enum RowsOf {
     /// A batch: all rows have all its columns, those that an event lacks are NULL.
     #[default]
     Batch,
-    /// Single events that are alike ([`Batch::push_alike`]): the result is that of inserting one after the other. What an event
-    /// lacks stays as it is, or gets its default.
+    /// Single events that are alike ([`Batch::push_alike`]): the result is that of inserting one
+    /// after the other. What an event lacks stays as it is, or gets its default.
     Events,
 }
 
@@ -32,17 +33,20 @@ pub enum Refusals {
     /// Nothing is loaded.
     #[default]
     Fail,
-    /// The others are loaded, and the report names it. A batch that replaces rows fails all the same.
+    /// The others are loaded, and the report names it. A batch that replaces rows fails all the
+    /// same.
     Isolate,
 }
 
 /// Where tables are changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SchemaChanges {
-    /// In short transactions of their own, before the load: nobody waits for our rows behind our locks.
+    /// In short transactions of their own, before the load: its locks on the table are not held
+    /// while rows are sent.
     #[default]
     BeforeLoad,
-    /// In the load's transaction, rolled back with it. So are, always, those for a batch that replaces rows.
+    /// In the load's transaction, rolled back with it. So are, always, those for a batch that
+    /// replaces rows.
     InLoad,
 }
 
@@ -51,8 +55,8 @@ pub enum SchemaChanges {
 pub struct LoadCounts {
     /// Rows inserted or updated.
     pub loaded: u64,
-    /// Events that are no row of their own: replaced by another one with the same key in their batch, or without
-    /// any column where the batch has none.
+    /// Events that are no row of their own: replaced by another one with the same key in their
+    /// batch, or without any column where the batch has none.
     pub merged: u64,
     /// Rows that the database refused.
     pub refused: u64,

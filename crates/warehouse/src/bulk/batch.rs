@@ -1,7 +1,8 @@
 //! A stream of the batch family: rows become visible together when it completes, or not at all.
 //!
-//! Invariant: an event that fails changes nothing else; only `complete` touches the database. In a stream that
-//! replaces rows a failed event fails the whole, because what would be missing was there before.
+//! Invariant: an event that fails changes nothing else; only `complete` touches the database. In a
+//! stream that replaces rows a failed event fails the whole, because what would be missing was
+//! there before.
 
 use std::{
     sync::Arc,
@@ -67,15 +68,16 @@ impl BatchStream {
         &self.state
     }
 
-    /// Bytes of heap that the events take, roughly. Well beyond the memory limit, the disk takes no rows.
+    /// Bytes of heap that the events take, roughly. Well beyond the memory limit, the disk takes no
+    /// rows.
     pub fn byte_size(&self) -> usize {
         self.batch.as_ref().map_or(0, Batch::byte_size)
     }
 
     /// Takes one event (JSON). A text that is no JSON object is not even counted.
     ///
-    /// Errors: [`StreamError::Row`] for an event that cannot become a row; the stream goes on without it.
-    /// [`StreamError::NotActive`] once the stream has ended.
+    /// Errors: [`StreamError::Row`] for an event that cannot become a row; the stream goes on
+    /// without it. [`StreamError::NotActive`] once the stream has ended.
     pub fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
         let batch = self.batch.as_mut().ok_or(StreamError::NotActive)?;
         match batch.push(event) {
@@ -95,11 +97,12 @@ impl BatchStream {
         }
     }
 
-    /// Stores the good events, all or none, and ends the stream; without any good one, answers the last error if there
-    /// was one.
+    /// Stores the good events, all or none, and ends the stream; without any good one, answers the
+    /// last error if there was one.
     ///
-    /// Errors: [`StreamError::Load`] where nothing was stored, [`StreamError::NotActive`] once the stream has ended. A
-    /// dropped call ends the stream too: its connection is closed and the server rolls back, unless COMMIT was sent.
+    /// Errors: [`StreamError::Load`] where nothing was stored, [`StreamError::NotActive`] once the
+    /// stream has ended. A dropped call ends the stream too: its connection is closed and the
+    /// server rolls back, unless COMMIT was sent.
     pub async fn complete(&mut self) -> Result<(), StreamError> {
         let batch = self.batch.take().ok_or(StreamError::NotActive)?;
         let result = self.store(batch).await;

@@ -40,9 +40,10 @@ impl EventStream {
 
     /// Stores one event (JSON). A text that is no JSON object is not even counted.
     ///
-    /// Errors: [`StreamError::Row`] for an event that cannot become a row, [`StreamError::Load`] for one that cannot be
-    /// stored; the stream goes on after both. [`StreamError::Ended`] once the stream has ended. A dropped call leaves the
-    /// event stored or not, columns that were added for it in any case, and counts it as processed only.
+    /// Errors: [`StreamError::Row`] for an event that cannot become a row, [`StreamError::Load`]
+    /// for one that cannot be stored; the stream goes on after both. [`StreamError::Ended`] once
+    /// the stream has ended. A dropped call leaves the event stored or not, columns that were added
+    /// for it in any case, and counts it as processed only.
     pub async fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
         if self.state.status != Status::Active {
             return Err(StreamError::Ended(self.state.status));

@@ -1,7 +1,8 @@
-//! Streams: the life of one batch, from its first event to its outcome, and what it tells about itself.
+//! Streams: the life of one batch, from its first event to its outcome, and what it tells about
+//! itself.
 //!
-//! A stream adds nothing to what is loaded; it keeps the account. Services that keep their own (offsets, say)
-//! use [`Batch`](crate::Batch) and a destination's `load` without it.
+//! A stream adds nothing to what is loaded; it keeps the account. Services that keep their own
+//! (offsets, say) use [`Batch`](crate::Batch) and a destination's `load` without it.
 
 mod batch;
 mod event;
@@ -76,7 +77,8 @@ impl Stream {
         })
     }
 
-    /// Keeps rows beyond the limit on disk, where rows are kept at all. To be called before the first event.
+    /// Keeps rows beyond the limit on disk, where rows are kept at all. To be called before the
+    /// first event.
     #[must_use]
     pub fn with_memory_limit(self, limit: MemoryLimit) -> Stream {
         match self {
@@ -93,8 +95,8 @@ impl Stream {
         }
     }
 
-    /// Takes one event (JSON). A stream of single events stores it before it answers; dropped half way, the call leaves
-    /// the event stored or not, and the account without it.
+    /// Takes one event (JSON). A stream of single events stores it before it answers; dropped half
+    /// way, the call leaves the event stored or not, and the account without it.
     ///
     /// Errors: those of [`BatchStream::consume`] and [`EventStream::consume`].
     pub async fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
@@ -104,7 +106,8 @@ impl Stream {
         }
     }
 
-    /// Ends the stream and stores what is not stored yet. See [`BatchStream::complete`], also for a dropped call.
+    /// Ends the stream and stores what is not stored yet. See [`BatchStream::complete`], also for a
+    /// dropped call.
     pub async fn complete(&mut self) -> Result<(), StreamError> {
         match self {
             Stream::Batch(stream) => stream.complete().await,

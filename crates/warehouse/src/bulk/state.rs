@@ -1,4 +1,5 @@
-//! What a stream tells about itself. Names and order of the fields are an interface: services hand them on as JSON.
+//! What a stream tells about itself. Names and order of the fields are an interface: services hand
+//! them on as JSON.
 
 use std::{fmt, time::Duration};
 
@@ -48,17 +49,19 @@ pub struct State {
     pub error: Option<String>,
     /// Events that became rows, whether or not the rows were stored.
     pub processed_rows: u64,
-    /// Filled by the service, as the next and `queue_size` are.
+    /// Bytes of the events. The service fills it in, as it does `processing_time_sec` and
+    /// `queue_size`.
     pub processed_bytes: u64,
     /// Events taken without an error; 0 when the stream was aborted or failed.
     pub successful_rows: u64,
     /// `processed_rows` as it was when the last failing event failed.
     #[serde(skip_serializing_if = "is_zero")]
     pub error_row_index: u64,
-    /// Seconds from the first event to the answer.
+    /// How long the service was at it, in seconds.
     #[serde(serialize_with = "shortest")]
     pub processing_time_sec: f64,
-    /// What took how long; `None` until something was stored, and for single events: written as a phase without a name.
+    /// What took how long; `None` until something was stored, and for single events: written as a
+    /// phase without a name.
     #[serde(serialize_with = "phase_or_empty")]
     pub statistics: Option<Phase>,
     /// Events of the topic that wait behind these.
@@ -163,7 +166,8 @@ impl State {
         }
     }
 
-    /// The account of a load that no stream kept: what its last table looks like, and what became of `events` events.
+    /// The account of a load that no stream kept: what its last table looks like, and what became
+    /// of `events` events.
     pub fn of_load(table: &str, mode: BulkMode, events: u64, report: &LoadReport) -> State {
         let mut state = State::new(table, mode);
         if let Some(table) = report.tables.last() {

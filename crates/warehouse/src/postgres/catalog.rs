@@ -106,8 +106,8 @@ fn key_part(row: &PgRow) -> Result<Option<(String, i64)>, sqlx::Error> {
     Ok(constraint.zip(position))
 }
 
-/// A row per column: name, type, the key constraint with the column's place in it, and the number of columns,
-/// dropped ones included.
+/// A row per column: name, type, the key constraint with the column's place in it, and the number
+/// of columns, dropped ones included.
 fn shape_sql(name: &TableName) -> String {
     format!(
         "select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), \

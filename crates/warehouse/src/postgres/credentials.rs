@@ -37,7 +37,8 @@ pub struct Credentials {
     /// `disable`, `require`, `verify-ca` or `verify-full`.
     #[serde(default)]
     ssl_mode: Option<String>,
-    /// This and the next two: PEM, its contents or an absolute path; used with the two verifying modes.
+    /// This and the next two: PEM, its contents or an absolute path; used with the two verifying
+    /// modes.
     #[serde(default, rename = "sslServerCA")]
     ssl_server_ca: Option<String>,
     #[serde(default)]
@@ -81,8 +82,8 @@ const OF_DRIVERS: [&str; 16] = [
 ];
 
 impl Credentials {
-    /// Reads what a destination's configuration has under `credentials`: an object, or its text in JSON or YAML. The
-    /// error names a field, never a value.
+    /// Reads what a destination's configuration has under `credentials`: an object, or its text in
+    /// JSON or YAML. The error names a field, never a value.
     pub fn read(value: &Value) -> Result<Credentials, LoadError> {
         let parsed = match value {
             Value::String(text) if text.trim_start().starts_with('{') => {
@@ -122,7 +123,8 @@ impl Credentials {
             .database(&self.database)
             .username(&self.username)
             .password(&self.password)
-            // a pooler in transaction mode keeps no prepared statements and refuses this start-up parameter
+            // a pooler in transaction mode keeps no prepared statements and refuses this start-up
+            // parameter
             .statement_cache_capacity(0)
             .extra_float_digits(None)
             // single events are in their statements
@@ -133,8 +135,8 @@ impl Credentials {
         self.with_tls(options)
     }
 
-    /// `; set local …` for the parameters that are settings of a session. Not sent when connecting: a pooler would
-    /// refuse them there.
+    /// `; set local …` for the parameters that are settings of a session. Not sent when connecting:
+    /// a pooler would refuse them there.
     pub(crate) fn session_settings(&self) -> String {
         let settings = self.parameters.iter().filter(|(name, _)| {
             !OF_DRIVERS.contains(&name.as_str()) && *name != "application_name"

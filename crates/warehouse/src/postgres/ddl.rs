@@ -148,8 +148,8 @@ impl Staging {
         format!("{schema}.{}", quote_ident(&self.name))
     }
 
-    /// Makes it with the columns that a batch brings to `target`, in their types. Without constraints: they are the
-    /// target's to check.
+    /// Makes it with the columns that a batch brings to `target`, in their types. Without
+    /// constraints: they are the target's to check.
     pub(crate) fn create_like_sql(&self, target: &TableName, columns: &[String]) -> String {
         let end = if self.schema.is_none() { " on commit drop" } else { "" };
         format!(
@@ -186,8 +186,8 @@ pub(crate) fn delete_partition_sql(name: &TableName, column: &str, partition: &s
     )
 }
 
-/// Moves the staging table's rows into the target; `selected` are the expressions for `columns`. `keeps_absent`: a NULL leaves
-/// the stored value alone.
+/// Moves the staging table's rows into the target; `selected` are the expressions for `columns`.
+/// `keeps_absent`: a NULL leaves the stored value alone.
 pub(crate) fn merge_sql(
     staging: &str,
     target: &TableName,

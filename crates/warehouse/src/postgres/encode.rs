@@ -47,7 +47,8 @@ impl<'a> Encoder<'a> {
         Encoder { fit, columns, converted: String::new() }
     }
 
-    /// The values of one row with their columns, as plain text. Columns without a value are left out.
+    /// The values of one row with their columns, as plain text. Columns without a value are left
+    /// out.
     pub(crate) fn texts(&mut self, row_number: usize, row: Row<'_>) -> Vec<(u32, String)> {
         let mut texts: Vec<(u32, String)> = Vec::new();
         let mut unmapped = String::new();

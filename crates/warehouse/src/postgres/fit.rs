@@ -1,9 +1,9 @@
 //! Fitting a batch to its table: which column each value goes to, and how.
 //!
-//! The batch is fitted to the table as it is when it is loaded. So a batch that was parsed before another
-//! loader added a column finds that column, and converts to its type. What is decided here is what event
-//! after event would have decided: a column counts from the row that brings it, the column of unmapped values
-//! from the first row that needs it.
+//! The batch is fitted to the table as it is when it is loaded. So a batch that was parsed before
+//! another loader added a column finds that column, and converts to its type. What is decided here
+//! is what event after event would have decided: a column counts from the row that brings it, the
+//! column of unmapped values from the first row that needs it.
 
 use std::{collections::HashSet, io};
 
@@ -32,7 +32,8 @@ const MAX_ATTRIBUTES: usize = 1600;
 pub(crate) struct Against<'a> {
     /// `None`: a table that is to be made.
     pub(crate) table: Option<&'a Table>,
-    /// Columns that were made for this batch: their type is the batch's own, so its values are not converted to it.
+    /// Columns that were made for this batch: their type is the batch's own, so its values are not
+    /// converted to it.
     pub(crate) made: &'a HashSet<String>,
     pub(crate) free: Free,
     pub(crate) style: TextStyle,
@@ -149,8 +150,8 @@ impl Fit {
         Ok(making.finish())
     }
 
-    /// Appends the text that a value has in its column, equal numbers spelled equally, and answers what it is there.
-    /// `None`: it is unmapped.
+    /// Appends the text that a value has in its column, equal numbers spelled equally, and answers
+    /// what it is there. `None`: it is unmapped.
     pub(crate) fn stored(&self, row: usize, cell: &Cell<'_>, out: &mut String) -> Option<Kind> {
         let column = self.column_of_slot[cell.slot as usize]?;
         let kind = cell.flags.kind();
@@ -374,7 +375,8 @@ impl FitColumn {
     }
 }
 
-/// The action that does without looking at each value, if the kinds of the column's values allow one.
+/// The action that does without looking at each value, if the kinds of the column's values allow
+/// one.
 fn quick_action(column: &Column, to: DataType, converts: bool) -> Option<Action> {
     let only = |kinds: &[Kind]| {
         let allowed = kinds.iter().fold(0, |set, kind| set | kind.bit());

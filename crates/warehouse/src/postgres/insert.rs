@@ -26,7 +26,8 @@ const RULES: Rules = Rules {
 };
 
 impl Postgres {
-    /// Inserts the one row of `batch`, or updates the row of its key. `known` is the table as the last call left it.
+    /// Inserts the one row of `batch`, or updates the row of its key. `known` is the table as the
+    /// last call left it.
     pub(crate) async fn insert(
         &self,
         batch: Batch,

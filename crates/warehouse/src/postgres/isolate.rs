@@ -1,16 +1,17 @@
 //! Cutting out the rows that the database refuses, so that all others load.
 //!
-//! Invariant: a row counts as refused only after it failed alone, with the rows before it there where they make a
-//! difference. What the server says of the place of an error (a line of the COPY, the values of a key) decides
-//! where to look first, nothing else: constraints that are checked at the end of a statement name no line, and
-//! buffered rows the wrong one.
+//! Invariant: a row counts as refused only after it failed alone, with the rows before it there
+//! where they make a difference. What the server says of the place of an error (a line of the COPY,
+//! the values of a key) decides where to look first, nothing else: constraints that are checked at
+//! the end of a statement name no line, and buffered rows the wrong one.
 //!
-//! Rows go in segments, each in a subtransaction that stays. Where one fails, trials look for its bad rows, in
-//! subtransactions that are always rolled back, and the segment goes again without them. A transaction keeps at
-//! most [`MAX_SUBTRANSACTIONS`]: a backend announces 64 to the others, beyond that every snapshot of anybody has
-//! to look them up on disk. Rolled back ones are taken off that list, so there may be any number of them. Where
-//! more would have to stay the transaction is rolled back, and the next one sends all that is known to be good
-//! in one piece and goes on from there.
+//! Rows go in segments, each in a subtransaction that stays. Where one fails, trials look for its
+//! bad rows, in subtransactions that are always rolled back, and the segment goes again without
+//! them. A transaction keeps at most [`MAX_SUBTRANSACTIONS`]: a backend announces 64 to the others,
+//! beyond that every snapshot in the server has to look them up on disk. Rolled back ones are taken
+//! off that list, so there may be any number of them. Where more would have to stay the transaction
+//! is rolled back, and the next one sends all that is known to be good in one piece and goes on
+//! from there.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -24,19 +25,21 @@ use crate::error::{KeyHint, LoadError, ServerError};
 use crate::load::RefusedRow;
 use crate::rows::batch::Batch;
 
+/// How many subtransactions stay in a transaction: a few less than the 64 that are announced.
 const MAX_SUBTRANSACTIONS: usize = 60;
-/// Into so many segments a batch is cut: small enough that a bad row costs little, few enough to leave
-/// subtransactions for rows that are bad only because of others.
+/// Into so many segments a batch is cut: small enough that a bad row costs little, few enough to
+/// leave subtransactions for rows that are bad only because of others.
 const SEGMENTS: usize = 24;
 /// Smaller segments are not worth their round trips.
 const MIN_SEGMENT: usize = 250;
-/// From so many transactions on a row is also refused that fails only after others: the load has to end, and a later
-/// one takes the row without those.
+/// From so many transactions on a row is also refused that fails only after others: the load has to
+/// end, and a later one takes the row without those.
 const MAX_TRANSACTIONS: usize = 8;
 /// Rows of the first trial behind a bad row; the next ones are twice as long each.
 const FIRST_WINDOW: usize = 64;
 
 const UNDO: &str = "rollback to savepoint piece; release savepoint piece";
+
 /// What is known about the rows of a load's batches, from one transaction to the next.
 #[derive(Default)]
 pub(super) struct Isolation {
@@ -79,8 +82,8 @@ impl Isolation {
         self.subtransactions = 0;
     }
 
-    /// Sends a batch but for its bad rows; answers how many were inserted or updated. `None`: this transaction has
-    /// had its share of subtransactions, and is to be rolled back.
+    /// Sends a batch but for its bad rows; answers how many were inserted or updated. `None`: this
+    /// transaction has had its share of subtransactions, and is to be rolled back.
     pub(super) async fn send(
         &mut self,
         connection: &mut Connection,
@@ -137,7 +140,7 @@ impl Sending<'_> {
                 Attempt::Loaded => {}
                 Attempt::NoneLeft => return Ok(false),
                 Attempt::Failed(_) => {
-                    // they were good in another transaction: somebody changed the table in between
+                    // they were good in another transaction: the table was changed in between
                     known.sorted_until = 0;
                     known.pieces.clear();
                     return Ok(false);
@@ -225,7 +228,8 @@ impl Sending<'_> {
         Ok(start)
     }
 
-    /// Refuses the first bad row of a range: the suspect, else the one that trials of ever smaller halves lead to.
+    /// Refuses the first bad row of a range: the suspect, else the one that trials of ever smaller
+    /// halves lead to.
     async fn find_one(
         &mut self,
         known: &mut Known,
@@ -373,7 +377,8 @@ impl Sending<'_> {
         }
     }
 
-    /// The values that the server said it was at: those of a key, or of the whole row, by its first column.
+    /// The values that the server said it was at: those of a key, or of the whole row, by its first
+    /// column.
     fn key_hint(&self, error: &ServerError) -> Option<KeyHint> {
         let of_row = || {
             let columns = self.prepared.table.as_ref()?.columns.first()?.name.clone();
@@ -382,7 +387,8 @@ impl Sending<'_> {
         error.key.clone().or_else(of_row)
     }
 
-    /// The last of the rows that have the values of a violated key: the earlier ones may be why it is violated.
+    /// The last of the rows that have the values of a violated key: the earlier ones may be why it
+    /// is violated.
     fn row_with_key(&self, piece: &Selection, key: &KeyHint) -> Result<Option<usize>, LoadError> {
         let batch: &Batch = &self.prepared.batch;
         let slots: Option<Vec<u32>> =

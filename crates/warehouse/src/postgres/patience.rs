@@ -1,7 +1,8 @@
-//! Changing a table that others use: in a short transaction, and again and again while somebody holds a lock.
+//! Changing a table that others use: in a short transaction, and again and again while another
+//! session holds a lock.
 //!
-//! Invariant: nobody's statement is waited for longer than `schema_lock_timeout`, because everybody who comes later
-//! queues behind a waiting ALTER.
+//! Invariant: a lock is waited for no longer than `schema_lock_timeout`, because all later
+//! statements on the table queue behind a waiting ALTER.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tracing::debug;
 use super::pool::Postgres;
 use crate::load::SchemaChanges;
 
-/// The first pause after somebody else's lock; later ones are twice as long each.
+/// The first pause after another session's lock; later ones are twice as long each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 

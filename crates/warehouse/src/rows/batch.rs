@@ -1,8 +1,9 @@
 //! Events become rows: parsed once, flattened, typed; no database is needed for it.
 //!
-//! Invariant: a batch holds whole rows only. An event that cannot be taken leaves no trace but, at most,
-//! knowledge of its paths. What a column's type will be in the table is decided when the batch is loaded,
-//! against the table as it is then, so a batch may be filled while another one changes the table.
+//! Invariant: a batch holds whole rows only. An event that cannot be taken leaves no trace but, at
+//! most, knowledge of its paths. What a column's type will be in the table is decided when the
+//! batch is loaded, against the table as it is then, so a batch may be filled while another one
+//! changes the table.
 
 use std::sync::Arc;
 
@@ -41,8 +42,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch for `table` (a raw name) whose rows are added to those that are there. Refuses options that do
-    /// not fit together.
+    /// An empty batch for `table` (a raw name) whose rows are added to those that are there.
+    /// Refuses options that do not fit together.
     pub fn new(table: &str, options: Arc<StreamOptions>) -> Result<Batch, OptionError> {
         Batch::replacing(Replaces::Nothing, table, options)
     }
@@ -80,15 +81,17 @@ impl Batch {
 
     /// Adds one event (JSON).
     ///
-    /// Errors: [`RowError`] for what is no JSON object, or cannot become a row; the rows are as they were.
+    /// Errors: [`RowError`] for what is no JSON object, or cannot become a row; the rows are as
+    /// they were.
     pub fn push(&mut self, event: &[u8]) -> Result<(), RowError> {
         let event = walk::walk(&mut self.parser, event)?;
         self.commit(event);
         Ok(())
     }
 
-    /// Adds one event if it has the columns, and kinds of values in them, that all events before it have. `false`: it has
-    /// not, and belongs into another batch. Loading such a batch does what inserting event by event would do.
+    /// Adds one event if it has the columns, and kinds of values in them, that all events before it
+    /// have. `false`: it has not, and belongs into another batch. Loading such a batch does what
+    /// inserting event by event would do.
     pub fn push_alike(&mut self, event: &[u8]) -> Result<bool, RowError> {
         let event = walk::walk(&mut self.parser, event)?;
         let shape = self.parser.scratch.shape().ok_or(RowError::NoColumn)?;
@@ -272,9 +275,10 @@ mod tests {
         assert_eq!(names, ["a", "c"], "columns of refused events are not made");
     }
 
-    /// Whatever makes the walk step over a value: a repeated key, a hint, a name that is not for us.
+    /// All that makes the walk step over a value: a repeated key, a hint, a name for other
+    /// destinations.
     #[test]
-    fn what_nobody_takes_apart_is_checked_too() {
+    fn what_is_stepped_over_is_checked_too() {
         for text in [
             r#"{"__sql_type":"jsonb","a":1} x"#,
             r#"{"__sql_type":"jsonb","a":1}{"a":2}"#,

@@ -1,7 +1,7 @@
 //! The columns of a batch, and what its values teach about their types.
 //!
-//! Invariant: a column has the same slot for as long as its batch lives. Its type is not decided here but when the batch
-//! is fitted to its table; what is kept is what that decision needs.
+//! Invariant: a column has the same slot for as long as its batch lives. Its type is not decided
+//! here but when the batch is fitted to its table; what is kept is what that decision needs.
 
 use std::{collections::HashMap, ops::Deref};
 

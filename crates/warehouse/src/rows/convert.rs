@@ -1,7 +1,8 @@
 //! How a value becomes the text of a column.
 //!
-//! Two rules: a value that meets a column of its own type, or whose event named the type, goes *as it is*;
-//! one that meets another type is *converted*, and where no conversion exists it is unmapped.
+//! Two rules: a value that meets a column of its own type, or whose event named the type, goes *as
+//! it is*; one that meets another type is *converted*, and where no conversion exists it is
+//! unmapped.
 
 use std::fmt::Write;
 
@@ -100,7 +101,8 @@ pub(crate) fn as_json(kind: Kind, text: &str, out: &mut String) {
     }
 }
 
-/// The text of a value that keeps its kind, equal numbers spelled equally: `7` and `7.0` are one key.
+/// The text of a value that keeps its kind, equal numbers spelled equally: `7` and `7.0` are one
+/// key.
 pub(crate) fn key_text(kind: Kind, text: &str, out: &mut String) {
     match kind {
         Kind::Float => push_float(text, out),
@@ -209,8 +211,8 @@ fn parse_hexadecimal(text: &str) -> Option<f64> {
     Some(value * 2f64.powi(exponent.parse::<i32>().ok()?.checked_add(scale)?))
 }
 
-/// A float in a text column that it widened: plain where it is integral, else shortest digits, with an exponent
-/// below 1e-4 and from 1e6 on.
+/// A float in a text column that it widened: plain where it is integral, else shortest digits, with
+/// an exponent below 1e-4 and from 1e6 on.
 fn float_text(literal: &str, out: &mut String) {
     let value: f64 = literal.parse().unwrap_or(f64::NAN);
     if value.fract() == 0.0 && value.abs() < PLAIN_BELOW {
@@ -227,7 +229,8 @@ fn float_text(literal: &str, out: &mut String) {
     }
 }
 
-/// The shortest decimal text, with an exponent below 1e-6 and from 1e21 on, as JSON writers have it.
+/// The shortest decimal text, with an exponent below 1e-6 and from 1e21 on, as JSON writers have
+/// it.
 fn json_float(literal: &str, out: &mut String) {
     let value: f64 = literal.parse().unwrap_or(f64::NAN);
     if value == 0.0 || (1e-6..PLAIN_BELOW).contains(&value.abs()) {

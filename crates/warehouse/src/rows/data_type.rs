@@ -18,7 +18,8 @@ pub enum DataType {
     String,
     /// A moment, in UTC.
     Timestamp,
-    /// JSON as a value; only hints, options and tables name it, for values themselves are [`DataType::String`].
+    /// JSON as a value; only hints, options and tables name it, for values themselves are
+    /// [`DataType::String`].
     Json,
 }
 

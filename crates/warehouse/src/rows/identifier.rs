@@ -1,7 +1,7 @@
 //! Names of tables, columns and schemas, made from whatever keys events have.
 //!
-//! Invariant: a name holds no quote, no NUL and at most 63 bytes, so the server never cuts it and two
-//! names that we take for different are different in the database.
+//! Invariant: a name holds no quote, no NUL and at most 63 bytes, so the server never cuts it and
+//! two names that we take for different are different in the database.
 
 use std::borrow::Cow;
 
@@ -22,8 +22,9 @@ pub enum NameOf {
     Column,
 }
 
-/// The identifier that `name` is stored under: what is no letter, ASCII digit, `_`, blank, `$` or `-` becomes `_`, a name
-/// without any such character its MD5, and what is longer than the limit is cut.
+/// The identifier that `name` is stored under: what is no letter, ASCII digit, `_`, blank, `$` or
+/// `-` becomes `_`, a name without any such character its MD5, and what is longer than the limit is
+/// cut.
 pub fn identifier(name: &str, of: NameOf) -> Cow<'_, str> {
     if name.is_empty() {
         return Cow::Borrowed(UNNAMED);

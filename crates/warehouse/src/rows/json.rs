@@ -32,8 +32,8 @@ fn raw<'a>(value: &LazyValue<'a>) -> Result<&'a str, RowError> {
     }
 }
 
-/// Appends what a string stands for; `inner` is its text between the quotes. A half of a surrogate pair
-/// becomes U+FFFD.
+/// Appends what a string stands for; `inner` is its text between the quotes. A half of a surrogate
+/// pair becomes U+FFFD.
 pub(crate) fn unescape(inner: &str, out: &mut String) -> Result<(), RowError> {
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
@@ -109,8 +109,8 @@ pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// Appends the compact text of any value. `drop_hints` leaves out type hints of objects that are not inside
-/// an array.
+/// Appends the compact text of any value. `drop_hints` leaves out type hints of objects that are
+/// not inside an array.
 pub(crate) fn compact(
     value: &str,
     drop_hints: bool,
@@ -196,7 +196,8 @@ pub(crate) fn last_values(
     Ok(kept)
 }
 
-/// Whether `document` is one JSON object that can become a row: what a service answers before it takes it.
+/// Whether `document` is one JSON object that can become a row: what a service answers before it
+/// takes it.
 pub fn check_event(document: &[u8]) -> Result<(), RowError> {
     let object = one_object(document)?;
     check_depth(object)?;

@@ -1,5 +1,6 @@
-//! From events to rows: parsed once (`scan`, `walk`), flattened, typed (`columns`, `data_type`, `hints`), kept in memory or
-//! on disk (`row_store`). No database is needed for any of it, and none is asked.
+//! From events to rows: parsed once (`scan`, `walk`), flattened, typed (`columns`, `data_type`,
+//! `hints`), kept in memory or on disk (`row_store`). No database is needed for any of it, and none
+//! is asked.
 
 pub(crate) mod batch;
 pub(crate) mod columns;

@@ -57,7 +57,8 @@ pub struct StreamOptions {
     pub retry_frequency: f64,
     /// Whether the tables of a destination are loaded at different moments of the period.
     pub spread_tables_schedule: bool,
-    /// Values for the `env.` macros of webhooks, an object; no other kind of destination reads them.
+    /// Values for the `env.` macros of webhooks, an object; no other kind of destination reads
+    /// them.
     pub functions_env: Option<Value>,
     /// Events per part of a batch; 0 is off.
     pub temporary_batch_size: i64,
@@ -65,8 +66,8 @@ pub struct StreamOptions {
     pub primary_key: Vec<String>,
     /// Whether rows with equal key are merged; wants `primary_key`.
     pub deduplicate: bool,
-    /// How far back rows are merged, in days: 365 where it is not given. In PostgreSQL any number above 0 means the whole
-    /// table; 0 or less merges inside the batch only.
+    /// How far back rows are merged, in days: 365 where it is not given. In PostgreSQL any number
+    /// above 0 means the whole table; 0 or less merges inside the batch only.
     pub deduplicate_window: i64,
     /// Path of the field whose greatest value wins among equal keys.
     pub discriminator_field: Vec<String>,
@@ -142,8 +143,8 @@ const IGNORED: [&str; 15] = [
 ];
 
 impl StreamOptions {
-    /// Takes one option in serialized form. A key given twice replaces its value; `primaryKey` and `discriminatorField`
-    /// append to it.
+    /// Takes one option in serialized form. A key given twice replaces its value; `primaryKey` and
+    /// `discriminatorField` append to it.
     ///
     /// Errors: [`OptionError::Unknown`] and [`OptionError::Value`]; the options are as they were.
     pub fn set(&mut self, key: &str, value: &Value) -> Result<(), OptionError> {

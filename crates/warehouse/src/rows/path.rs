@@ -1,8 +1,8 @@
 //! From the path of a value in its event to the slot of its column.
 //!
 //! Events of one table look alike, so paths are kept as a tree: a key is compared with the key that
-//! followed the last one before, which is nearly always right, and the column's name is computed once per
-//! path instead of once per value.
+//! followed the last one before, which is nearly always right, and the column's name is computed
+//! once per path instead of once per value.
 
 use std::collections::HashMap;
 
@@ -71,8 +71,8 @@ impl Paths {
         self.bytes
     }
 
-    /// The path of `key` below `parent`, if it was seen before. `cursor` says where in the object's usual
-    /// order we are, and is moved on.
+    /// The path of `key` below `parent`, if it was seen before. `cursor` says where in the object's
+    /// usual order we are, and is moved on.
     pub(crate) fn find(&self, parent: PathId, key: &str, cursor: &mut usize) -> Option<PathId> {
         let parent = self.get(parent);
         if let Some(expected) = parent.children.get(*cursor)

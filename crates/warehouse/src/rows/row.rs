@@ -1,12 +1,13 @@
 //! A parsed row, kept as small as the text it came from.
 //!
-//! A row is a run of cells; a cell is a column's slot, the kind of its value, and the value's text in its own
-//! form, without JSON escapes.
+//! A row is a run of cells; a cell is a column's slot, the kind of its value, and the value's text
+//! in its own form, without JSON escapes.
 
 use crate::rows::data_type::DataType;
 
-/// Objects and arrays nested deeper than this are refused. The scanner recurses and takes about 16 KiB of stack
-/// for each level, so an unbounded depth would end the process; and nested text is scanned once per level.
+/// Objects and arrays nested deeper than this are refused. The scanner recurses and takes about 16
+/// KiB of stack for each level, so an unbounded depth would end the process; and nested text is
+/// scanned once per level.
 pub const MAX_DEPTH: usize = 64;
 
 /// Why an event cannot become a row. Never holds a value of the event.
@@ -158,7 +159,8 @@ pub(crate) struct Cell<'a> {
 
 impl<'a> Cell<'a> {
     pub(crate) fn text(&self) -> &'a str {
-        // it was a `str` when it was pushed; the check is a few nanoseconds and keeps this file safe
+        // it was a `str` when it was pushed; the check is a few nanoseconds and keeps this file
+        // safe
         std::str::from_utf8(self.bytes).unwrap_or_default()
     }
 }

@@ -1,8 +1,8 @@
-//! One pass over JSON text, strict, without a tree: the quick walk's eyes.
+//! One pass over JSON text, strict, without a tree: what the quick walk reads by.
 //!
-//! Invariant: what it lets pass is JSON as RFC 8259 has it, but for escapes, which whoever takes a string apart
-//! checks (`json::unescape`; [`Scan::skip`] does it for what nobody takes apart). It never reads beyond the text,
-//! and its depth is bounded by the caller's count.
+//! Invariant: what it lets pass is JSON as RFC 8259 has it, but for escapes: the caller that takes
+//! a string apart checks them (`json::unescape`), and [`Scan::skip`] those of the strings that it
+//! steps over. It never reads beyond the text, and its depth is bounded by the caller's count.
 
 use crate::rows::{
     json::unescape,
@@ -128,7 +128,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Steps over the value that is next, whatever it is, and checks all of it. `depth` is that of what holds it.
+    /// Steps over the value that is next, whatever it is, and checks all of it. `depth` is that of
+    /// what holds it.
     pub(crate) fn skip(&mut self, depth: usize) -> Result<&'a str, RowError> {
         let first = self.peek();
         let start = self.at;
@@ -172,12 +173,14 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The place of the next quote, backslash or control character, from `at` on; the end if there is none.
+/// The place of the next quote, backslash or control character, from `at` on; the end if there is
+/// none.
 #[inline]
 fn next_special(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let word = u64::from_le_bytes(*word);
-        // the high bit of each byte that is one of the three; a byte above a hit may be marked too, the first never is
+        // the high bit of each byte that is one of the three; a byte above a hit may be marked too,
+        // the first never is
         let quotes = word ^ (ONES * u64::from(b'"'));
         let backslashes = word ^ (ONES * u64::from(b'\\'));
         let is_special = (quotes.wrapping_sub(ONES) & !quotes)

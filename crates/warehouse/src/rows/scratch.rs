@@ -1,4 +1,5 @@
-//! The row that is being made: the values of one event, before it is known that all of it can be taken.
+//! The row that is being made: the values of one event, before it is known that all of it can be
+//! taken.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -93,8 +94,8 @@ impl Scratch {
         self.hints.extend(sql_type.map(|sql_type| (index, sql_type)));
     }
 
-    /// Stands for the columns of the row that is being made and for what their values are, in any order. `None`: it has no
-    /// value.
+    /// Stands for the columns of the row that is being made and for what their values are, in any
+    /// order. `None`: it has no value.
     pub(crate) fn shape(&self) -> Option<u64> {
         let mut shape = None::<u64>;
         for value in &self.values {
@@ -123,7 +124,8 @@ impl Scratch {
     }
 }
 
-/// Spreads a number over all bits (the finalizer of SplitMix64), so that sums of different sets differ.
+/// Spreads a number over all bits (the finalizer of SplitMix64), so that sums of different sets
+/// differ.
 fn mixed(seed: u64) -> u64 {
     let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,8 +1,8 @@
 //! SQL types that events and options name.
 //!
-//! Invariant: nothing but the name of a type, and at most NOT NULL and a harmless default, ever reaches a
-//! statement. Hints come with events, so whoever may send an event writes them; everything that is not
-//! recognised here is refused.
+//! Invariant: nothing but the name of a type, and at most NOT NULL and a harmless default, ever
+//! reaches a statement. Hints come with events, so every client that may send an event writes them;
+//! everything that is not recognised here is refused.
 
 use crate::rows::{data_type::DataType, type_names::data_type};
 
@@ -64,7 +64,8 @@ impl SqlType {
     }
 }
 
-/// Whether `text` is `words[(words or numbers)] [words] [[]…]`, a quoted or qualified name included.
+/// Whether `text` is `words[(words or numbers)] [words] [[]…]`, a quoted or qualified name
+/// included.
 fn is_type(text: &str) -> bool {
     let mut rest = text.trim();
     let mut words = 0;
@@ -164,7 +165,8 @@ fn are_clauses(text: &str) -> bool {
 fn after_default(text: &str) -> Option<&str> {
     let after = if let Some(literal) = text.strip_prefix('\'') {
         let (value, after) = literal.split_once('\'')?;
-        // a doubled quote, or a backslash that some settings read as an escape, is more than we need
+        // a doubled quote, or a backslash that some settings read as an escape, is more than we
+        // need
         if value.contains(['\\', '\0']) || after.starts_with('\'') {
             return None;
         }

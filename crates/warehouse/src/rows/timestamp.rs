@@ -1,7 +1,7 @@
 //! Which strings are timestamps, and how timestamps are written.
 //!
-//! A timestamp is kept in one canonical text, `YYYY-MM-DDThh:mm:ss[.f]Z` with at most nine digits and no
-//! trailing zeros, so that the hot path copies text instead of converting numbers.
+//! A timestamp is kept in one canonical text, `YYYY-MM-DDThh:mm:ss[.f]Z` with at most nine digits
+//! and no trailing zeros, so that the hot path copies text instead of converting numbers.
 
 use jiff::civil::DateTime;
 

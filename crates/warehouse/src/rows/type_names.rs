@@ -1,6 +1,7 @@
 //! Names of SQL types: which of ours they stand for, and how ours are made.
 //!
-//! They are PostgreSQL's. Events name types while they are parsed, before it is known which table they go to.
+//! They are PostgreSQL's. Events name types while they are parsed, before it is known which table
+//! they go to.
 
 use crate::rows::data_type::DataType;
 
@@ -17,7 +18,8 @@ const TYPES: [(DataType, &[&str]); 6] = [
     (DataType::Json, &["jsonb", "json"]),
 ];
 
-/// Our type for an SQL type as the catalog prints it, or as a hint spells it: exact, else by its beginning.
+/// Our type for an SQL type as the catalog prints it, or as a hint spells it: exact, else by its
+/// beginning.
 pub(crate) fn data_type(sql_type: &str) -> DataType {
     let exact = TYPES.iter().find(|(_, names)| names.contains(&sql_type));
     let found = exact.or_else(|| {

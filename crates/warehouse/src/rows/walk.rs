@@ -1,7 +1,8 @@
 //! The walk over one event: flattening, names, the kinds of values.
 //!
-//! The quick walk reads the event once, front to back (`scan`). A repeated key or a type hint, which both change
-//! what was read before them, make it start over, the careful way, over the entries of each object.
+//! The quick walk reads the event once, front to back (`scan`). A repeated key or a type hint,
+//! which both change what was read before them, make it start over, the careful way, over the
+//! entries of each object.
 
 use std::borrow::Cow;
 
@@ -22,6 +23,7 @@ use crate::rows::{
 const TABLE_NAME_KEY: &str = "JITSU_TABLE_NAME";
 /// The column of the partition that a batch replaces.
 pub(crate) const PARTITION: &str = "__partition_id";
+
 /// Why the quick walk over an event ended.
 enum Stop {
     Error(RowError),

@@ -70,7 +70,8 @@ async fn rows(database: &Database) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_tables_and_options_move_one_position() -> Result<()> {
-    // given two tables and a batch with options of its own, one row in each of which the database refuses
+    // given two tables and a batch with options of its own, one row in each of which the database
+    // refuses
     let loader = Loader::new().await?;
     loader
         .database

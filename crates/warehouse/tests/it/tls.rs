@@ -16,7 +16,8 @@ fn openssl(folder: &Path, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// An authority, a server's certificate for `localhost`, and a client's with a key in an older form.
+/// An authority, a server's certificate for `localhost`, and a client's with a key in an older
+/// form.
 fn make_certificates(folder: &Path) -> Result<()> {
     let key = "-newkey rsa:2048 -nodes";
     for authority in ["ca", "other"] {
@@ -43,7 +44,7 @@ fn make_certificates(folder: &Path) -> Result<()> {
         folder,
         "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out client.crt",
     )?;
-    // PostgreSQL runs as a user of its own, and wants a key that not everybody reads
+    // PostgreSQL runs as a user of its own, and wants a key that no other user may read
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let owner = Command::new("chown").arg("postgres").arg(folder.join("server.key")).status();
     ensure!(owner?.success() || !nix_is_root(), "chown failed");

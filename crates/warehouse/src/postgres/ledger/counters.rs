@@ -1,7 +1,7 @@
-//! Every offsets row of a destination, with its counters, by one question.
+//! All positions of a destination with what is counted beside them, by one question.
 //!
-//! Invariant: asking makes nothing, locks nothing and changes nothing, so it may be done at any time and by anybody
-//! who may read the table.
+//! Invariant: asking makes nothing, locks nothing and changes nothing, so it may be done at any
+//! time, by every user that may read the table.
 
 use jiff::Timestamp;
 use sqlx::{Row, postgres::PgRow};
