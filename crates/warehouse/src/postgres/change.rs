@@ -15,7 +15,7 @@ use super::{
     ddl::{self, KeyChange},
     error::Purpose,
     fit::{Against, Fit, Free},
-    patience::{Patience, undo_change_sql},
+    patience::{Patience, undo_change},
     pool::Postgres,
     quote_ident, quote_literal,
 };
@@ -176,14 +176,14 @@ impl Postgres {
     ) -> Result<Vec<String>, LoadError> {
         let mut patience = Patience::new(self.settings().schema_patience);
         loop {
-            connection.run(&self.begin_change_sql(rules.changes)).await?;
+            self.begin_change(connection, rules.changes).await?;
             match change_once(connection, batch, name, made, rules).await {
                 Ok(added) => {
-                    connection.run(&self.end_change_sql(rules.changes)).await?;
+                    self.end_change(connection, rules.changes).await?;
                     return Ok(added);
                 }
                 Err(error) if error.is_lock_timeout() && patience.is_left() => {
-                    connection.run(undo_change_sql(rules.changes)).await?;
+                    undo_change(connection, rules.changes).await?;
                     patience.wait(&name.table).await;
                 }
                 Err(error) => return Err(error),

@@ -19,7 +19,7 @@ use super::{
     client::Connection,
     ddl::{self, KeyChange},
     error::Purpose,
-    patience::{Patience, undo_change_sql},
+    patience::{Patience, undo_change},
     pool::Postgres,
     quote_ident, quote_literal,
 };
@@ -55,13 +55,13 @@ impl Postgres {
         // transaction on the first, and this one takes no snapshot that the index would wait for
         let mut owner = self.connection().await?;
         let unlimited = "set local idle_in_transaction_session_timeout = 0";
-        owner.run(&format!("{}; {unlimited}", self.begin_sql())).await?;
+        owner.begin(&format!("{}; {unlimited}", self.begin_sql())).await?;
         owner.run_for(&ddl::lock_table_sql(name), purpose).await?;
         let built = match wants_key(Table::read(&mut owner, name).await?.as_ref()) {
             true => self.build_key(connection, name, key).await,
             false => Ok(()), // another loader was faster
         };
-        owner.run("rollback").await?;
+        owner.roll_back().await?;
         if let Err(LoadError::Schema { error, .. } | LoadError::Refused { error, .. }) = &built
             && error.sqlstate.starts_with("23")
         {
@@ -175,14 +175,11 @@ impl Postgres {
         let purpose = Purpose::Schema { table: &name.table };
         let mut patience = Patience::new(self.settings().schema_patience);
         loop {
-            connection.run(&self.begin_change_sql(SchemaChanges::BeforeLoad)).await?;
+            self.begin_change(connection, SchemaChanges::BeforeLoad).await?;
             match connection.run_for(&statements.join("; "), purpose).await {
-                Ok(_) => {
-                    connection.run("commit").await?;
-                    return Ok(());
-                }
+                Ok(_) => return self.end_change(connection, SchemaChanges::BeforeLoad).await,
                 Err(error) => {
-                    connection.run(undo_change_sql(SchemaChanges::BeforeLoad)).await?;
+                    undo_change(connection, SchemaChanges::BeforeLoad).await?;
                     if !error.is_lock_timeout() || !patience.is_left() {
                         return Err(error);
                     }
