@@ -130,7 +130,7 @@ pub enum LoadError {
 
 impl LoadError {
     /// Shorthand for [`LoadError::Config`].
-    pub fn config(reason: impl Into<String>) -> LoadError {
+    pub(crate) fn config(reason: impl Into<String>) -> LoadError {
         LoadError::Config(reason.into())
     }
 
@@ -157,7 +157,7 @@ impl LoadError {
     }
 
     /// Whether a table that a statement names is not there.
-    pub fn is_undefined_table(&self) -> bool {
+    pub(crate) fn is_undefined_table(&self) -> bool {
         self.server_error().is_some_and(|error| error.sqlstate == "42P01")
     }
 

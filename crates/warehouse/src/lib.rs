@@ -47,12 +47,12 @@ pub use load::{
     LoadCounts, LoadOptions, LoadReport, LoadedTable, Refusals, RefusedRow, RowsOf, SchemaChanges,
 };
 pub use rows::{
-    batch::{Batch, Replaces},
+    batch::Batch,
     data_type::DataType,
     identifier::{NameOf, identifier},
     json::check_event,
     micro_batch::{MicroBatch, RowPlace},
     options::{OptionError, SchemaField, StreamOptions},
-    row::{MAX_DEPTH, RowError},
+    row::RowError,
     row_store::MemoryLimit,
 };

@@ -14,9 +14,10 @@ use super::{
     state::{Phase, State, Status},
 };
 use crate::{
-    Batch, MemoryLimit, OptionError, Replaces, RowError, StreamOptions,
+    Batch, MemoryLimit, OptionError, RowError, StreamOptions,
     load::{LoadOptions, LoadReport, Refusals, RowsOf, SchemaChanges},
     postgres::Postgres,
+    rows::batch::Replaces,
 };
 
 /// A stream is all or nothing, its changes to the table included.

@@ -3,9 +3,11 @@
 use sqlx::{Row, postgres::PgRow};
 
 use super::{client::Connection, error::Purpose, quote_ident, quote_literal};
-use crate::error::LoadError;
-use crate::load::LoadedTable;
-use crate::rows::{data_type::DataType, type_names::data_type};
+use crate::{
+    error::LoadError,
+    load::LoadedTable,
+    rows::{data_type::DataType, type_names::data_type},
+};
 
 /// A table's name in its schema; both are final, not raw.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -67,9 +67,7 @@ impl Prepared {
         let part = usize::try_from(self.batch.options.temporary_batch_size).unwrap_or(0);
         if self.is_literal { part } else { 0 }
     }
-}
 
-impl Prepared {
     /// Which rows are sent: of those with equal keys one, and none of `refused`. `None`: all.
     pub(super) fn survivors(&self, refused: &[usize]) -> Result<Option<Arc<Vec<bool>>>, LoadError> {
         let Prepared { batch, fit, .. } = self;
@@ -246,7 +244,7 @@ async fn change_once(
     Ok(fit.missing.into_iter().map(|column| column.name).collect())
 }
 
-pub(super) fn fit(
+fn fit(
     batch: &Batch,
     table: Option<&Table>,
     made: &HashSet<String>,

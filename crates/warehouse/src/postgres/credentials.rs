@@ -100,18 +100,18 @@ impl Credentials {
     }
 
     /// The schema of tables without a namespace.
-    pub(crate) fn schema(&self) -> Result<&str, LoadError> {
+    pub(super) fn schema(&self) -> Result<&str, LoadError> {
         match self.default_schema.as_str() {
             "" => Err(LoadError::config("defaultSchema is required")),
             schema => Ok(schema),
         }
     }
 
-    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
+    pub(super) fn connect_timeout(&self) -> Option<Duration> {
         self.parameters.get("connect_timeout")?.parse().ok().map(Duration::from_secs)
     }
 
-    pub(crate) fn connect_options(&self) -> Result<PgConnectOptions, LoadError> {
+    pub(super) fn connect_options(&self) -> Result<PgConnectOptions, LoadError> {
         if let Some(method) = self.authentication_method.as_deref().filter(|m| *m == "google-psc") {
             return Err(LoadError::config(format!(
                 "authenticationMethod {method} is not supported yet; use username and password"
@@ -137,7 +137,7 @@ impl Credentials {
 
     /// `; set local …` for the parameters that are settings of a session. Not sent when connecting:
     /// a pooler would refuse them there.
-    pub(crate) fn session_settings(&self) -> String {
+    pub(super) fn session_settings(&self) -> String {
         let settings = self.parameters.iter().filter(|(name, _)| {
             !OF_DRIVERS.contains(&name.as_str()) && *name != "application_name"
         });

@@ -35,7 +35,7 @@ impl RowWriter for Encoder<'_> {
 }
 
 /// Turns the rows of one batch into COPY text.
-pub(crate) struct Encoder<'a> {
+pub(super) struct Encoder<'a> {
     fit: &'a Fit,
     /// The batch's, by slot.
     columns: &'a [Column],
@@ -43,13 +43,13 @@ pub(crate) struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    pub(crate) fn new(fit: &'a Fit, columns: &'a [Column]) -> Encoder<'a> {
+    pub(super) fn new(fit: &'a Fit, columns: &'a [Column]) -> Encoder<'a> {
         Encoder { fit, columns, converted: String::new() }
     }
 
     /// The values of one row with their columns, as plain text. Columns without a value are left
     /// out.
-    pub(crate) fn texts(&mut self, row_number: usize, row: Row<'_>) -> Vec<(u32, String)> {
+    pub(super) fn texts(&mut self, row_number: usize, row: Row<'_>) -> Vec<(u32, String)> {
         let mut texts: Vec<(u32, String)> = Vec::new();
         let mut unmapped = String::new();
         for cell in row.cells() {
@@ -91,7 +91,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Appends one row.
-    pub(crate) fn encode(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
+    pub(super) fn encode(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
         let start = out.len();
         let fit = self.fit;
         let is_written = in_order(fit, row, NULL_FIELD, out, |column, cell, out| {

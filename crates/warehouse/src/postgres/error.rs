@@ -36,7 +36,7 @@ const WORDS_ARE_NAMES: [&str; 4] = ["42501", "42703", "42P01", "3F000"];
 
 /// What a statement was for; it decides what a refusal means.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Purpose<'a> {
+pub(super) enum Purpose<'a> {
     Rows {
         table: &'a str,
     },
@@ -48,7 +48,7 @@ pub(crate) enum Purpose<'a> {
 }
 
 /// Classifies an error of sqlx by what the caller does next.
-pub(crate) fn classify(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
+pub(super) fn classify(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
     match error {
         sqlx::Error::Database(error) => {
             let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else {

@@ -23,25 +23,25 @@ use crate::rows::{
 };
 
 /// The column that takes what fits nowhere else.
-pub(crate) const UNMAPPED: &str = "_unmapped_data";
+const UNMAPPED: &str = "_unmapped_data";
 /// PostgreSQL's limit of columns; dropped ones count (`MaxHeapAttributeNumber`).
 const MAX_ATTRIBUTES: usize = 1600;
 
 /// What a batch is fitted to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Against<'a> {
+pub(super) struct Against<'a> {
     /// `None`: a table that is to be made.
-    pub(crate) table: Option<&'a Table>,
+    pub(super) table: Option<&'a Table>,
     /// Columns that were made for this batch: their type is the batch's own, so its values are not
     /// converted to it.
-    pub(crate) made: &'a HashSet<String>,
-    pub(crate) free: Free,
-    pub(crate) style: TextStyle,
+    pub(super) made: &'a HashSet<String>,
+    pub(super) free: Free,
+    pub(super) style: TextStyle,
 }
 
 /// Which columns are made whatever `schemaFreeze` and `maxColumnsCount` say, and do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Free {
+pub(super) enum Free {
     None,
     /// Those of the first row.
     FirstRow,
@@ -51,32 +51,32 @@ pub(crate) enum Free {
 
 /// How a batch fits its table.
 #[derive(Debug)]
-pub(crate) struct Fit {
+pub(super) struct Fit {
     /// Columns that the batch brings, in the order in which they are sent.
-    pub(crate) columns: Vec<FitColumn>,
+    pub(super) columns: Vec<FitColumn>,
     /// Columns that the table lacks.
-    pub(crate) missing: Vec<NewColumn>,
+    pub(super) missing: Vec<NewColumn>,
     /// By slot: index into `columns`; `None` where values go to the unmapped column.
-    pub(crate) column_of_slot: Vec<Option<u32>>,
+    pub(super) column_of_slot: Vec<Option<u32>>,
     /// The column of unmapped values, if there are any.
-    pub(crate) unmapped: Option<u32>,
+    pub(super) unmapped: Option<u32>,
     /// Columns for which PostgreSQL has no room.
-    pub(crate) beyond_limit: usize,
+    pub(super) beyond_limit: usize,
 }
 
 #[derive(Debug)]
-pub(crate) struct FitColumn {
-    pub(crate) name: String,
-    pub(crate) action: Action,
+pub(super) struct FitColumn {
+    pub(super) name: String,
+    pub(super) action: Action,
     /// How its values go in binary format, if all of them can.
-    pub(crate) wire: Option<Wire>,
+    pub(super) wire: Option<Wire>,
     /// The type that the batch gives the column, which values are cast to where that can be said.
-    pub(crate) cast: Option<String>,
+    pub(super) cast: Option<String>,
 }
 
 /// What happens to the values of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(super) enum Action {
     /// Their texts are the column's: they are copied.
     Copy,
     /// Canonical timestamps: copied once their fraction is short enough.
@@ -86,7 +86,7 @@ pub(crate) enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Conversion {
+pub(super) struct Conversion {
     /// The column's type.
     to: DataType,
     /// Values of rows before this one go as they are.
@@ -102,7 +102,7 @@ impl Conversion {
     }
 
     /// Appends the text of a value. `false`: it is unmapped.
-    pub(crate) fn apply(self, row: usize, cell: &Cell<'_>, out: &mut String) -> bool {
+    pub(super) fn apply(self, row: usize, cell: &Cell<'_>, out: &mut String) -> bool {
         let kind = cell.flags.kind();
         if self.goes_as_it_is(row, cell) {
             if cell.flags.is_date() && self.is_new && self.to == DataType::String {
@@ -124,7 +124,7 @@ fn own_type(cell: &Cell<'_>) -> DataType {
 }
 
 impl Fit {
-    pub(crate) fn new(batch: &Batch, against: Against<'_>) -> io::Result<Fit> {
+    pub(super) fn new(batch: &Batch, against: Against<'_>) -> io::Result<Fit> {
         let fitted = |slot: u32| {
             let column = &batch.columns()[slot as usize];
             let present = against.table.and_then(|table| table.column(&column.name));
@@ -152,7 +152,7 @@ impl Fit {
 
     /// Appends the text that a value has in its column, equal numbers spelled equally, and answers
     /// what it is there. `None`: it is unmapped.
-    pub(crate) fn stored(&self, row: usize, cell: &Cell<'_>, out: &mut String) -> Option<Kind> {
+    pub(super) fn stored(&self, row: usize, cell: &Cell<'_>, out: &mut String) -> Option<Kind> {
         let column = self.column_of_slot[cell.slot as usize]?;
         let kind = cell.flags.kind();
         let Action::Convert(conversion) = self.columns[column as usize].action else {
@@ -178,19 +178,19 @@ impl Fit {
     }
 
     /// Quoted names of the columns, in order.
-    pub(crate) fn quoted_columns(&self) -> Vec<String> {
+    pub(super) fn quoted_columns(&self) -> Vec<String> {
         self.columns.iter().map(|column| quote_ident(&column.name)).collect()
     }
 
     /// Whether COPY straight into the table could refuse what an insert with casts takes.
-    pub(crate) fn needs_cast(&self) -> bool {
+    pub(super) fn needs_cast(&self) -> bool {
         self.columns.iter().any(|column| column.cutting_cast().is_some())
     }
 }
 
 impl FitColumn {
     /// The type that values must be cast to because COPY would refuse what the cast cuts.
-    pub(crate) fn cutting_cast(&self) -> Option<&str> {
+    pub(super) fn cutting_cast(&self) -> Option<&str> {
         self.cast.as_deref().filter(|cast| types::cast_cuts(cast))
     }
 }

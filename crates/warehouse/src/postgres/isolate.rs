@@ -21,9 +21,11 @@ use super::{
     new_keys::may_be_repeat,
     transfer::{self, Selection},
 };
-use crate::error::{KeyHint, LoadError, ServerError};
-use crate::load::RefusedRow;
-use crate::rows::batch::Batch;
+use crate::{
+    error::{KeyHint, LoadError, ServerError},
+    load::RefusedRow,
+    rows::batch::Batch,
+};
 
 /// How many subtransactions stay in a transaction: a few less than the 64 that are announced.
 const MAX_SUBTRANSACTIONS: usize = 60;

@@ -23,8 +23,7 @@ use super::{
     pool::Postgres,
     quote_ident, quote_literal,
 };
-use crate::error::LoadError;
-use crate::load::SchemaChanges;
+use crate::{error::LoadError, load::SchemaChanges};
 
 /// For an index over a large table.
 const BUILD_PATIENCE: Duration = Duration::from_secs(6 * 3600);

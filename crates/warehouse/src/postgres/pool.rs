@@ -95,7 +95,7 @@ impl Postgres {
     }
 
     /// The schema of tables without a namespace.
-    pub fn default_schema(&self) -> &str {
+    pub(super) fn default_schema(&self) -> &str {
         &self.0.default_schema
     }
 
@@ -155,7 +155,7 @@ impl Postgres {
     }
 
     /// Begins a transaction with its limits, in one round trip.
-    pub(crate) fn begin_sql(&self) -> String {
+    pub(super) fn begin_sql(&self) -> String {
         let Settings { lock_timeout, statement_timeout, idle_in_transaction_timeout, .. } =
             &self.0.settings;
         format!(

@@ -4,7 +4,7 @@ use super::fit::Fit;
 use crate::rows::row::{Cell, Row};
 
 /// Turns the rows of one batch into what COPY reads.
-pub(crate) trait RowWriter {
+pub(super) trait RowWriter {
     /// The name of the format.
     fn format(&self) -> &'static str;
     /// What comes before the first row.

@@ -15,13 +15,16 @@ use super::{
     encode::Encoder,
     error::Purpose,
     fit::{Against, Fit, Free},
+    quote_ident,
     row_writer::RowWriter,
 };
-use crate::error::LoadError;
-use crate::rows::{
-    batch::{Batch, Replaces},
-    columns::Column,
-    convert::TextStyle,
+use crate::{
+    error::LoadError,
+    rows::{
+        batch::{Batch, Replaces},
+        columns::Column,
+        convert::TextStyle,
+    },
 };
 
 /// Bytes of COPY text that are sent at once.
@@ -177,7 +180,7 @@ async fn widen_cast_columns(
     purpose: Purpose<'_>,
 ) -> Result<(), LoadError> {
     for column in fit.columns.iter().filter(|column| column.cutting_cast().is_some()) {
-        let name = super::quote_ident(&column.name);
+        let name = quote_ident(&column.name);
         let sql = format!("alter table {} alter column {name} type text", staging.quoted());
         connection.run_for(&sql, purpose).await?;
     }

@@ -20,7 +20,7 @@ use crate::rows::{
 
 /// What happens to the rows that are in the table already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replaces {
+pub(crate) enum Replaces {
     /// They stay; with `deduplicate` those of equal key are updated.
     Nothing,
     /// They all go.
@@ -36,7 +36,7 @@ pub struct Batch {
     pub(crate) options: Arc<StreamOptions>,
     pub(crate) replaces: Replaces,
     pub(crate) rows: Rows,
-    pub(crate) parser: Parser,
+    parser: Parser,
     /// What the rows have in common, if they were pushed by [`Batch::push_alike`].
     shape: Option<u64>,
 }
@@ -49,7 +49,7 @@ impl Batch {
     }
 
     /// The same, for rows that take the place of others.
-    pub fn replacing(
+    pub(crate) fn replacing(
         replaces: Replaces,
         table: &str,
         options: Arc<StreamOptions>,
@@ -92,7 +92,7 @@ impl Batch {
     /// Adds one event if it has the columns, and kinds of values in them, that all events before it
     /// have. `false`: it has not, and belongs into another batch. Loading such a batch does what
     /// inserting event by event would do.
-    pub fn push_alike(&mut self, event: &[u8]) -> Result<bool, RowError> {
+    pub(super) fn push_alike(&mut self, event: &[u8]) -> Result<bool, RowError> {
         let event = walk::walk(&mut self.parser, event)?;
         let shape = self.parser.scratch.shape().ok_or(RowError::NoColumn)?;
         if *self.shape.get_or_insert(shape) != shape {

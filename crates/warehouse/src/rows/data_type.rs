@@ -28,7 +28,7 @@ use DataType::{Bool, Float64, Int64, Json, String, Timestamp, Unknown};
 impl DataType {
     /// The narrowest type that takes the values of both: the common ancestor in the tree
     /// STRING → (FLOAT64 → INT64 → BOOL, TIMESTAMP).
-    pub fn common(self, other: DataType) -> DataType {
+    pub(super) fn common(self, other: DataType) -> DataType {
         if self == other {
             return self;
         }
@@ -42,12 +42,12 @@ impl DataType {
     }
 
     /// The type that a code of the `schema` option stands for.
-    pub fn from_schema_code(code: &Value) -> Option<DataType> {
+    pub(super) fn from_schema_code(code: &Value) -> Option<DataType> {
         DataType::from_number(u8::try_from(code.as_u64()?).ok()?)
     }
 
     /// The inverse of `as u8`.
-    pub(crate) fn from_number(number: u8) -> Option<DataType> {
+    pub(super) fn from_number(number: u8) -> Option<DataType> {
         [Unknown, Bool, Int64, Float64, String, Timestamp, Json].get(usize::from(number)).copied()
     }
 

@@ -11,7 +11,7 @@ use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 /// PostgreSQL's limit, in bytes (`NAMEDATALEN` - 1).
 const LIMIT: usize = 63;
 /// What an empty name becomes.
-pub(crate) const UNNAMED: &str = "_unnamed";
+pub(super) const UNNAMED: &str = "_unnamed";
 
 /// What a name stands for; it shows in names that consist of forbidden characters only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub fn identifier(name: &str, of: NameOf) -> Cow<'_, str> {
 }
 
 /// `name` under the `toSameCase` option.
-pub(crate) fn same_case(name: &str, to_same_case: bool) -> Cow<'_, str> {
+pub(super) fn same_case(name: &str, to_same_case: bool) -> Cow<'_, str> {
     if to_same_case { Cow::Owned(name.to_lowercase()) } else { Cow::Borrowed(name) }
 }
 

@@ -163,7 +163,7 @@ impl StreamOptions {
     }
 
     /// Whether rows are merged into the table by their key.
-    pub fn merges_into_table(&self) -> bool {
+    pub(crate) fn merges_into_table(&self) -> bool {
         self.deduplicate && self.deduplicate_window > 0
     }
 
@@ -233,7 +233,7 @@ fn bool(value: &Value) -> Result<bool, Refusal> {
 }
 
 /// The words that stand for a bool.
-pub(crate) fn bool_word(text: &str) -> Option<bool> {
+pub(super) fn bool_word(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),

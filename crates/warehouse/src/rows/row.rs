@@ -8,7 +8,7 @@ use crate::rows::data_type::DataType;
 /// Objects and arrays nested deeper than this are refused. The scanner recurses and takes about 16
 /// KiB of stack for each level, so an unbounded depth would end the process; and nested text is
 /// scanned once per level.
-pub const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// Why an event cannot become a row. Never holds a value of the event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +51,7 @@ impl RowError {
         matches!(self, RowError::Json(_) | RowError::TooDeep)
     }
 
-    pub(crate) fn json(reason: &'static str) -> RowError {
+    pub(super) fn json(reason: &'static str) -> RowError {
         RowError::Json(reason)
     }
 }
@@ -112,7 +112,7 @@ impl Flags {
         Flags(kind as u8)
     }
 
-    pub(crate) fn bits(self) -> u8 {
+    pub(super) fn bits(self) -> u8 {
         self.0
     }
 
@@ -125,7 +125,7 @@ impl Flags {
         DataType::from_number((self.0 >> Flags::HINT).checked_sub(1)?)
     }
 
-    pub(crate) fn set_hint(&mut self, data_type: DataType) {
+    pub(super) fn set_hint(&mut self, data_type: DataType) {
         self.0 |= (data_type as u8 + 1) << Flags::HINT;
     }
 
@@ -134,7 +134,7 @@ impl Flags {
         self.0 & Flags::DATE != 0
     }
 
-    pub(crate) fn set_date(&mut self) {
+    pub(super) fn set_date(&mut self) {
         self.0 |= Flags::DATE;
     }
 
@@ -143,7 +143,7 @@ impl Flags {
         self.0 & Flags::ESCAPED != 0
     }
 
-    pub(crate) fn set_escaped(&mut self) {
+    pub(super) fn set_escaped(&mut self) {
         self.0 |= Flags::ESCAPED;
     }
 }
@@ -171,13 +171,13 @@ pub(crate) struct Row<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Row<'a> {
     /// At most so many bytes are taken by a row of these cells.
-    pub(crate) fn max_size<'c>(cells: impl Iterator<Item = Cell<'c>>) -> usize {
+    pub(super) fn max_size<'c>(cells: impl Iterator<Item = Cell<'c>>) -> usize {
         // at most five bytes for each of the two varints, and the flags
         cells.map(|cell| 11 + cell.bytes.len()).sum()
     }
 
     /// Appends a row of these cells.
-    pub(crate) fn write<'c>(cells: impl Iterator<Item = Cell<'c>>, out: &mut Vec<u8>) {
+    pub(super) fn write<'c>(cells: impl Iterator<Item = Cell<'c>>, out: &mut Vec<u8>) {
         for cell in cells {
             write_varint(out, cell.slot);
             out.push(cell.flags.0);

@@ -48,7 +48,7 @@ enum Place {
 }
 
 impl Rows {
-    pub(crate) fn with_limit(limit: MemoryLimit) -> Rows {
+    pub(super) fn with_limit(limit: MemoryLimit) -> Rows {
         Rows { limit: Some(limit), ..Rows::default() }
     }
 
@@ -57,11 +57,11 @@ impl Rows {
     }
 
     /// Bytes of heap.
-    pub(crate) fn held_bytes(&self) -> usize {
+    pub(super) fn held_bytes(&self) -> usize {
         self.held
     }
 
-    pub(crate) fn push<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>> + Clone) {
+    pub(super) fn push<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>> + Clone) {
         let size = 4 + Row::max_size(cells.clone());
         let bytes = self.room_for(size);
         let start = bytes.len();

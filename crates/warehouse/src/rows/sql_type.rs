@@ -50,12 +50,12 @@ const DEFAULTS: [&str; 12] = [
 
 impl SqlType {
     /// A type for casts and for the column alike. `None`: it is not the name of a type.
-    pub(crate) fn plain(name: &str) -> Option<SqlType> {
+    pub(super) fn plain(name: &str) -> Option<SqlType> {
         SqlType::new(name, name)
     }
 
     /// `None`: either is not what it should be.
-    pub(crate) fn new(cast: &str, ddl: &str) -> Option<SqlType> {
+    pub(super) fn new(cast: &str, ddl: &str) -> Option<SqlType> {
         (is_type(cast) && is_column_type(ddl)).then(|| SqlType {
             cast: cast.to_owned(),
             ddl: ddl.to_owned(),
