@@ -1,7 +1,8 @@
 //! Rows as the text that the server reads: in the text format of COPY, or value by value.
 
 use super::{
-    fit::{Action, Fit},
+    fit::Fit,
+    fit_column::Action,
     row_writer::{RowWriter, in_order},
 };
 use crate::rows::{

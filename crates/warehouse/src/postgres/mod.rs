@@ -12,6 +12,7 @@ mod ddl;
 mod encode;
 mod error;
 mod fit;
+mod fit_column;
 mod insert;
 mod isolate;
 mod key;

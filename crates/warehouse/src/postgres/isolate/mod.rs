@@ -7,28 +7,27 @@
 //!
 //! Rows go in segments, each in a subtransaction that stays. Where one fails, trials look for its
 //! bad rows, in subtransactions that are always rolled back, and the segment goes again without
-//! them. A transaction keeps at most [`MAX_SUBTRANSACTIONS`]: a backend announces 64 to the others,
+//! them. A transaction keeps at most [`sending::MAX_SUBTRANSACTIONS`]: a backend announces 64 to the others,
 //! beyond that every snapshot in the server has to look them up on disk. Rolled back ones are taken
 //! off that list, so there may be any number of them. Where more would have to stay the transaction
 //! is rolled back, and the next one sends all that is known to be good in one piece and goes on
 //! from there.
 
+mod sending;
+mod suspect;
+
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use super::{
-    change::Prepared,
-    client::Connection,
-    new_keys::may_be_repeat,
-    transfer::{self, Selection},
+use self::{
+    sending::{Attempt, Sending},
+    suspect::row_pointed_at,
 };
+use super::{change::Prepared, client::Connection, transfer::Selection};
 use crate::{
-    error::{KeyHint, LoadError, ServerError},
+    error::{LoadError, ServerError},
     load::RefusedRow,
-    rows::batch::Batch,
 };
 
-/// How many subtransactions stay in a transaction: a few less than the 64 that are announced.
-const MAX_SUBTRANSACTIONS: usize = 60;
 /// Into so many segments a batch is cut: small enough that a bad row costs little, few enough to
 /// leave subtransactions for rows that are bad only because of others.
 const SEGMENTS: usize = 24;
@@ -39,8 +38,6 @@ const MIN_SEGMENT: usize = 250;
 const MAX_TRANSACTIONS: usize = 8;
 /// Rows of the first trial behind a bad row; the next ones are twice as long each.
 const FIRST_WINDOW: usize = 64;
-
-const UNDO: &str = "rollback to savepoint piece; release savepoint piece";
 
 /// What is known about the rows of a load's batches, from one transaction to the next.
 #[derive(Default)]
@@ -124,15 +121,6 @@ impl Isolation {
     }
 }
 
-struct Sending<'a> {
-    connection: &'a mut Connection,
-    prepared: &'a Prepared,
-    subtransactions: &'a mut usize,
-    /// The rows are to be merged, and no key was there so far.
-    is_all_new: bool,
-    loaded: u64,
-}
-
 impl Sending<'_> {
     /// Sends what is known to be good, then piece after piece. `false`: no subtransaction is left.
     async fn sort(&mut self, known: &mut Known, rows: &mut Selection) -> Result<bool, LoadError> {
@@ -186,7 +174,8 @@ impl Sending<'_> {
                 self.refuse(known, rows, row, *error);
                 return Ok(Settled::Done);
             }
-            let suspect = self.suspect(&piece, &error)?.filter(|row| *row >= looked_until);
+            let suspect =
+                row_pointed_at(self.prepared, &piece, &error)?.filter(|row| *row >= looked_until);
             let unseen = looked_until..range.end;
             let found = match is_first_failure {
                 true => self.find_one(known, rows, unseen, suspect).await?,
@@ -279,7 +268,7 @@ impl Sending<'_> {
                 match self.trial(&window).await? {
                     None => (start, length) = (window.range.end, length * 2),
                     Some(error) => {
-                        suspect = self.suspect(&window, &error)?;
+                        suspect = row_pointed_at(self.prepared, &window, &error)?;
                         failed = window.range;
                         break;
                     }
@@ -300,7 +289,7 @@ impl Sending<'_> {
             match self.trial(&half).await? {
                 None => start = half.range.end,
                 Some(error) => {
-                    if let Some(row) = self.suspect(&half, &error)? {
+                    if let Some(row) = row_pointed_at(self.prepared, &half, &error)? {
                         return Ok(Some(row));
                     }
                     end = half.range.end;
@@ -314,102 +303,6 @@ impl Sending<'_> {
         known.refused.insert(row, error);
         let all = || Arc::new(vec![true; self.prepared.batch.row_count()]);
         Arc::make_mut(rows.kept.get_or_insert_with(all))[row] = false;
-    }
-
-    /// Sends rows in a subtransaction that stays.
-    async fn attempt(&mut self, rows: &Selection) -> Result<Attempt, LoadError> {
-        if *self.subtransactions >= MAX_SUBTRANSACTIONS {
-            return Ok(Attempt::NoneLeft);
-        }
-        match self.send(rows).await? {
-            Ok(loaded) => {
-                self.connection.run("release savepoint piece").await?;
-                *self.subtransactions += 1;
-                self.loaded += loaded;
-                Ok(Attempt::Loaded)
-            }
-            Err(error) => Ok(Attempt::Failed(error)),
-        }
-    }
-
-    /// Sends rows only to see what the server says. `None`: it takes them.
-    async fn trial(&mut self, rows: &Selection) -> Result<Option<Box<ServerError>>, LoadError> {
-        if rows.first().is_none() {
-            return Ok(None);
-        }
-        let sent = self.send(rows).await?;
-        if sent.is_ok() {
-            self.connection.run(UNDO).await?;
-        }
-        Ok(sent.err())
-    }
-
-    /// Sends rows in a subtransaction, which is still open if the server took them.
-    async fn send(&mut self, rows: &Selection) -> Result<Result<u64, Box<ServerError>>, LoadError> {
-        loop {
-            self.connection.run("savepoint piece").await?;
-            let sent = match self.is_all_new {
-                true => {
-                    let table = self.prepared.name.quoted();
-                    transfer::copy(self.connection, &table, self.prepared, rows).await
-                }
-                false => transfer::send(self.connection, self.prepared, rows).await,
-            };
-            match sent {
-                Ok(loaded) => return Ok(Ok(loaded)),
-                Err(LoadError::Refused { error, .. }) => {
-                    self.connection.run(UNDO).await?;
-                    if !self.is_all_new || !may_be_repeat(&error) {
-                        return Ok(Err(error));
-                    }
-                    self.is_all_new = false;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The row that the server points at.
-    fn suspect(&self, failed: &Selection, error: &ServerError) -> Result<Option<usize>, LoadError> {
-        let by_line = error.copy_line.and_then(|line| failed.row_of_line(line));
-        match (by_line, self.key_hint(error)) {
-            (Some(row), _) => Ok(Some(row)),
-            (None, Some(key)) => self.row_with_key(failed, &key),
-            (None, None) => Ok(None),
-        }
-    }
-
-    /// The values that the server said it was at: those of a key, or of the whole row, by its first
-    /// column.
-    fn key_hint(&self, error: &ServerError) -> Option<KeyHint> {
-        let of_row = || {
-            let columns = self.prepared.table.as_ref()?.columns.first()?.name.clone();
-            Some(KeyHint { columns, values: error.first_value.clone()? })
-        };
-        error.key.clone().or_else(of_row)
-    }
-
-    /// The last of the rows that have the values of a violated key: the earlier ones may be why it
-    /// is violated.
-    fn row_with_key(&self, piece: &Selection, key: &KeyHint) -> Result<Option<usize>, LoadError> {
-        let batch: &Batch = &self.prepared.batch;
-        let slots: Option<Vec<u32>> =
-            key.columns.split(", ").map(|column| batch.columns().slot_of(column)).collect();
-        let Some(slots) = slots else {
-            return Ok(None);
-        };
-        let mut found = None;
-        let kept = piece.kept.clone();
-        batch.rows.visit(piece.range.clone(), |number, row| {
-            let is_sent = kept.as_ref().is_none_or(|kept| kept[number]);
-            let texts: Option<Vec<_>> =
-                slots.iter().map(|slot| row.cell(*slot).map(|cell| cell.text())).collect();
-            if is_sent && texts.is_some_and(|texts| texts.join(", ") == key.values) {
-                found = Some(number);
-            }
-            true
-        })?;
-        Ok(found)
     }
 }
 
@@ -428,13 +321,6 @@ enum Found {
     BadUntil(usize),
     /// What was taken for one (`None`: nothing) is good by itself.
     Innocent(Option<usize>),
-}
-
-enum Attempt {
-    Loaded,
-    Failed(Box<ServerError>),
-    /// No subtransaction is left.
-    NoneLeft,
 }
 
 /// The segments of a batch, last first.
