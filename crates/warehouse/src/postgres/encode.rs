@@ -9,6 +9,7 @@ use crate::rows::{
     columns::Column,
     convert,
     json::write_string,
+    postgres_rules::TIMESTAMP_DIGITS,
     row::{Cell, Row},
     timestamp::cut_fraction,
 };
@@ -16,8 +17,6 @@ use crate::rows::{
 /// What stands for NULL.
 const NULL: &[u8] = b"\\N";
 const NULL_FIELD: &[u8] = b"\\N\t";
-/// PostgreSQL's precision of timestamps, in digits of a second.
-const MICROSECONDS: usize = 6;
 /// Canonical timestamps up to this length have no more than that.
 const SHORT_TIMESTAMP: usize = "2022-08-18T14:17:22.123456Z".len();
 
@@ -82,7 +81,7 @@ impl<'a> Encoder<'a> {
         match self.fit.columns[column as usize].action {
             Action::Copy => out.push_str(cell.text()),
             Action::Timestamp => {
-                let (first, last) = cut_fraction(cell.text(), MICROSECONDS);
+                let (first, last) = cut_fraction(cell.text(), TIMESTAMP_DIGITS);
                 out.push_str(first);
                 out.push_str(last);
             }
@@ -175,7 +174,7 @@ impl<'a> Encoder<'a> {
                 out.extend_from_slice(cell.bytes);
             }
             Action::Timestamp => {
-                let (first, last) = cut_fraction(cell.text(), MICROSECONDS);
+                let (first, last) = cut_fraction(cell.text(), TIMESTAMP_DIGITS);
                 out.extend_from_slice(first.as_bytes());
                 out.extend_from_slice(last.as_bytes());
             }

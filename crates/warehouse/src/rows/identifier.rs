@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use md5::{Digest, Md5};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// PostgreSQL's limit, in bytes (`NAMEDATALEN` - 1).
-const LIMIT: usize = 63;
+use crate::rows::postgres_rules::MAX_NAME_BYTES;
+
 /// What an empty name becomes.
 pub(super) const UNNAMED: &str = "_unnamed";
 
@@ -67,12 +67,12 @@ fn is_allowed(character: char) -> bool {
         || character.general_category_group() == GeneralCategoryGroup::Letter
 }
 
-/// At most [`LIMIT`] bytes, cut between characters.
+/// At most [`MAX_NAME_BYTES`], cut between characters.
 fn cut(name: &str) -> &str {
-    if name.len() <= LIMIT {
+    if name.len() <= MAX_NAME_BYTES {
         return name;
     }
-    let end = (0..=LIMIT).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    let end = (0..=MAX_NAME_BYTES).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
     &name[..end]
 }
 

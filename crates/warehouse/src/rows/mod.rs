@@ -14,6 +14,7 @@ pub(crate) mod micro_batch;
 pub(crate) mod options;
 mod parser;
 mod path;
+pub(crate) mod postgres_rules;
 pub(crate) mod row;
 pub(crate) mod row_store;
 mod scan;

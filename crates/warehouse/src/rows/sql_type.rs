@@ -4,7 +4,11 @@
 //! reaches a statement. Hints come with events, so every client that may send an event writes them;
 //! everything that is not recognised here is refused.
 
-use crate::rows::{data_type::DataType, type_names::data_type};
+use crate::rows::{
+    data_type::DataType,
+    postgres_rules::{DEFAULTS, NOT_IN_A_TYPE},
+    type_names::data_type,
+};
 
 /// The SQL type that an event, or the `columnTypes` option, wants for a column.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -16,37 +20,6 @@ pub(crate) struct SqlType {
     /// The type that the cast's stands for.
     pub(crate) data_type: DataType,
 }
-
-/// Words that begin something else than a type.
-const NOT_IN_A_TYPE: [&str; 12] = [
-    "check",
-    "collate",
-    "compression",
-    "constraint",
-    "default",
-    "exclude",
-    "generated",
-    "not",
-    "null",
-    "primary",
-    "references",
-    "unique",
-];
-/// Functions and constants that a default may be, besides literals.
-const DEFAULTS: [&str; 12] = [
-    "true",
-    "false",
-    "null",
-    "current_timestamp",
-    "current_date",
-    "current_time",
-    "localtimestamp",
-    "now()",
-    "clock_timestamp()",
-    "statement_timestamp()",
-    "transaction_timestamp()",
-    "gen_random_uuid()",
-];
 
 impl SqlType {
     /// A type for casts and for the column alike. `None`: it is not the name of a type.
