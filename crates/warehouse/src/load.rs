@@ -22,8 +22,8 @@ pub enum RowsOf {
     /// A batch: all rows have all its columns, those that an event lacks are NULL.
     #[default]
     Batch,
-    /// Single events that are alike ([`MicroBatch`](crate::MicroBatch)): the result is that of inserting one
-    /// after the other. What an event lacks stays as it is, or gets its default.
+    /// Single events that are alike ([`MicroBatch`](crate::MicroBatch)): the result is that of
+    /// inserting one after the other. What an event lacks stays as it is, or gets its default.
     Events,
 }
 

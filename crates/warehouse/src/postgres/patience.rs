@@ -16,8 +16,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 impl Postgres {
-    /// Begins a change: a transaction of its own, or a savepoint of the load's. Until it is ended or
-    /// undone, a drop closes the connection.
+    /// Begins a change: a transaction of its own, or a savepoint of the load's. Until it is ended
+    /// or undone, a drop closes the connection.
     pub(super) async fn begin_change(
         &self,
         connection: &mut Connection,

@@ -2,9 +2,9 @@
 //! parsed and fitted, before a connection is there to ask.
 //!
 //! All of it is constants, so it costs an event nothing. The next kind of warehouse finds here what
-//! it has to say for itself; the rules that read them (`identifier`, `type_names`, `sql_type`,
-//! `convert`) are the same for all that speak SQL. What PostgreSQL alone knows of fitted rows is in
-//! `postgres` (`types`, `encode`, `binary`).
+//! it has to say for itself; what reads them are `identifier`, `type_names`, `sql_type` and
+//! `convert`. What PostgreSQL alone knows of fitted rows is in `postgres` (`types`, `encode`,
+//! `binary`).
 
 use crate::rows::data_type::DataType;
 

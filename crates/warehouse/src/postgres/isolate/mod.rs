@@ -7,11 +7,11 @@
 //!
 //! Rows go in segments, each in a subtransaction that stays. Where one fails, trials look for its
 //! bad rows, in subtransactions that are always rolled back, and the segment goes again without
-//! them. A transaction keeps at most [`sending::MAX_SUBTRANSACTIONS`]: a backend announces 64 to the others,
-//! beyond that every snapshot in the server has to look them up on disk. Rolled back ones are taken
-//! off that list, so there may be any number of them. Where more would have to stay the transaction
-//! is rolled back, and the next one sends all that is known to be good in one piece and goes on
-//! from there.
+//! them. A transaction keeps at most [`sending::MAX_SUBTRANSACTIONS`]: a backend announces 64 to
+//! the others, beyond that every snapshot in the server has to look them up on disk. Rolled back
+//! ones are taken off that list, so there may be any number of them. Where more would have to stay
+//! the transaction is rolled back, and the next one sends all that is known to be good in one piece
+//! and goes on from there.
 
 mod sending;
 mod suspect;
