@@ -1,7 +1,9 @@
-//! What one core does from a JSON line to an encoded row, beside what JSON parsers do with the same lines.
+//! What one core does from a JSON line to an encoded row, beside what JSON parsers do with the same
+//! lines.
 //!
-//! The parsers only make their value of each line, no row; they stand for the least that a loader built on them would
-//! spend. Figures are elements (events of about 1 KB and 30 columns) per second.
+//! The parsers only make their value of each line, no row; they stand for the least that a loader
+//! built on them would spend. Figures are elements (events of about 1 KB and 30 columns) per
+//! second.
 
 #[path = "../../bench/src/events.rs"]
 mod events;
@@ -89,7 +91,8 @@ fn filled(lines: &[Vec<u8>], options: &Arc<StreamOptions>) -> Batch {
     batch
 }
 
-/// Lists the entries of objects at all levels without a tree; answers how many plain values they have.
+/// Lists the entries of objects at all levels without a tree; answers how many plain values they
+/// have.
 fn count_values(object: &str) -> usize {
     let mut count = 0;
     for entry in sonic_rs::to_object_iter(object) {

@@ -11,13 +11,17 @@ pub(crate) struct KeyHint {
     pub(crate) values: String,
 }
 
-/// What PostgreSQL said. Neither its `Display` nor its `Debug` shows a text that may quote values of rows.
+/// What PostgreSQL said. Neither its `Display` nor its `Debug` shows a text that may quote values
+/// of rows.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ServerError {
     /// Five characters, see PostgreSQL's appendix "Error Codes".
     pub sqlstate: String,
+    /// The table that the server named, without its schema.
     pub table: Option<String>,
+    /// The column that the server named.
     pub column: Option<String>,
+    /// The constraint that the server named.
     pub constraint: Option<String>,
     /// The line of a COPY that the server was at, from 1. A hint: rows are looked at in groups.
     pub(crate) copy_line: Option<u64>,
@@ -25,9 +29,11 @@ pub struct ServerError {
     pub(crate) key: Option<KeyHint>,
     /// The first column's value of the row that the server named.
     pub(crate) first_value: Option<String>,
-    /// The server's own words. They may hold values: never logged, only handed to whoever owns the data.
+    /// The server's own words. They may quote values: never logged, only handed to the data's
+    /// owner.
     pub full_text: String,
-    /// The server's own words where they hold names and no values: which right, column or table is missing.
+    /// The server's own words where they hold names and no values: which right, column or table is
+    /// missing.
     pub(crate) safe_text: Option<String>,
 }
 
@@ -58,51 +64,78 @@ impl std::fmt::Display for ServerError {
 pub enum LoadError {
     /// The server went away or cannot be reached: the same batch, sent again, may succeed.
     #[error("lost the connection to the database: {reason}; the same load can be tried again")]
-    Connection { reason: String },
-    /// No connection, for want of TLS that both sides agree on. May succeed later: certificates are renewed.
+    Connection {
+        /// What the operating system or the driver said.
+        reason: String,
+    },
+    /// No connection, for want of TLS that both sides agree on. May succeed later: certificates are
+    /// renewed.
     #[error(
         "no TLS connection to the database: {reason}; look at sslMode and the certificates of the credentials"
     )]
-    Tls { reason: String },
+    Tls {
+        /// What the TLS library said.
+        reason: String,
+    },
     /// The connection broke during COMMIT: only the database knows whether it happened.
     #[error("the answer to COMMIT was lost: {reason}; look at the ledger before loading again")]
-    CommitUnknown { reason: String },
+    CommitUnknown {
+        /// How the answer was lost.
+        reason: String,
+    },
     /// The ledger is not what the fence says: another loader was here, nothing was loaded.
     #[error("the position was moved by another loader; start over from where it is")]
     Fenced,
-    /// The database is there and asks to be tried again: locks, time-outs, shutdown, too many connections.
+    /// The database is there and asks to be tried again: locks, time-outs, shutdown, too many
+    /// connections.
     #[error("the database is busy: {0}; try again later")]
     Busy(Box<ServerError>),
     /// The database refused a statement about something else than the rows' table.
     #[error("the database refused a statement: {error}; grant the right, or repair what it names")]
-    Statement { error: Box<ServerError> },
+    Statement {
+        /// What the server said.
+        error: Box<ServerError>,
+    },
     /// The database refused the rows: only other rows, or another table, can succeed.
     #[error("table {table} refused the batch: {error}; other rows or another table can help")]
-    Refused { table: String, error: Box<ServerError> },
+    Refused {
+        /// The table's final name.
+        table: String,
+        /// What the server said. Its text may quote values.
+        error: Box<ServerError>,
+    },
     /// The database refused to make or change the table.
     #[error(
         "table {table} cannot be made or changed: {error}; grant the right, or change the table or the options"
     )]
-    Schema { table: String, error: Box<ServerError> },
+    Schema {
+        /// The table's final name.
+        table: String,
+        /// What the server said. Its text may quote values.
+        error: Box<ServerError>,
+    },
     /// The batch's rows beyond its memory limit cannot be read back from disk.
     #[error("rows on disk cannot be read: {0}; look at the disk of the temporary folder")]
     Spill(#[from] std::io::Error),
     /// What the caller configured cannot work.
     #[error("misconfigured: {0}")]
     Config(String),
+    /// The stream's options cannot be taken, or do not fit together.
     #[error("the options do not fit")]
     Options(#[from] OptionError),
+    /// An event cannot become a row, or leaves nothing to insert.
     #[error("an event cannot be loaded")]
     Row(#[from] RowError),
 }
 
 impl LoadError {
     /// Shorthand for [`LoadError::Config`].
-    pub fn config(reason: impl Into<String>) -> LoadError {
+    pub(crate) fn config(reason: impl Into<String>) -> LoadError {
         LoadError::Config(reason.into())
     }
 
-    /// Whether the same load may succeed later without anybody changing anything.
+    /// Whether the same load may succeed later although neither rows, table nor configuration
+    /// change.
     pub fn is_retriable(&self) -> bool {
         matches!(
             self,
@@ -113,7 +146,7 @@ impl LoadError {
         )
     }
 
-    /// Whether somebody else held a lock for too long.
+    /// Whether another session held a lock for too long.
     pub(crate) fn is_lock_timeout(&self) -> bool {
         self.server_error().is_some_and(|error| error.sqlstate == "55P03")
     }
@@ -124,12 +157,12 @@ impl LoadError {
     }
 
     /// Whether a table that a statement names is not there.
-    pub fn is_undefined_table(&self) -> bool {
+    pub(crate) fn is_undefined_table(&self) -> bool {
         self.server_error().is_some_and(|error| error.sqlstate == "42P01")
     }
 
-    /// Whether the table cannot be changed as one event alone may ask for: a type that does not exist, a default that is
-    /// none. Without that event the load may succeed.
+    /// Whether the table cannot be changed as one event alone may ask for: a type that does not
+    /// exist, a default that is none. Without that event the load may succeed.
     pub fn may_be_poison_event(&self) -> bool {
         let LoadError::Schema { error, .. } = self else {
             return false;

@@ -1,4 +1,5 @@
-//! The kinds of warehouses: one match an operation. A new kind is a folder beside `postgres` and an arm in each of them.
+//! The kinds of warehouses: one match an operation. A new kind is a folder beside `postgres` and an
+//! arm in each of them.
 
 use std::collections::HashMap;
 
@@ -8,8 +9,8 @@ use uuid::Uuid;
 use crate::{
     error::LoadError,
     ledger::{
-        CountedPosition, EventState, Fence, LedgerChanges, LedgerRights, Origin, PartitionKey,
-        Position,
+        CountedPosition, EventState, Fence, LedgerChanges, LedgerRights, Origin, OriginKey,
+        PartitionKey, Position,
     },
     load::{LoadOptions, LoadReport},
     postgres::{self, Credentials, Postgres, Settings},
@@ -30,7 +31,8 @@ impl Kind {
     }
 }
 
-/// A destination that can be loaded into; cheap to clone. Its connections close with the last clone.
+/// A destination that can be loaded into; cheap to clone. Its connections close with the last
+/// clone.
 #[derive(Clone)]
 pub enum Warehouse {
     /// See [`Postgres`].
@@ -44,9 +46,11 @@ impl From<Postgres> for Warehouse {
 }
 
 impl Warehouse {
-    /// Checks the credentials; connects with the first statement, and holds at most so many connections.
+    /// Checks the credentials; connects with the first statement, and holds at most so many
+    /// connections.
     ///
-    /// Errors: [`LoadError::Config`] for credentials that are incomplete or not readable. Needs a runtime.
+    /// Errors: [`LoadError::Config`] for credentials that are incomplete or not readable. Needs a
+    /// runtime.
     pub fn open(
         kind: Kind,
         credentials: &Value,
@@ -60,15 +64,19 @@ impl Warehouse {
         }
     }
 
-    /// Connects, asks one question, and hangs up: whether the credentials open anything. Takes as long as the network
-    /// does; a drop closes the connection.
+    /// Connects, asks one question, and hangs up: whether the credentials open anything. Takes as
+    /// long as the network does; a drop closes the connection.
+    ///
+    /// Errors: [`LoadError::Config`] for credentials that are incomplete or that the server
+    /// refuses, else what keeps the server from answering.
     pub async fn probe(kind: Kind, credentials: &Value) -> Result<(), LoadError> {
         match kind {
             Kind::Postgres => postgres::probe(&Credentials::read(credentials)?).await,
         }
     }
 
-    /// Sends the rows of all batches; they become visible with [`Staged::commit`]. See [`Postgres::stage`].
+    /// Sends the rows of all batches; they become visible with [`Staged::commit`]. A drop leaves
+    /// nothing of the rows. See [`Postgres::stage`] for the errors.
     pub async fn stage(
         &self,
         batches: Vec<Batch>,
@@ -82,7 +90,8 @@ impl Warehouse {
         }
     }
 
-    /// Opens the ledger, makes it where it is missing. See [`postgres::Ledger::open`].
+    /// Opens the ledger, makes it where it is missing. See [`postgres::Ledger::open`], also for a
+    /// dropped call.
     pub async fn ledger(&self) -> Result<Ledger, LoadError> {
         match self {
             Warehouse::Postgres(postgres) => {
@@ -91,7 +100,8 @@ impl Warehouse {
         }
     }
 
-    /// All positions of a cluster's topics. `None`: there is no ledger (yet). Makes, locks and changes nothing.
+    /// All positions of a cluster's topics. `None`: there is no ledger (yet). Makes, locks and
+    /// changes nothing; may be dropped at any time.
     pub async fn positions(
         &self,
         cluster_id: &str,
@@ -101,7 +111,8 @@ impl Warehouse {
         }
     }
 
-    /// Whether the user may keep a ledger. Makes, locks and changes nothing.
+    /// Whether the user may keep a ledger. Makes, locks and changes nothing; may be dropped at any
+    /// time.
     pub async fn ledger_rights(&self) -> Result<LedgerRights, LoadError> {
         match self {
             Warehouse::Postgres(postgres) => postgres::rights(postgres).await,
@@ -109,7 +120,8 @@ impl Warehouse {
     }
 }
 
-/// Rows that are sent and not visible. Dropped without a commit, they are gone.
+/// Rows that are sent and not visible. Dropped without a commit, they are gone, and so is the lock
+/// on the position.
 pub enum Staged {
     /// See [`postgres::Staged`].
     Postgres(postgres::Staged),
@@ -123,7 +135,8 @@ impl Staged {
         }
     }
 
-    /// Makes the rows visible, and the changes of the ledger with them. See [`postgres::Staged::commit`].
+    /// Makes the rows visible, and the changes of the ledger with them. After a drop only the
+    /// ledger knows whether it happened. See [`postgres::Staged::commit`] for the errors.
     pub async fn commit(self, changes: &LedgerChanges) -> Result<LoadReport, LoadError> {
         match self {
             Staged::Postgres(staged) => staged.commit(changes).await,
@@ -132,14 +145,17 @@ impl Staged {
 }
 
 /// The ledger of one destination; cheap to clone.
+///
+/// All its calls take a connection of the destination for as long as they run, and fail as the
+/// destination does: [`LoadError::Connection`] and [`LoadError::Busy`] are worth another try,
+/// [`LoadError::Config`] says what an administrator has to repair. A call that is dropped is ended
+/// or finished by the server, each in one transaction: what it would have answered is to be read
+/// anew.
 #[derive(Clone)]
 pub enum Ledger {
     /// See [`postgres::Ledger`].
     Postgres(postgres::Ledger),
 }
-
-/// The [`Origin`] of an event as the ledger keys it: cluster, topic id or name, partition, offset.
-pub type OriginKey = (String, String, i32, i64);
 
 impl Ledger {
     /// The random id that the ledger got when it was made.
@@ -149,15 +165,15 @@ impl Ledger {
         }
     }
 
-    /// The position, as it stands now.
+    /// The position, as it stands now; `None`: the partition has none.
     pub async fn read(&self, key: &PartitionKey) -> Result<Option<Position>, LoadError> {
         match self {
             Ledger::Postgres(ledger) => ledger.read(key).await,
         }
     }
 
-    /// The position, once no load holds it any more: after a lost answer to COMMIT it waits for the old session, up to a
-    /// minute.
+    /// The position, once no load holds it any more: after a lost answer to COMMIT it waits for the
+    /// old session, up to a minute; then it is [`LoadError::Busy`].
     pub async fn read_settled(&self, key: &PartitionKey) -> Result<Option<Position>, LoadError> {
         match self {
             Ledger::Postgres(ledger) => ledger.read_settled(key).await,
@@ -171,8 +187,9 @@ impl Ledger {
         }
     }
 
-    /// Moves the position outside a load, from what was read to `to`, whose epoch is higher. `false`: it is not what was
-    /// read any more. `forget_events` forgets the states of events at and beyond `to`, which will be read again.
+    /// Moves the position outside a load, from what was read to `to`, whose epoch is higher.
+    /// `false`: it is not what was read any more. `forget_events` forgets the states of events at
+    /// and beyond `to`, which will be read again.
     pub async fn move_position(
         &self,
         key: &PartitionKey,
@@ -185,7 +202,8 @@ impl Ledger {
         }
     }
 
-    /// The states of these origins, in their order. They stay true until a load of the topic that the events return to.
+    /// The states of these origins, in their order. They stay true until a load of the topic that
+    /// the events return to.
     pub async fn event_states(
         &self,
         origins: &[Origin],
@@ -202,7 +220,8 @@ impl Ledger {
         }
     }
 
-    /// Forgets decided states that did not change for so many seconds: older than every copy of their events.
+    /// Forgets decided states that did not change for so many seconds: older than every copy of
+    /// their events.
     pub async fn forget_events(&self, older_than_seconds: u64) -> Result<(), LoadError> {
         match self {
             Ledger::Postgres(ledger) => ledger.forget_events(older_than_seconds).await,

@@ -1,9 +1,9 @@
 //! The words of the ledger: how far each topic is loaded, and what became of each refused event.
 //!
-//! Every kind of warehouse keeps a ledger in its own tables and its own language (`<kind>/ledger`), beside the rows that
-//! it accounts for. When it is read, claimed and moved is the caller's protocol; what is kept here is that a load moves
-//! the ledger in the transaction that carries the rows, under a lock that proves that it is still what the caller read
-//! ([`Fence`]).
+//! Every kind of warehouse keeps a ledger in its own tables and its own language (`<kind>/ledger`),
+//! beside the rows that it accounts for. When it is read, claimed and moved is the caller's
+//! protocol; what is kept here is that a load moves the ledger in the transaction that carries the
+//! rows, under a lock that proves that it is still what the caller read ([`Fence`]).
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,8 @@ pub struct Position {
     pub topic_id: Option<Uuid>,
 }
 
-/// Where an event was read first. Never changes while the event goes through retries; travels with it as JSON.
+/// Where an event was read first. Never changes while the event goes through retries; travels with
+/// it as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Origin {
@@ -51,12 +52,15 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// What the ledger calls the topic: its id, for a topic that was made anew counts from 0 again; its name where there is
-    /// no id.
+    /// What the ledger calls the topic: its id, for a topic that was made anew counts from 0 again;
+    /// its name where there is no id.
     pub fn topic_key(&self) -> String {
         self.topic_id.map_or_else(|| self.topic.clone(), |id| id.to_string())
     }
 }
+
+/// An [`Origin`] as the ledger keys it: cluster, topic id or name, partition, offset.
+pub type OriginKey = (String, String, i32, i64);
 
 /// What became of an event that was refused at least once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,7 +100,8 @@ pub struct EventChange {
     pub state: EventState,
     /// How often the event was refused so far.
     pub refusals: u32,
-    /// SQLSTATE, or what else the refusal is called; never a row value. Empty when the event was loaded.
+    /// SQLSTATE, or what else the refusal is called; never a row value. Empty when the event was
+    /// loaded.
     pub reason: String,
 }
 
@@ -115,7 +120,8 @@ pub struct Tally {
     pub dead: i64,
 }
 
-/// What a load believes of the ledger: it loads nothing unless all of it is still true under the position's lock.
+/// What a load believes of the ledger: it loads nothing unless all of it is still true under the
+/// position's lock.
 #[derive(Debug, Clone)]
 pub struct Fence {
     /// Whose position is locked.
@@ -165,6 +171,7 @@ pub struct LedgerRights {
     pub server: String,
     /// Whether that version is older than the oldest one that is expected to work.
     pub is_too_old: bool,
-    /// Why there can be no ledger, as what an administrator should do; `None`: it is there and usable, or can be made.
+    /// Why there can be no ledger, as what an administrator should do; `None`: it is there and
+    /// usable, or can be made.
     pub missing: Option<String>,
 }

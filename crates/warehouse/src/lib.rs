@@ -1,4 +1,5 @@
-//! The loading library: JSON events in, warehouse tables out. It knows no Kafka, no HTTP, no environment.
+//! The loading library: JSON events in, warehouse tables out. It knows no Kafka, no HTTP, no
+//! environment.
 //!
 //! ```no_run
 //! use warehouse::{Batch, LoadOptions, StreamOptions};
@@ -18,11 +19,13 @@
 //! # }
 //! ```
 //!
-//! Rules and SQL are apart. [`Batch`] turns events into rows without a database, in memory or, beyond a limit, on disk.
-//! A [`Warehouse`] reads the table, fits the batch to it, changes the table where columns are missing, and *stages* the
-//! rows: the database has them, and nobody sees them. Rows that it refuses fail the load or are cut out of it
-//! ([`Refusals`]). [`Staged::commit`] makes them visible, in one transaction with the caller's changes of the ledger
-//! ([`LedgerChanges`]). [`bulk`] keeps the account of one batch, or of events stored one by one.
+//! Rules and SQL are apart. [`Batch`] turns events into rows without a database, in memory or,
+//! beyond a limit, on disk. A [`Warehouse`] reads the table, fits the batch to it, changes the
+//! table where columns are missing, and *stages* the rows: the database has them, and they are not
+//! visible. Rows that it refuses fail the load or are cut out of it ([`Refusals`]).
+//! [`Staged::commit`] makes them visible, in one transaction with the caller's changes of the
+//! ledger ([`LedgerChanges`]). [`bulk`] keeps the account of one batch, or of events stored one by
+//! one.
 
 #![warn(missing_docs)]
 
@@ -35,21 +38,21 @@ pub mod postgres;
 mod rows;
 
 pub use error::{LoadError, ServerError};
-pub use kind::{Kind, Ledger, OriginKey, Staged, Warehouse};
+pub use kind::{Kind, Ledger, Staged, Warehouse};
 pub use ledger::{
     CountedPosition, EventChange, EventState, Fence, LedgerChanges, LedgerRights, Origin,
-    PartitionKey, Position, Tally,
+    OriginKey, PartitionKey, Position, Tally,
 };
 pub use load::{
     LoadCounts, LoadOptions, LoadReport, LoadedTable, Refusals, RefusedRow, RowsOf, SchemaChanges,
 };
 pub use rows::{
-    batch::{Batch, Replaces},
+    batch::Batch,
     data_type::DataType,
     identifier::{NameOf, identifier},
     json::check_event,
     micro_batch::{MicroBatch, RowPlace},
     options::{OptionError, SchemaField, StreamOptions},
-    row::{MAX_DEPTH, RowError},
+    row::RowError,
     row_store::MemoryLimit,
 };

@@ -1,4 +1,5 @@
-//! What never reaches a log. A process of its own, because it listens to all that this process logs.
+//! What never reaches a log. A process of its own, because it listens to all that this process
+//! logs.
 
 use std::{
     io::Write,
@@ -17,7 +18,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panics while holding it").extend_from_slice(bytes);
+        self.0.lock().expect("no holder panics").extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -56,7 +57,7 @@ async fn no_value_of_a_row_is_logged_at_any_level() -> Result<()> {
         }
     }
     // then the log has neither their values nor the password
-    let logged = lines.0.lock().expect("nobody panics while holding it").clone();
+    let logged = lines.0.lock().expect("no holder panics").clone();
     let logged = String::from_utf8(logged)?;
     for secret in ["s3cret", "99999999999999999999"] {
         assert!(!logged.contains(secret), "{secret} in {logged}");

@@ -1,4 +1,5 @@
-//! A batch that is larger than the memory it may take. A process of its own, so that its memory is this test's.
+//! A batch that is larger than the memory it may take. A process of its own, so that its memory is
+//! this test's.
 //!
 //! `BATCH_MB` makes the batch larger: `make memory` loads 2 GB.
 

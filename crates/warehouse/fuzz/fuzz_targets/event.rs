@@ -1,4 +1,5 @@
-//! Any bytes on the way from JSON to a row: they are refused whole, or they become one line of COPY text.
+//! Any bytes on the way from JSON to a row: they are refused whole, or they become one line of COPY
+//! text.
 //!
 //! `make fuzz` runs it; it wants cargo-fuzz and nightly Rust.
 
@@ -15,7 +16,8 @@ use warehouse::{Batch, StreamOptions, check_event, postgres::copy_text};
 
 /// PostgreSQL's limit of a name, in bytes.
 const NAME_LIMIT: usize = 63;
-/// An event that comes before the fuzzed one in some batches: it gives columns types that others may not fit.
+/// An event that comes before the fuzzed one in some batches: it gives columns types that others
+/// may not fit.
 const EARLIER: &[u8] =
     br#"{"id":1,"a":2,"b":{"c":true,"d":"2024-02-29"},"at":"2024-02-29T12:00:00Z","f":1.5,"j":[1]}"#;
 
@@ -58,7 +60,8 @@ fn push_and_encode(
     for _ in 0..2 {
         let rows_before = batch.row_count();
         let pushed = batch.push(bytes);
-        // what is checked at intake may still be refused here, for its hints or its keys; not the other way round
+        // what is checked at intake may still be refused here, for its hints or its keys; not the
+        // other way round
         assert!(is_event || pushed.is_err(), "a row of what is no event");
         let added = usize::from(pushed.is_ok());
         assert_eq!(batch.row_count(), rows_before + added, "{pushed:?}");

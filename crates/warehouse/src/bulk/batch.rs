@@ -1,7 +1,8 @@
 //! A stream of the batch family: rows become visible together when it completes, or not at all.
 //!
-//! Invariant: an event that fails changes nothing else; only `complete` touches the database. In a stream that
-//! replaces rows a failed event fails the whole, because what would be missing was there before.
+//! Invariant: an event that fails changes nothing else; only `complete` touches the database. In a
+//! stream that replaces rows a failed event fails the whole, because what would be missing was
+//! there before.
 
 use std::{
     sync::Arc,
@@ -13,9 +14,10 @@ use super::{
     state::{Phase, State, Status},
 };
 use crate::{
-    Batch, MemoryLimit, OptionError, Replaces, RowError, StreamOptions,
+    Batch, MemoryLimit, OptionError, RowError, StreamOptions,
     load::{LoadOptions, LoadReport, Refusals, RowsOf, SchemaChanges},
     postgres::Postgres,
+    rows::batch::Replaces,
 };
 
 /// A stream is all or nothing, its changes to the table included.
@@ -62,16 +64,21 @@ impl BatchStream {
         self
     }
 
+    /// The account of the stream as it is now.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Bytes of heap that the events take, roughly. Well beyond the memory limit, the disk takes no rows.
+    /// Bytes of heap that the events take, roughly. Well beyond the memory limit, the disk takes no
+    /// rows.
     pub fn byte_size(&self) -> usize {
         self.batch.as_ref().map_or(0, Batch::byte_size)
     }
 
     /// Takes one event (JSON). A text that is no JSON object is not even counted.
+    ///
+    /// Errors: [`StreamError::Row`] for an event that cannot become a row; the stream goes on
+    /// without it. [`StreamError::NotActive`] once the stream has ended.
     pub fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
         let batch = self.batch.as_mut().ok_or(StreamError::NotActive)?;
         match batch.push(event) {
@@ -91,7 +98,12 @@ impl BatchStream {
         }
     }
 
-    /// Stores the good events; without any, answers the last error if there was one.
+    /// Stores the good events, all or none, and ends the stream; without any good one, answers the
+    /// last error if there was one.
+    ///
+    /// Errors: [`StreamError::Load`] where nothing was stored, [`StreamError::NotActive`] once the
+    /// stream has ended. A dropped call ends the stream too: its connection is closed and the
+    /// server rolls back, unless COMMIT was sent.
     pub async fn complete(&mut self) -> Result<(), StreamError> {
         let batch = self.batch.take().ok_or(StreamError::NotActive)?;
         let result = self.store(batch).await;

@@ -33,11 +33,17 @@ impl EventStream {
         Ok(EventStream { postgres, table: table.to_owned(), options, known: None, state })
     }
 
+    /// The account of the stream as it is now.
     pub fn state(&self) -> &State {
         &self.state
     }
 
     /// Stores one event (JSON). A text that is no JSON object is not even counted.
+    ///
+    /// Errors: [`StreamError::Row`] for an event that cannot become a row, [`StreamError::Load`]
+    /// for one that cannot be stored; the stream goes on after both. [`StreamError::Ended`] once
+    /// the stream has ended. A dropped call leaves the event stored or not, columns that were added
+    /// for it in any case, and counts it as processed only.
     pub async fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
         if self.state.status != Status::Active {
             return Err(StreamError::Ended(self.state.status));

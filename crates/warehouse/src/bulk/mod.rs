@@ -1,7 +1,8 @@
-//! Streams: the life of one batch, from its first event to its outcome, and what it tells about itself.
+//! Streams: the life of one batch, from its first event to its outcome, and what it tells about
+//! itself.
 //!
-//! A stream adds nothing to what is loaded; it keeps the account. Services that keep their own (offsets, say)
-//! use [`Batch`](crate::Batch) and a destination's `load` without it.
+//! A stream adds nothing to what is loaded; it keeps the account. Services that keep their own
+//! (offsets, say) use [`Batch`](crate::Batch) and a destination's `load` without it.
 
 mod batch;
 mod event;
@@ -55,7 +56,9 @@ impl FromStr for BulkMode {
 
 /// A stream of any mode.
 pub enum Stream {
+    /// Of the batch family: the modes `batch`, `replace_table` and `replace_partition`.
     Batch(Box<BatchStream>),
+    /// Of the mode `stream`.
     Event(Box<EventStream>),
 }
 
@@ -74,7 +77,8 @@ impl Stream {
         })
     }
 
-    /// Keeps rows beyond the limit on disk, where rows are kept at all. To be called before the first event.
+    /// Keeps rows beyond the limit on disk, where rows are kept at all. To be called before the
+    /// first event.
     #[must_use]
     pub fn with_memory_limit(self, limit: MemoryLimit) -> Stream {
         match self {
@@ -91,7 +95,10 @@ impl Stream {
         }
     }
 
-    /// Takes one event (JSON).
+    /// Takes one event (JSON). A stream of single events stores it before it answers; dropped half
+    /// way, the call leaves the event stored or not, and the account without it.
+    ///
+    /// Errors: those of [`BatchStream::consume`] and [`EventStream::consume`].
     pub async fn consume(&mut self, event: &[u8]) -> Result<(), StreamError> {
         match self {
             Stream::Batch(stream) => stream.consume(event),
@@ -99,7 +106,8 @@ impl Stream {
         }
     }
 
-    /// Ends the stream and stores what is not stored yet.
+    /// Ends the stream and stores what is not stored yet. See [`BatchStream::complete`], also for a
+    /// dropped call.
     pub async fn complete(&mut self) -> Result<(), StreamError> {
         match self {
             Stream::Batch(stream) => stream.complete().await,
@@ -110,7 +118,7 @@ impl Stream {
         }
     }
 
-    /// Ends the stream without storing anything more.
+    /// Ends the stream without storing anything more; answers its account.
     pub fn abort(&mut self) -> &State {
         match self {
             Stream::Batch(stream) => stream.abort(),
@@ -118,6 +126,7 @@ impl Stream {
         }
     }
 
+    /// The account of the stream as it is now.
     pub fn state(&self) -> &State {
         match self {
             Stream::Batch(stream) => stream.state(),
@@ -129,12 +138,16 @@ impl Stream {
 /// Why a call of a stream failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
+    /// A text that is not the name of a [`BulkMode`].
     #[error("unsupported bulk mode: {0}")]
     Mode(String),
+    /// A stream of the batch family that was completed or aborted takes nothing more.
     #[error("stream is not active")]
     NotActive,
+    /// A stream of single events that was completed or aborted takes nothing more.
     #[error("stream is not active. Status: {0}")]
     Ended(Status),
+    /// The options cannot be taken, or do not fit together.
     #[error(transparent)]
     Options(#[from] OptionError),
     /// The event cannot become a row; the stream goes on without it.

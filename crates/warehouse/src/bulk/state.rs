@@ -1,4 +1,5 @@
-//! What a stream tells about itself. Names and order of the fields are an interface: services hand them on as JSON.
+//! What a stream tells about itself. Names and order of the fields are an interface: services hand
+//! them on as JSON.
 
 use std::{fmt, time::Duration};
 
@@ -12,9 +13,13 @@ use crate::load::{LoadReport, LoadedTable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
+    /// Takes events.
     Active,
+    /// Ended, and its good events are stored.
     Completed,
+    /// Given up by the caller.
     Aborted,
+    /// Ended by an error; of the batch family nothing is stored.
     Failed,
 }
 
@@ -33,26 +38,33 @@ impl fmt::Display for Status {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
+    /// The table that the stream works on.
     pub representation: Representation,
+    /// Where the stream is in its life.
     pub status: Status,
+    /// The mode that the stream was opened with.
     pub mode: BulkMode,
     /// The last error's text; it stays when later events are good. Holds no row value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Events that became rows, whether or not the rows were stored.
     pub processed_rows: u64,
-    /// Filled by the service, as the next and `queue_size` are.
+    /// Bytes of the events. The service fills it in, as it does `processing_time_sec` and
+    /// `queue_size`.
     pub processed_bytes: u64,
     /// Events taken without an error; 0 when the stream was aborted or failed.
     pub successful_rows: u64,
     /// `processed_rows` as it was when the last failing event failed.
     #[serde(skip_serializing_if = "is_zero")]
     pub error_row_index: u64,
+    /// How long the service was at it, in seconds.
     #[serde(serialize_with = "shortest")]
     pub processing_time_sec: f64,
-    /// What took how long; `None` until something was stored, and for single events: written as a phase without a name.
+    /// What took how long; `None` until something was stored, and for single events: written as a
+    /// phase without a name.
     #[serde(serialize_with = "phase_or_empty")]
     pub statistics: Option<Phase>,
+    /// Events of the topic that wait behind these.
     pub queue_size: u64,
 }
 
@@ -60,13 +72,17 @@ pub struct State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Representation {
+    /// The table's final name, without its schema.
     pub name: String,
+    /// The same once something was stored; `None` before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_name: Option<String>,
     /// Column → SQL type, in the table's order; `None` until something was stored.
     pub schema: Option<Map<String, Value>>,
+    /// Columns of the primary key, in its order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub primary_key_fields: Vec<String>,
+    /// The name of the primary key's constraint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary_key_name: Option<String>,
 }
@@ -89,9 +105,12 @@ impl Representation {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Phase {
+    /// What the original calls the phase, such as `postgres_load_data`; `total` for all together.
     pub name: &'static str,
+    /// Bytes of the events that went through it.
     #[serde(skip_serializing_if = "is_zero")]
     pub bytes_processed: u64,
+    /// How long it took, in milliseconds.
     pub time_processed_ms: u64,
     /// Of warehouses that charge for bytes; 0 for PostgreSQL.
     #[serde(serialize_with = "shortest")]
@@ -147,7 +166,8 @@ impl State {
         }
     }
 
-    /// The account of a load that no stream kept: what its last table looks like, and what became of `events` events.
+    /// The account of a load that no stream kept: what its last table looks like, and what became
+    /// of `events` events.
     pub fn of_load(table: &str, mode: BulkMode, events: u64, report: &LoadReport) -> State {
         let mut state = State::new(table, mode);
         if let Some(table) = report.tables.last() {

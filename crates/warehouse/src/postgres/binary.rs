@@ -1,7 +1,7 @@
 //! Rows in the binary format of COPY: the server reads it a fifth faster than text.
 //!
-//! Only for batches whose values all are what their columns take, so that no value can fail to be written; the
-//! server's checks are the same. Everything else goes as text.
+//! Only for batches whose values all are what their columns take, so that no value can fail to be
+//! written; the server's checks are the same. Everything else goes as text.
 
 use super::{
     fit::Fit,

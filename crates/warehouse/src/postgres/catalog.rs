@@ -3,9 +3,11 @@
 use sqlx::{Row, postgres::PgRow};
 
 use super::{client::Connection, error::Purpose, quote_ident, quote_literal};
-use crate::error::LoadError;
-use crate::load::LoadedTable;
-use crate::rows::{data_type::DataType, type_names::data_type};
+use crate::{
+    error::LoadError,
+    load::LoadedTable,
+    rows::{data_type::DataType, type_names::data_type},
+};
 
 /// A table's name in its schema; both are final, not raw.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -106,8 +108,8 @@ fn key_part(row: &PgRow) -> Result<Option<(String, i64)>, sqlx::Error> {
     Ok(constraint.zip(position))
 }
 
-/// A row per column: name, type, the key constraint with the column's place in it, and the number of columns,
-/// dropped ones included.
+/// A row per column: name, type, the key constraint with the column's place in it, and the number
+/// of columns, dropped ones included.
 fn shape_sql(name: &TableName) -> String {
     format!(
         "select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), \

@@ -1,8 +1,9 @@
 //! Before rows are sent: the batch is fitted to its table, and the table is given what it lacks.
 //!
-//! Invariant: whoever changes a table holds its advisory lock, looks at it again under that lock, and waits for
-//! nobody's statement longer than `schema_lock_timeout`, because everybody who comes later queues behind a
-//! waiting ALTER. What cannot be had in that time is tried again later, up to `schema_patience`.
+//! Invariant: a loader changes a table only under the table's advisory lock, after looking at it
+//! again, and waits no longer than `schema_lock_timeout` for another session's lock, because all
+//! later statements on the table queue behind a waiting ALTER. What cannot be had in that time is
+//! tried again later, up to `schema_patience`.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -14,7 +15,7 @@ use super::{
     ddl::{self, KeyChange},
     error::Purpose,
     fit::{Against, Fit, Free},
-    patience::{Patience, undo_change_sql},
+    patience::{Patience, undo_change},
     pool::Postgres,
     quote_ident, quote_literal,
 };
@@ -30,6 +31,7 @@ use crate::{
 
 /// How often a table may change under us while we fit a batch to it.
 const MAX_FITS: usize = 5;
+
 /// A batch that fits its table.
 pub(super) struct Prepared {
     pub(super) batch: Arc<Batch>,
@@ -47,8 +49,8 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// The columns that rows of the batch are told apart by: those of the stream's key, or of the key that rows are
-    /// merged by, if it is somebody else's.
+    /// The columns that rows of the batch are told apart by: those of the stream's key, or of the
+    /// key that rows are merged by, if it is the customer's own.
     pub(super) fn row_key(&self) -> Vec<String> {
         let present = self.table.as_ref().and_then(|table| table.key.as_ref());
         let merged_by = present.filter(|_| self.batch.options.merges_into_table());
@@ -58,15 +60,14 @@ impl Prepared {
         }
     }
 
-    /// Rows per part of the batch, within which equal keys are looked for; 0: the whole batch is one part. Parts only
-    /// refuse what the whole would take, so they hold where the original is followed to the letter.
+    /// Rows per part of the batch, within which equal keys are looked for; 0: the whole batch is
+    /// one part. Parts can only refuse what the whole batch would take, so there are parts only
+    /// where the original is followed to the letter.
     pub(super) fn part(&self) -> usize {
         let part = usize::try_from(self.batch.options.temporary_batch_size).unwrap_or(0);
         if self.is_literal { part } else { 0 }
     }
-}
 
-impl Prepared {
     /// Which rows are sent: of those with equal keys one, and none of `refused`. `None`: all.
     pub(super) fn survivors(&self, refused: &[usize]) -> Result<Option<Arc<Vec<bool>>>, LoadError> {
         let Prepared { batch, fit, .. } = self;
@@ -93,13 +94,15 @@ pub(super) struct Rules {
     pub(super) style: TextStyle,
     /// Whether the first row makes the table with all its columns.
     pub(super) first_row_is_free: bool,
-    /// Whether the original is followed to the letter, also where that refuses what could be loaded.
+    /// Whether the original is followed to the letter, also where that refuses what could be
+    /// loaded.
     pub(super) is_literal: bool,
 }
 
 impl Postgres {
-    /// Fits a batch to its table and changes the table where it lacks something. The batch is fitted to the table
-    /// as it is afterwards, whoever changed it. `known` is the table as the caller believes it to be.
+    /// Fits a batch to its table and changes the table where it lacks something. The batch is
+    /// fitted to the table as it is afterwards, whichever loader changed it. `known` is the table
+    /// as the caller believes it to be.
     pub(super) async fn prepare(
         &self,
         connection: &mut Connection,
@@ -171,14 +174,14 @@ impl Postgres {
     ) -> Result<Vec<String>, LoadError> {
         let mut patience = Patience::new(self.settings().schema_patience);
         loop {
-            connection.run(&self.begin_change_sql(rules.changes)).await?;
+            self.begin_change(connection, rules.changes).await?;
             match change_once(connection, batch, name, made, rules).await {
                 Ok(added) => {
-                    connection.run(&self.end_change_sql(rules.changes)).await?;
+                    self.end_change(connection, rules.changes).await?;
                     return Ok(added);
                 }
                 Err(error) if error.is_lock_timeout() && patience.is_left() => {
-                    connection.run(undo_change_sql(rules.changes)).await?;
+                    undo_change(connection, rules.changes).await?;
                     patience.wait(&name.table).await;
                 }
                 Err(error) => return Err(error),
@@ -241,7 +244,7 @@ async fn change_once(
     Ok(fit.missing.into_iter().map(|column| column.name).collect())
 }
 
-pub(super) fn fit(
+fn fit(
     batch: &Batch,
     table: Option<&Table>,
     made: &HashSet<String>,
@@ -254,7 +257,7 @@ pub(super) fn fit(
         (false, None) if rules.first_row_is_free => Free::FirstRow,
         (false, _) => Free::None,
     };
-    // a table that is replaced has no say in what its rows look like
+    // the rows of a table that is replaced are not fitted to its columns
     let table = table.filter(|_| !replaces_all);
     Fit::new(batch, Against { table, made, free, style: rules.style }).map_err(LoadError::from)
 }
@@ -276,7 +279,7 @@ fn indexed_column(
         let reason = format!("failed to create sort key: column \"{column}\" does not exist");
         return Err(LoadError::config(reason));
     }
-    // a batch that lacks it must not hold the table up
+    // the batch is loaded all the same
     warn!(
         table = batch.table,
         column,
@@ -298,7 +301,7 @@ fn absent_key(
     }
     let present = table.and_then(|table| table.key.as_ref());
     let key = match present {
-        // somebody else's key counts instead of the stream's
+        // the customer's own key counts instead of the stream's
         Some(key) if ddl::key_change(name, present, wanted) == KeyChange::Nothing => &key.columns,
         _ => wanted,
     };

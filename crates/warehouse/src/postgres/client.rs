@@ -1,8 +1,8 @@
 //! A connection to a PostgreSQL destination.
 //!
-//! Invariant: only a connection whose last statement ended well, and that has no transaction open, goes back to the
-//! pool. Anything else (an error, a time-out, a dropped future) closes it, because its transaction may be open or its
-//! answers out of step.
+//! Invariant: only a connection whose last statement ended well, and that has no transaction open,
+//! goes back to the pool. Anything else (an error, a time-out, a dropped future) closes it, because
+//! its transaction may be open or its answers out of step.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use super::error::{Purpose, classify};
 use crate::error::LoadError;
 
-/// A connection of a destination. Closed instead of pooled after anything went wrong.
+/// A connection of a destination. Closed instead of pooled after anything went wrong, also by a
+/// dropped call: the server rolls its transaction back, once it notices.
 pub struct Connection {
     inner: PoolConnection<sqlx::Postgres>,
     is_sound: bool,
@@ -28,17 +29,18 @@ impl Connection {
         Connection { inner, is_sound: true, in_transaction: false, patience }
     }
 
-    /// Runs one or more statements by the simple protocol and returns the rows of all.
+    /// Runs one or more statements by the simple protocol and returns the rows of all. Several are
+    /// one transaction, unless they say otherwise.
     pub async fn run(&mut self, sql: &str) -> Result<Vec<PgRow>, LoadError> {
         self.run_for(sql, Purpose::Other).await
     }
 
     /// The same for statements that make or change a table of the caller's; errors name it.
-    pub async fn run_on(&mut self, table: &str, sql: &str) -> Result<Vec<PgRow>, LoadError> {
+    pub(super) async fn run_on(&mut self, table: &str, sql: &str) -> Result<Vec<PgRow>, LoadError> {
         self.run_for(sql, Purpose::Schema { table }).await
     }
 
-    pub(crate) async fn run_for(
+    pub(super) async fn run_for(
         &mut self,
         sql: &str,
         purpose: Purpose<'_>,
@@ -52,7 +54,7 @@ impl Connection {
     }
 
     /// Runs a statement that may take long, outside of a transaction.
-    pub(crate) async fn run_long(
+    pub(super) async fn run_long(
         &mut self,
         sql: &str,
         purpose: Purpose<'_>,
@@ -65,7 +67,7 @@ impl Connection {
     }
 
     /// Runs statements and returns how many rows the last one hit.
-    pub(crate) async fn execute(
+    pub(super) async fn execute(
         &mut self,
         sql: &str,
         purpose: Purpose<'_>,
@@ -86,7 +88,7 @@ impl Connection {
     }
 
     /// Sends COPY text as it comes; returns the number of rows stored.
-    pub(crate) async fn copy(
+    pub(super) async fn copy(
         &mut self,
         sql: &str,
         chunks: &mut mpsc::Receiver<Vec<u8>>,
@@ -100,7 +102,9 @@ impl Connection {
                 return Err(no_answer());
             };
             if sent.is_err() {
-                break; // the server's reason comes with `finish`; `abort` would hide it and leave answers unread
+                // the server's reason comes with `finish`; `abort` would hide it and leave answers
+                // unread
+                break;
             }
         }
         let stored = in_time(patience, purpose, copy.finish()).await?;
@@ -108,35 +112,36 @@ impl Connection {
         Ok(stored)
     }
 
-    /// Begins a transaction that stays open over other things than statements: until it is ended by [`Connection::commit`]
-    /// or [`Connection::roll_back`], a drop closes the connection.
-    pub(crate) async fn begin(&mut self, sql: &str) -> Result<(), LoadError> {
+    /// Begins a transaction that outlives the call: until it is ended by [`Connection::commit`] or
+    /// [`Connection::roll_back`], a drop closes the connection.
+    pub(super) async fn begin(&mut self, sql: &str) -> Result<(), LoadError> {
         self.in_transaction = true;
         self.run(sql).await.map(drop)
     }
 
     /// Commits what [`Connection::begin`] began.
-    pub(crate) async fn commit(&mut self, purpose: Purpose<'_>) -> Result<(), LoadError> {
+    pub(super) async fn commit(&mut self, purpose: Purpose<'_>) -> Result<(), LoadError> {
         self.run_for("commit", purpose).await?;
         self.in_transaction = false;
         Ok(())
     }
 
     /// Rolls back what [`Connection::begin`] began.
-    pub(crate) async fn roll_back(&mut self) -> Result<(), LoadError> {
+    pub(super) async fn roll_back(&mut self) -> Result<(), LoadError> {
         self.run("rollback").await?;
         self.in_transaction = false;
         Ok(())
     }
 
     /// The connection is not to be used again, whatever its last statement said.
-    pub(crate) fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.is_sound = false;
     }
 
-    /// Ends the transaction after a refusal, so that its locks go now and not when the server notices the
-    /// closed connection. It is closed all the same: a refused COPY may leave answers unread.
-    pub(crate) async fn roll_back_and_close(&mut self) {
+    /// Ends the transaction after a refusal, so that its locks go now and not when the server
+    /// notices the closed connection. It is closed all the same: a refused COPY may leave answers
+    /// unread.
+    pub(super) async fn roll_back_and_close(&mut self) {
         let _ = self.run("rollback").await; // the reason is the caller's first error, not this one
         self.is_sound = false;
     }

@@ -19,30 +19,35 @@ const DEFAULT_PORT: u16 = 5432;
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
-    pub host: String,
+    host: String,
+    /// 5432 where it is not given.
     #[serde(default)]
-    pub port: Option<u16>,
-    pub database: String,
+    port: Option<u16>,
+    database: String,
+    /// The schema of tables without a namespace; required, but only once the destination is used.
     #[serde(default)]
-    pub default_schema: String,
+    default_schema: String,
     #[serde(default)]
-    pub username: String,
+    username: String,
     #[serde(default)]
-    pub password: String,
+    password: String,
     /// Settings of the connection; `connect_timeout` is in seconds.
     #[serde(default)]
-    pub parameters: BTreeMap<String, String>,
+    parameters: BTreeMap<String, String>,
+    /// `disable`, `require`, `verify-ca` or `verify-full`.
     #[serde(default)]
-    pub ssl_mode: Option<String>,
-    /// Contents or absolute paths; used with the two verifying modes.
+    ssl_mode: Option<String>,
+    /// This and the next two: PEM, its contents or an absolute path; used with the two verifying
+    /// modes.
     #[serde(default, rename = "sslServerCA")]
-    pub ssl_server_ca: Option<String>,
+    ssl_server_ca: Option<String>,
     #[serde(default)]
-    pub ssl_client_cert: Option<String>,
+    ssl_client_cert: Option<String>,
     #[serde(default)]
-    pub ssl_client_key: Option<String>,
+    ssl_client_key: Option<String>,
+    /// `password` where it is not given; `google-psc` is refused.
     #[serde(default)]
-    pub authentication_method: Option<String>,
+    authentication_method: Option<String>,
 }
 
 impl fmt::Debug for Credentials {
@@ -77,8 +82,8 @@ const OF_DRIVERS: [&str; 16] = [
 ];
 
 impl Credentials {
-    /// Reads what a destination's configuration has under `credentials`: an object, or its text in JSON or YAML. The
-    /// error names a field, never a value.
+    /// Reads what a destination's configuration has under `credentials`: an object, or its text in
+    /// JSON or YAML. The error names a field, never a value.
     pub fn read(value: &Value) -> Result<Credentials, LoadError> {
         let parsed = match value {
             Value::String(text) if text.trim_start().starts_with('{') => {
@@ -95,18 +100,18 @@ impl Credentials {
     }
 
     /// The schema of tables without a namespace.
-    pub(crate) fn schema(&self) -> Result<&str, LoadError> {
+    pub(super) fn schema(&self) -> Result<&str, LoadError> {
         match self.default_schema.as_str() {
             "" => Err(LoadError::config("defaultSchema is required")),
             schema => Ok(schema),
         }
     }
 
-    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
+    pub(super) fn connect_timeout(&self) -> Option<Duration> {
         self.parameters.get("connect_timeout")?.parse().ok().map(Duration::from_secs)
     }
 
-    pub(crate) fn connect_options(&self) -> Result<PgConnectOptions, LoadError> {
+    pub(super) fn connect_options(&self) -> Result<PgConnectOptions, LoadError> {
         if let Some(method) = self.authentication_method.as_deref().filter(|m| *m == "google-psc") {
             return Err(LoadError::config(format!(
                 "authenticationMethod {method} is not supported yet; use username and password"
@@ -118,7 +123,8 @@ impl Credentials {
             .database(&self.database)
             .username(&self.username)
             .password(&self.password)
-            // a pooler in transaction mode keeps no prepared statements and refuses this start-up parameter
+            // a pooler in transaction mode keeps no prepared statements and refuses this start-up
+            // parameter
             .statement_cache_capacity(0)
             .extra_float_digits(None)
             // single events are in their statements
@@ -129,9 +135,9 @@ impl Credentials {
         self.with_tls(options)
     }
 
-    /// `; set local …` for the parameters that are settings of a session. Not sent when connecting: a pooler would
-    /// refuse them there.
-    pub(crate) fn session_settings(&self) -> String {
+    /// `; set local …` for the parameters that are settings of a session. Not sent when connecting:
+    /// a pooler would refuse them there.
+    pub(super) fn session_settings(&self) -> String {
         let settings = self.parameters.iter().filter(|(name, _)| {
             !OF_DRIVERS.contains(&name.as_str()) && *name != "application_name"
         });

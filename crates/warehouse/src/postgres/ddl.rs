@@ -14,15 +14,15 @@ const MANAGED_KEY_PREFIX: &str = "jitsu_pk_";
 
 /// A column to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NewColumn {
-    pub(crate) name: String,
+pub(super) struct NewColumn {
+    pub(super) name: String,
     /// The type as it is declared; may carry a default clause.
-    pub(crate) ddl_type: String,
+    pub(super) ddl_type: String,
 }
 
 /// What has to happen to the key of a table that is there.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum KeyChange {
+pub(super) enum KeyChange {
     Nothing,
     /// A managed key goes; the stream has none.
     Drop(String),
@@ -32,7 +32,7 @@ pub(crate) enum KeyChange {
     },
 }
 
-pub(crate) fn key_change(name: &TableName, present: Option<&Key>, wanted: &[String]) -> KeyChange {
+pub(super) fn key_change(name: &TableName, present: Option<&Key>, wanted: &[String]) -> KeyChange {
     match present {
         None if wanted.is_empty() => KeyChange::Nothing,
         None => KeyChange::Set { instead_of: None },
@@ -42,12 +42,12 @@ pub(crate) fn key_change(name: &TableName, present: Option<&Key>, wanted: &[Stri
     }
 }
 
-pub(crate) fn drop_constraint_sql(name: &TableName, constraint: &str) -> String {
+pub(super) fn drop_constraint_sql(name: &TableName, constraint: &str) -> String {
     format!("alter table {} drop constraint {}", name.quoted(), quote_ident(constraint))
 }
 
 /// The statements that make a table, with its key and the index of its timestamp column.
-pub(crate) fn create_sql(
+pub(super) fn create_sql(
     name: &TableName,
     columns: &[NewColumn],
     key: &[String],
@@ -88,7 +88,7 @@ fn create_table_sql(name: &TableName, columns: &[NewColumn], key: &[String]) -> 
 }
 
 /// All new columns in one statement: one short lock instead of one per column.
-pub(crate) fn add_columns_sql(name: &TableName, columns: &[NewColumn]) -> String {
+pub(super) fn add_columns_sql(name: &TableName, columns: &[NewColumn]) -> String {
     let additions: Vec<_> = columns
         .iter()
         .map(|column| {
@@ -99,11 +99,11 @@ pub(crate) fn add_columns_sql(name: &TableName, columns: &[NewColumn]) -> String
 }
 
 /// The name of a key that we make and may change later.
-pub(crate) fn key_name() -> String {
+pub(super) fn key_name() -> String {
     format!("{MANAGED_KEY_PREFIX}{}", Uuid::new_v4().simple())
 }
 
-pub(crate) fn add_key_sql(name: &TableName, key: &[String]) -> String {
+pub(super) fn add_key_sql(name: &TableName, key: &[String]) -> String {
     format!(
         "alter table {} add constraint {} primary key ({})",
         name.quoted(),
@@ -112,13 +112,13 @@ pub(crate) fn add_key_sql(name: &TableName, key: &[String]) -> String {
     )
 }
 
-pub(crate) fn quoted_list(columns: &[String]) -> String {
+pub(super) fn quoted_list(columns: &[String]) -> String {
     let columns: Vec<_> = columns.iter().map(|column| quote_ident(column)).collect();
     columns.join(", ")
 }
 
 /// One owner per table at a time, for as long as the transaction lasts.
-pub(crate) fn lock_table_sql(name: &TableName) -> String {
+pub(super) fn lock_table_sql(name: &TableName) -> String {
     format!(
         "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({}, 0))",
         quote_literal(&name.quoted())
@@ -127,14 +127,14 @@ pub(crate) fn lock_table_sql(name: &TableName) -> String {
 
 /// A table that rows pass through on their way into another one.
 #[derive(Debug, Clone)]
-pub(crate) struct Staging {
+pub(super) struct Staging {
     name: String,
     /// `None`: a temporary table.
     schema: Option<String>,
 }
 
 impl Staging {
-    pub(crate) fn new(target: &TableName, is_temporary: bool) -> Staging {
+    pub(super) fn new(target: &TableName, is_temporary: bool) -> Staging {
         let start: String = target.table.chars().take(STAGING_NAME).collect();
         // 16 digits, as many as the original's milliseconds and random number have
         let digits = Uuid::new_v4().as_u128() % 10_000_000_000_000_000;
@@ -143,14 +143,14 @@ impl Staging {
     }
 
     /// Qualified and quoted.
-    pub(crate) fn quoted(&self) -> String {
+    pub(super) fn quoted(&self) -> String {
         let schema = self.schema.as_deref().map_or_else(|| "pg_temp".to_owned(), quote_ident);
         format!("{schema}.{}", quote_ident(&self.name))
     }
 
-    /// Makes it with the columns that a batch brings to `target`, in their types. Without constraints: they are the
-    /// target's to check.
-    pub(crate) fn create_like_sql(&self, target: &TableName, columns: &[String]) -> String {
+    /// Makes it with the columns that a batch brings to `target`, in their types. Without
+    /// constraints: they are the target's to check.
+    pub(super) fn create_like_sql(&self, target: &TableName, columns: &[String]) -> String {
         let end = if self.schema.is_none() { " on commit drop" } else { "" };
         format!(
             "create {} {}{end} as select {} from {} with no data",
@@ -162,7 +162,7 @@ impl Staging {
     }
 
     /// Makes it with columns of its own.
-    pub(crate) fn create_sql(&self, columns: &[NewColumn]) -> String {
+    pub(super) fn create_sql(&self, columns: &[NewColumn]) -> String {
         let columns: Vec<_> = columns
             .iter()
             .map(|column| format!("{} {}", quote_ident(&column.name), column.ddl_type))
@@ -177,7 +177,7 @@ impl Staging {
 }
 
 /// Removes the rows of one partition. Its text becomes a value of the column's type.
-pub(crate) fn delete_partition_sql(name: &TableName, column: &str, partition: &str) -> String {
+pub(super) fn delete_partition_sql(name: &TableName, column: &str, partition: &str) -> String {
     format!(
         "delete from {} where {} = {}",
         name.quoted(),
@@ -186,9 +186,9 @@ pub(crate) fn delete_partition_sql(name: &TableName, column: &str, partition: &s
     )
 }
 
-/// Moves the staging table's rows into the target; `selected` are the expressions for `columns`. `keeps_absent`: a NULL leaves
-/// the stored value alone.
-pub(crate) fn merge_sql(
+/// Moves the staging table's rows into the target; `selected` are the expressions for `columns`.
+/// `keeps_absent`: a NULL leaves the stored value alone.
+pub(super) fn merge_sql(
     staging: &str,
     target: &TableName,
     columns: &[String],

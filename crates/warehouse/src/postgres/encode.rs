@@ -1,13 +1,15 @@
 //! Rows as the text that the server reads: in the text format of COPY, or value by value.
 
 use super::{
-    fit::{Action, Fit},
+    fit::Fit,
+    fit_column::Action,
     row_writer::{RowWriter, in_order},
 };
 use crate::rows::{
     columns::Column,
     convert,
     json::write_string,
+    postgres_rules::TIMESTAMP_DIGITS,
     row::{Cell, Row},
     timestamp::cut_fraction,
 };
@@ -15,8 +17,6 @@ use crate::rows::{
 /// What stands for NULL.
 const NULL: &[u8] = b"\\N";
 const NULL_FIELD: &[u8] = b"\\N\t";
-/// PostgreSQL's precision of timestamps, in digits of a second.
-const MICROSECONDS: usize = 6;
 /// Canonical timestamps up to this length have no more than that.
 const SHORT_TIMESTAMP: usize = "2022-08-18T14:17:22.123456Z".len();
 
@@ -35,7 +35,7 @@ impl RowWriter for Encoder<'_> {
 }
 
 /// Turns the rows of one batch into COPY text.
-pub(crate) struct Encoder<'a> {
+pub(super) struct Encoder<'a> {
     fit: &'a Fit,
     /// The batch's, by slot.
     columns: &'a [Column],
@@ -43,12 +43,13 @@ pub(crate) struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    pub(crate) fn new(fit: &'a Fit, columns: &'a [Column]) -> Encoder<'a> {
+    pub(super) fn new(fit: &'a Fit, columns: &'a [Column]) -> Encoder<'a> {
         Encoder { fit, columns, converted: String::new() }
     }
 
-    /// The values of one row with their columns, as plain text. Columns without a value are left out.
-    pub(crate) fn texts(&mut self, row_number: usize, row: Row<'_>) -> Vec<(u32, String)> {
+    /// The values of one row with their columns, as plain text. Columns without a value are left
+    /// out.
+    pub(super) fn texts(&mut self, row_number: usize, row: Row<'_>) -> Vec<(u32, String)> {
         let mut texts: Vec<(u32, String)> = Vec::new();
         let mut unmapped = String::new();
         for cell in row.cells() {
@@ -80,7 +81,7 @@ impl<'a> Encoder<'a> {
         match self.fit.columns[column as usize].action {
             Action::Copy => out.push_str(cell.text()),
             Action::Timestamp => {
-                let (first, last) = cut_fraction(cell.text(), MICROSECONDS);
+                let (first, last) = cut_fraction(cell.text(), TIMESTAMP_DIGITS);
                 out.push_str(first);
                 out.push_str(last);
             }
@@ -90,7 +91,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Appends one row.
-    pub(crate) fn encode(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
+    pub(super) fn encode(&mut self, row_number: usize, row: Row<'_>, out: &mut Vec<u8>) {
         let start = out.len();
         let fit = self.fit;
         let is_written = in_order(fit, row, NULL_FIELD, out, |column, cell, out| {
@@ -173,7 +174,7 @@ impl<'a> Encoder<'a> {
                 out.extend_from_slice(cell.bytes);
             }
             Action::Timestamp => {
-                let (first, last) = cut_fraction(cell.text(), MICROSECONDS);
+                let (first, last) = cut_fraction(cell.text(), TIMESTAMP_DIGITS);
                 out.extend_from_slice(first.as_bytes());
                 out.extend_from_slice(last.as_bytes());
             }

@@ -1,4 +1,4 @@
-//! What PostgreSQL's errors mean to whoever loads.
+//! What PostgreSQL's errors mean to the loader.
 
 use sqlx::postgres::PgDatabaseError;
 
@@ -36,7 +36,7 @@ const WORDS_ARE_NAMES: [&str; 4] = ["42501", "42703", "42P01", "3F000"];
 
 /// What a statement was for; it decides what a refusal means.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Purpose<'a> {
+pub(super) enum Purpose<'a> {
     Rows {
         table: &'a str,
     },
@@ -48,7 +48,7 @@ pub(crate) enum Purpose<'a> {
 }
 
 /// Classifies an error of sqlx by what the caller does next.
-pub(crate) fn classify(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
+pub(super) fn classify(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
     match error {
         sqlx::Error::Database(error) => {
             let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else {
@@ -84,7 +84,8 @@ fn classify_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadE
         ("08", _) => LoadError::Connection { reason: server.to_string() },
         // wrong password or unknown role, unknown database
         ("28" | "3D", _) => LoadError::Config(server.full_text),
-        // resources, locks and time-outs, system errors, deadlocks, shutdown, a standby after a failover
+        // resources, locks and time-outs, system errors, deadlocks, shutdown, a standby after a
+        // failover
         ("53" | "55" | "57" | "58" | "40" | "25", _) => LoadError::Busy(server),
         // a right, a column or a type is missing: no row can help that
         ("42", Purpose::Rows { table }) => {

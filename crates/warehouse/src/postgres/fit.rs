@@ -1,21 +1,21 @@
 //! Fitting a batch to its table: which column each value goes to, and how.
 //!
-//! The batch is fitted to the table as it is when it is loaded. So a batch that was parsed before another
-//! loader added a column finds that column, and converts to its type. What is decided here is what event
-//! after event would have decided: a column counts from the row that brings it, the column of unmapped values
-//! from the first row that needs it.
+//! The batch is fitted to the table as it is when it is loaded. So a batch that was parsed before
+//! another loader added a column finds that column, and converts to its type. What is decided here
+//! is what event after event would have decided: a column counts from the row that brings it, the
+//! column of unmapped values from the first row that needs it.
 
 use std::{collections::HashSet, io};
 
 use super::{
     catalog::Table,
     ddl::NewColumn,
+    fit_column::{Action, Conversion, FitColumn, ddl_type},
     quote_ident,
-    types::{self, Wire},
 };
 use crate::rows::{
     batch::Batch,
-    columns::{Column, Given},
+    columns::Column,
     convert::{self, TextStyle},
     data_type::DataType,
     row::{Cell, Kind},
@@ -23,24 +23,25 @@ use crate::rows::{
 };
 
 /// The column that takes what fits nowhere else.
-pub(crate) const UNMAPPED: &str = "_unmapped_data";
+const UNMAPPED: &str = "_unmapped_data";
 /// PostgreSQL's limit of columns; dropped ones count (`MaxHeapAttributeNumber`).
 const MAX_ATTRIBUTES: usize = 1600;
 
 /// What a batch is fitted to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Against<'a> {
+pub(super) struct Against<'a> {
     /// `None`: a table that is to be made.
-    pub(crate) table: Option<&'a Table>,
-    /// Columns that were made for this batch: their type is the batch's own, so its values are not converted to it.
-    pub(crate) made: &'a HashSet<String>,
-    pub(crate) free: Free,
-    pub(crate) style: TextStyle,
+    pub(super) table: Option<&'a Table>,
+    /// Columns that were made for this batch: their type is the batch's own, so its values are not
+    /// converted to it.
+    pub(super) made: &'a HashSet<String>,
+    pub(super) free: Free,
+    pub(super) style: TextStyle,
 }
 
 /// Which columns are made whatever `schemaFreeze` and `maxColumnsCount` say, and do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Free {
+pub(super) enum Free {
     None,
     /// Those of the first row.
     FirstRow,
@@ -50,80 +51,21 @@ pub(crate) enum Free {
 
 /// How a batch fits its table.
 #[derive(Debug)]
-pub(crate) struct Fit {
+pub(super) struct Fit {
     /// Columns that the batch brings, in the order in which they are sent.
-    pub(crate) columns: Vec<FitColumn>,
+    pub(super) columns: Vec<FitColumn>,
     /// Columns that the table lacks.
-    pub(crate) missing: Vec<NewColumn>,
+    pub(super) missing: Vec<NewColumn>,
     /// By slot: index into `columns`; `None` where values go to the unmapped column.
-    pub(crate) column_of_slot: Vec<Option<u32>>,
+    pub(super) column_of_slot: Vec<Option<u32>>,
     /// The column of unmapped values, if there are any.
-    pub(crate) unmapped: Option<u32>,
+    pub(super) unmapped: Option<u32>,
     /// Columns for which PostgreSQL has no room.
-    pub(crate) beyond_limit: usize,
-}
-
-#[derive(Debug)]
-pub(crate) struct FitColumn {
-    pub(crate) name: String,
-    pub(crate) action: Action,
-    /// How its values go in binary format, if all of them can.
-    pub(crate) wire: Option<Wire>,
-    /// The type that the batch gives the column, which values are cast to where that can be said.
-    pub(crate) cast: Option<String>,
-}
-
-/// What happens to the values of a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Their texts are the column's: they are copied.
-    Copy,
-    /// Canonical timestamps: copied once their fraction is short enough.
-    Timestamp,
-    /// Each value is looked at.
-    Convert(Conversion),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Conversion {
-    /// The column's type.
-    to: DataType,
-    /// Values of rows before this one go as they are.
-    as_it_is_before: usize,
-    is_new: bool,
-    style: TextStyle,
-}
-
-impl Conversion {
-    /// Whether the value is the column's as it is.
-    fn goes_as_it_is(self, row: usize, cell: &Cell<'_>) -> bool {
-        own_type(cell) == self.to || row < self.as_it_is_before
-    }
-
-    /// Appends the text of a value. `false`: it is unmapped.
-    pub(crate) fn apply(self, row: usize, cell: &Cell<'_>, out: &mut String) -> bool {
-        let kind = cell.flags.kind();
-        if self.goes_as_it_is(row, cell) {
-            if cell.flags.is_date() && self.is_new && self.to == DataType::String {
-                // the batch had taken the date for a timestamp before the column became text
-                convert::convert(Kind::String, cell.text(), DataType::Timestamp, self.style, out);
-            } else {
-                convert::as_it_is(kind, cell.text(), self.to, out);
-            }
-            return true;
-        }
-        own_type(cell).converts_to(self.to)
-            && convert::convert(kind, cell.text(), self.to, self.style, out)
-    }
-}
-
-/// The type that the event gave the value, else the one of its kind.
-fn own_type(cell: &Cell<'_>) -> DataType {
-    cell.flags.hint().unwrap_or_else(|| cell.flags.kind().data_type())
+    pub(super) beyond_limit: usize,
 }
 
 impl Fit {
-    pub(crate) fn new(batch: &Batch, against: Against<'_>) -> io::Result<Fit> {
+    pub(super) fn new(batch: &Batch, against: Against<'_>) -> io::Result<Fit> {
         let fitted = |slot: u32| {
             let column = &batch.columns()[slot as usize];
             let present = against.table.and_then(|table| table.column(&column.name));
@@ -149,9 +91,9 @@ impl Fit {
         Ok(making.finish())
     }
 
-    /// Appends the text that a value has in its column, equal numbers spelled equally, and answers what it is there.
-    /// `None`: it is unmapped.
-    pub(crate) fn stored(&self, row: usize, cell: &Cell<'_>, out: &mut String) -> Option<Kind> {
+    /// Appends the text that a value has in its column, equal numbers spelled equally, and answers
+    /// what it is there. `None`: it is unmapped.
+    pub(super) fn stored(&self, row: usize, cell: &Cell<'_>, out: &mut String) -> Option<Kind> {
         let column = self.column_of_slot[cell.slot as usize]?;
         let kind = cell.flags.kind();
         let Action::Convert(conversion) = self.columns[column as usize].action else {
@@ -162,35 +104,19 @@ impl Fit {
         if !conversion.apply(row, cell, &mut text) {
             return None;
         }
-        let stored_kind = match (conversion.goes_as_it_is(row, cell), conversion.to) {
-            (true, DataType::Int64 | DataType::Float64) if kind == Kind::Bool => Kind::Int,
-            (true, DataType::Float64) if kind == Kind::String => Kind::Float,
-            (true, _) => kind,
-            (false, DataType::Bool) => Kind::Bool,
-            (false, DataType::Int64) => Kind::Int,
-            (false, DataType::Float64) => Kind::Float,
-            (false, DataType::Timestamp) => Kind::Timestamp,
-            (false, DataType::String | DataType::Json | DataType::Unknown) => Kind::String,
-        };
+        let stored_kind = conversion.stored_kind(row, cell);
         convert::key_text(stored_kind, &text, out);
         Some(stored_kind)
     }
 
     /// Quoted names of the columns, in order.
-    pub(crate) fn quoted_columns(&self) -> Vec<String> {
+    pub(super) fn quoted_columns(&self) -> Vec<String> {
         self.columns.iter().map(|column| quote_ident(&column.name)).collect()
     }
 
     /// Whether COPY straight into the table could refuse what an insert with casts takes.
-    pub(crate) fn needs_cast(&self) -> bool {
+    pub(super) fn needs_cast(&self) -> bool {
         self.columns.iter().any(|column| column.cutting_cast().is_some())
-    }
-}
-
-impl FitColumn {
-    /// The type that values must be cast to because COPY would refuse what the cast cuts.
-    pub(crate) fn cutting_cast(&self) -> Option<&str> {
-        self.cast.as_deref().filter(|cast| types::cast_cuts(cast))
     }
 }
 
@@ -344,72 +270,4 @@ fn first_misfit(batch: &Batch, columns: &[Option<FitColumn>]) -> io::Result<Opti
         fits
     })?;
     Ok(found)
-}
-
-impl FitColumn {
-    fn to_present(column: &Column, to: DataType, sql_type: &str, style: TextStyle) -> FitColumn {
-        let conversion = Conversion { to, as_it_is_before: 0, is_new: false, style };
-        let quick = quick_action(column, to, true);
-        FitColumn {
-            name: column.name.to_string(),
-            action: quick.unwrap_or(Action::Convert(conversion)),
-            wire: Wire::of(sql_type).filter(|_| quick.is_some()),
-            cast: None, // the column is what it is, whatever the event says
-        }
-    }
-
-    fn to_new(column: &Column, style: TextStyle) -> FitColumn {
-        let (to, as_it_is_before) = match &column.definition {
-            Some(definition) => (definition.given.data_type(), definition.since_row),
-            None => (column.inferred.unwrap_or(DataType::String), usize::MAX),
-        };
-        let conversion = Conversion { to, as_it_is_before, is_new: true, style };
-        let quick = quick_action(column, to, column.definition.is_some());
-        FitColumn {
-            name: column.name.to_string(),
-            action: quick.unwrap_or(Action::Convert(conversion)),
-            wire: Wire::of(ddl_type(column)).filter(|_| quick.is_some()),
-            cast: given_cast(column),
-        }
-    }
-}
-
-/// The action that does without looking at each value, if the kinds of the column's values allow one.
-fn quick_action(column: &Column, to: DataType, converts: bool) -> Option<Action> {
-    let only = |kinds: &[Kind]| {
-        let allowed = kinds.iter().fold(0, |set, kind| set | kind.bit());
-        column.kinds & !allowed == 0
-    };
-    if column.has_hints {
-        return None;
-    }
-    match to {
-        DataType::Timestamp if only(&[Kind::Timestamp]) => Some(Action::Timestamp),
-        DataType::Bool if only(&[Kind::Bool]) => Some(Action::Copy),
-        DataType::Int64 if only(&[Kind::Int]) => Some(Action::Copy),
-        DataType::Float64 if only(&[Kind::Int, Kind::Float]) => Some(Action::Copy),
-        DataType::String if only(&[Kind::Bool, Kind::Int, Kind::String, Kind::Json]) => {
-            Some(Action::Copy)
-        }
-        // a timestamp that was not converted keeps its canonical text
-        DataType::String if !converts && only(&[Kind::Timestamp, Kind::Json]) => Some(Action::Copy),
-        _ => None,
-    }
-}
-
-fn ddl_type(column: &Column) -> &str {
-    match &column.definition {
-        Some(definition) => match &definition.given {
-            Given::Sql(sql_type) => &sql_type.ddl,
-            Given::Declared(data_type) => sql_type(*data_type),
-        },
-        None => sql_type(column.inferred.unwrap_or(DataType::String)),
-    }
-}
-
-fn given_cast(column: &Column) -> Option<String> {
-    match &column.definition.as_ref()?.given {
-        Given::Sql(sql_type) => Some(sql_type.cast.clone()),
-        Given::Declared(_) => None,
-    }
 }

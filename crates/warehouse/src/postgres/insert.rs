@@ -13,9 +13,11 @@ use super::{
     pool::Postgres,
     quote_ident, quote_literal,
 };
-use crate::error::LoadError;
-use crate::load::SchemaChanges;
-use crate::rows::{batch::Batch, convert::TextStyle, row::RowError};
+use crate::{
+    error::LoadError,
+    load::SchemaChanges,
+    rows::{batch::Batch, convert::TextStyle, row::RowError},
+};
 
 /// Changes of the table stand also when the event is refused afterwards.
 const RULES: Rules = Rules {
@@ -26,7 +28,8 @@ const RULES: Rules = Rules {
 };
 
 impl Postgres {
-    /// Inserts the one row of `batch`, or updates the row of its key. `known` is the table as the last call left it.
+    /// Inserts the one row of `batch`, or updates the row of its key. `known` is the table as the
+    /// last call left it.
     pub(crate) async fn insert(
         &self,
         batch: Batch,

@@ -1,8 +1,13 @@
-//! A primary key for a table that has rows, made while everybody reads and writes.
+//! A primary key for a table that has rows, made while others read and write it.
 //!
-//! The index is built concurrently and NOT NULL is proven by a constraint that is validated without a lock on
-//! writers, so the ALTER that attaches both only changes the catalog. Invariant: whatever fails leaves nothing
-//! behind that slows or refuses anybody's writes.
+//! The index is built concurrently and NOT NULL is proven by a constraint that is validated without
+//! a lock on writers, so the ALTER that attaches both only changes the catalog. Invariant: a step
+//! that fails leaves nothing behind that slows or refuses other sessions' writes.
+//!
+//! A drop half way closes both connections, which ends the transaction that holds the table's lock,
+//! and cleans up nothing. The server goes on with the statement in hand until it notices; what may
+//! stay is the index `jitsu_pk_…` and, if its constraint was promised already, the check
+//! `jitsu_pk_…_nn`. The next load begins under new names.
 
 use std::time::Duration;
 
@@ -14,19 +19,18 @@ use super::{
     client::Connection,
     ddl::{self, KeyChange},
     error::Purpose,
-    patience::{Patience, undo_change_sql},
+    patience::{Patience, undo_change},
     pool::Postgres,
     quote_ident, quote_literal,
 };
-use crate::error::LoadError;
-use crate::load::SchemaChanges;
+use crate::{error::LoadError, load::SchemaChanges};
 
-/// An index over a large table takes its time.
+/// For an index over a large table.
 const BUILD_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 impl Postgres {
-    /// Gives the table the key if it lacks it. A key that the table's rows refuse is an error, now and until rows or
-    /// the table change.
+    /// Gives the table the key if it lacks it. A key that the table's rows refuse is an error, now
+    /// and until rows or the table change. Takes a second connection.
     pub(super) async fn ensure_key(
         &self,
         connection: &mut Connection,
@@ -46,17 +50,17 @@ impl Postgres {
         if let Some(error) = self.refused_keys().get(name, key, &state) {
             return Err(LoadError::Schema { table: name.table.clone(), error: Box::new(error) });
         }
-        // held by a second connection: building an index concurrently wants no transaction on the first, and this
-        // one takes no snapshot that the index would wait for
+        // the lock is held by a second connection: building an index concurrently wants no
+        // transaction on the first, and this one takes no snapshot that the index would wait for
         let mut owner = self.connection().await?;
         let unlimited = "set local idle_in_transaction_session_timeout = 0";
-        owner.run(&format!("{}; {unlimited}", self.begin_sql())).await?;
+        owner.begin(&format!("{}; {unlimited}", self.begin_sql())).await?;
         owner.run_for(&ddl::lock_table_sql(name), purpose).await?;
         let built = match wants_key(Table::read(&mut owner, name).await?.as_ref()) {
             true => self.build_key(connection, name, key).await,
-            false => Ok(()), // somebody else was faster
+            false => Ok(()), // another loader was faster
         };
-        owner.run("rollback").await?;
+        owner.roll_back().await?;
         if let Err(LoadError::Schema { error, .. } | LoadError::Refused { error, .. }) = &built
             && error.sqlstate.starts_with("23")
         {
@@ -159,7 +163,8 @@ impl Postgres {
         }
     }
 
-    /// Runs statements that need the table for themselves for a moment, in a transaction of their own.
+    /// Runs statements that need the table for themselves for a moment, in a transaction of their
+    /// own.
     async fn change_patiently(
         &self,
         connection: &mut Connection,
@@ -169,14 +174,11 @@ impl Postgres {
         let purpose = Purpose::Schema { table: &name.table };
         let mut patience = Patience::new(self.settings().schema_patience);
         loop {
-            connection.run(&self.begin_change_sql(SchemaChanges::BeforeLoad)).await?;
+            self.begin_change(connection, SchemaChanges::BeforeLoad).await?;
             match connection.run_for(&statements.join("; "), purpose).await {
-                Ok(_) => {
-                    connection.run("commit").await?;
-                    return Ok(());
-                }
+                Ok(_) => return self.end_change(connection, SchemaChanges::BeforeLoad).await,
                 Err(error) => {
-                    connection.run(undo_change_sql(SchemaChanges::BeforeLoad)).await?;
+                    undo_change(connection, SchemaChanges::BeforeLoad).await?;
                     if !error.is_lock_timeout() || !patience.is_left() {
                         return Err(error);
                     }
@@ -187,8 +189,8 @@ impl Postgres {
     }
 }
 
-/// What has to change before a refused key is worth another try: the table itself, or rows that were updated or
-/// deleted. Added rows cannot help.
+/// What has to change before a refused key is worth another try: the table itself, or rows that
+/// were updated or deleted. Added rows cannot help.
 async fn table_state(connection: &mut Connection, name: &TableName) -> Result<String, LoadError> {
     let sql = format!(
         "select c.oid::text || ' ' || c.relfilenode::text || ' ' || c.relnatts::text || ' ' || \

@@ -1,4 +1,5 @@
-//! What is remembered of a destination's tables between loads, so that what cannot succeed is not tried each time.
+//! What is remembered of a destination's tables between loads, so that what cannot succeed is not
+//! tried each time.
 //!
 //! Invariant: all of it may be forgotten at any time; a load is slower then, and nothing else.
 

@@ -1,8 +1,9 @@
 //! The load: batches into their tables in one transaction, staged first, committed later.
 //!
-//! Invariant: the rows of all batches and the changes of the ledger become visible together or not at all. The position is
-//! locked after all changes to tables and before the first row is sent, and moves in the last statement before COMMIT,
-//! which must hit one row: a COMMIT of an aborted transaction answers ROLLBACK without an error.
+//! Invariant: the rows of all batches and the changes of the ledger become visible together or not
+//! at all. The position is locked after all changes to tables and before the first row is sent, and
+//! moves in the last statement before COMMIT, which must hit one row: a COMMIT of an aborted
+//! transaction answers ROLLBACK without an error.
 
 use std::{sync::Arc, time::Instant};
 
@@ -29,8 +30,9 @@ use crate::{
     },
 };
 
-/// Rows that the database has and nobody sees yet. Dropped without a commit, its connection is closed and the server
-/// rolls everything back, changes in the load's transaction included.
+/// Rows that the database has, in a transaction that is open: not visible, the position locked.
+/// Dropped without a commit, its connection is closed and the server rolls all of it back, changes
+/// of tables in the same transaction included.
 pub struct Staged {
     /// `None`: there is nothing to commit.
     connection: Option<Connection>,
@@ -40,12 +42,16 @@ pub struct Staged {
 }
 
 impl Postgres {
-    /// Sends the rows of all batches in one transaction, which stays open. Without batches only the fence is locked.
+    /// Sends the rows of all batches in one transaction, which stays open. Without batches only the
+    /// fence is locked.
     ///
-    /// Errors: [`LoadError::Fenced`] where the ledger is not what the fence says; [`LoadError::Refused`] for refused rows
-    /// with [`Refusals::Fail`]; [`LoadError::Schema`] for a table that cannot be made or changed; the others say what is
-    /// waited for or misconfigured. After any error, and after a drop, nothing of the rows is visible; columns that were
-    /// added before the load stay.
+    /// Errors: [`LoadError::Fenced`] where the ledger is not what the fence says;
+    /// [`LoadError::Refused`] for refused rows with [`Refusals::Fail`]; [`LoadError::Schema`] for a
+    /// table that cannot be made or changed; the others say what is waited for or misconfigured.
+    /// After any error, and after a drop, nothing of the rows is visible and no transaction is left
+    /// open; columns that were added before the load stay. A drop while a table with rows gets its
+    /// primary key may leave the unfinished index: it is called `jitsu_pk_…`, no constraint uses
+    /// it, and dropping it is the operator's.
     pub async fn stage(
         &self,
         batches: Vec<Batch>,
@@ -88,7 +94,8 @@ impl Postgres {
         }
     }
 
-    /// Stages and commits at once, without a ledger. Errors are those of [`Postgres::stage`] and [`Staged::commit`].
+    /// Stages and commits at once, without a ledger. Errors, and what a drop leaves, are those of
+    /// [`Postgres::stage`] and [`Staged::commit`].
     pub async fn load(
         &self,
         batches: Vec<Batch>,
@@ -104,10 +111,12 @@ impl Staged {
         &self.report
     }
 
-    /// Makes the rows visible, and the changes of the ledger with them; without a fence there is no ledger to change.
+    /// Makes the rows visible, and the changes of the ledger with them; without a fence there is no
+    /// ledger to change.
     ///
-    /// Errors: [`LoadError::CommitUnknown`] where the answer was lost, also by a drop, and only the ledger knows how it
-    /// ended; after any other one nothing is visible.
+    /// Errors: [`LoadError::Fenced`] where the ledger's row is gone; [`LoadError::CommitUnknown`]
+    /// where the answer was lost. Then, and after a drop, only the ledger knows how it ended
+    /// ([`Ledger::read_settled`](super::Ledger)); after any other error nothing is visible.
     pub async fn commit(self, changes: &LedgerChanges) -> Result<LoadReport, LoadError> {
         let Staged { connection, mut report, fence } = self;
         let Some(mut connection) = connection else {
@@ -155,7 +164,7 @@ async fn commit(
 enum Ended {
     /// All rows are sent, and refusals known.
     Staged,
-    /// Its rows have to be tried again, in another transaction.
+    /// It was rolled back: its rows have to be tried again, in another transaction.
     RolledBack,
 }
 
@@ -236,7 +245,8 @@ impl Attempt<'_> {
         connection.begin(&sql).await
     }
 
-    /// Sends one batch. `false`: not all of it, for this transaction has had its share of subtransactions.
+    /// Sends one batch. `false`: not all of it, because no subtransaction of this transaction is
+    /// left.
     async fn send(
         &mut self,
         connection: &mut Connection,
@@ -312,7 +322,8 @@ async fn loaded_table(
     let name = &prepared.name;
     let read;
     let table = if prepared.batch.replaces == Replaces::Table {
-        read = Table::read(connection, name).await?; // it may have got columns while it was replaced
+        // it may have got columns while it was replaced
+        read = Table::read(connection, name).await?;
         read.as_ref()
     } else {
         prepared.table.as_ref()

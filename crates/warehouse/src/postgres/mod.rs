@@ -1,6 +1,7 @@
-//! PostgreSQL: the table as it is (`catalog`), how a batch fits it (`fit`), what has to change (`ddl`, `change`, `key`),
-//! what rows become for COPY (`encode`, `binary`) and how they reach the table (`transfer`, one by one: `insert`), which
-//! rows are refused (`isolate`), the transaction that carries all of it (`load`), and what is kept beside it (`ledger`).
+//! PostgreSQL: the table as it is (`catalog`), how a batch fits it (`fit`), what has to change
+//! (`ddl`, `change`, `key`), what rows become for COPY (`encode`, `binary`) and how they reach the
+//! table (`transfer`, one by one: `insert`), which rows are refused (`isolate`), the transaction
+//! that carries all of it (`load`), and what is kept beside it (`ledger`).
 
 mod binary;
 mod catalog;
@@ -11,6 +12,7 @@ mod ddl;
 mod encode;
 mod error;
 mod fit;
+mod fit_column;
 mod insert;
 mod isolate;
 mod key;

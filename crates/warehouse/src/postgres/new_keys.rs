@@ -1,9 +1,10 @@
 //! Rows that are merged by key, where all of their keys are new to the table.
 //!
-//! That is the rule for events with ids of their own: the merge is there for the odd repeat. Then COPY straight into the
-//! table does the same as a staging table and `INSERT … ON CONFLICT`, in half the time. It is tried first, in a
-//! subtransaction; the first repeat ends it, and the rows are merged. A table that had one is merged into at once for
-//! the next loads, twice as many after each vain try, because a vain try leaves dead rows behind.
+//! That is the rule for events with ids of their own: the merge is there for the odd repeat. Then
+//! COPY straight into the table does the same as a staging table and `INSERT … ON CONFLICT`, in
+//! half the time. It is tried first, in a subtransaction; the first repeat ends it, and the rows
+//! are merged. A table that had one is merged into at once for the next loads, twice as many after
+//! each vain try, because a vain try leaves dead rows behind.
 
 use super::{
     change::Prepared,
@@ -51,8 +52,9 @@ impl Postgres {
     }
 }
 
-/// Whether a row may have the key of another one. Any unique violation counts: a partition's constraint has another name
-/// than its table's, and the server does not always say which columns it is over. Merging sorts it out.
+/// Whether a row may have the key of another one. Any unique violation counts: a partition's
+/// constraint has another name than its table's, and the server does not always say which columns
+/// it is over. Merging sorts it out.
 pub(super) fn may_be_repeat(error: &ServerError) -> bool {
     error.sqlstate == "23505"
 }

@@ -1,49 +1,65 @@
-//! Changing a table that others use: in a short transaction, and again and again while somebody holds a lock.
+//! Changing a table that others use: in a short transaction, and again and again while another
+//! session holds a lock.
 //!
-//! Invariant: nobody's statement is waited for longer than `schema_lock_timeout`, because everybody who comes later
-//! queues behind a waiting ALTER.
+//! Invariant: a lock is waited for no longer than `schema_lock_timeout`, because all later
+//! statements on the table queue behind a waiting ALTER.
 
 use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::pool::Postgres;
-use crate::load::SchemaChanges;
+use super::{client::Connection, error::Purpose, pool::Postgres};
+use crate::{error::LoadError, load::SchemaChanges};
 
-/// The first pause after somebody else's lock; later ones are twice as long each.
+/// The first pause after another session's lock; later ones are twice as long each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 impl Postgres {
-    pub(super) fn begin_change_sql(&self, changes: SchemaChanges) -> String {
+    /// Begins a change: a transaction of its own, or a savepoint of the load's. Until it is ended
+    /// or undone, a drop closes the connection.
+    pub(super) async fn begin_change(
+        &self,
+        connection: &mut Connection,
+        changes: SchemaChanges,
+    ) -> Result<(), LoadError> {
         let timeout = self.settings().schema_lock_timeout.as_millis();
+        let limited = format!("set local lock_timeout = {timeout}");
         match changes {
             SchemaChanges::BeforeLoad => {
-                format!("{}; set local lock_timeout = {timeout}", self.begin_sql())
+                connection.begin(&format!("{}; {limited}", self.begin_sql())).await
             }
             SchemaChanges::InLoad => {
-                format!("savepoint schema_change; set local lock_timeout = {timeout}")
+                connection.run(&format!("savepoint schema_change; {limited}")).await.map(drop)
             }
         }
     }
 
-    pub(super) fn end_change_sql(&self, changes: SchemaChanges) -> String {
+    /// Ends a change: it stands, or will with the load.
+    pub(super) async fn end_change(
+        &self,
+        connection: &mut Connection,
+        changes: SchemaChanges,
+    ) -> Result<(), LoadError> {
         let timeout = self.settings().lock_timeout.as_millis();
+        let released =
+            format!("release savepoint schema_change; set local lock_timeout = {timeout}");
         match changes {
-            SchemaChanges::BeforeLoad => "commit".to_owned(),
-            SchemaChanges::InLoad => {
-                format!("release savepoint schema_change; set local lock_timeout = {timeout}")
-            }
+            SchemaChanges::BeforeLoad => connection.commit(Purpose::Other).await,
+            SchemaChanges::InLoad => connection.run(&released).await.map(drop),
         }
     }
 }
 
-pub(super) fn undo_change_sql(changes: SchemaChanges) -> &'static str {
+/// Ends a change after an error: nothing of it is left.
+pub(super) async fn undo_change(
+    connection: &mut Connection,
+    changes: SchemaChanges,
+) -> Result<(), LoadError> {
+    let undone = "rollback to savepoint schema_change; release savepoint schema_change";
     match changes {
-        SchemaChanges::BeforeLoad => "rollback",
-        SchemaChanges::InLoad => {
-            "rollback to savepoint schema_change; release savepoint schema_change"
-        }
+        SchemaChanges::BeforeLoad => connection.roll_back().await,
+        SchemaChanges::InLoad => connection.run(undone).await.map(drop),
     }
 }
 

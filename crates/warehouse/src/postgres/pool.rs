@@ -1,4 +1,5 @@
-//! One PostgreSQL destination: its connections, their limits, and what is remembered of its tables between loads.
+//! One PostgreSQL destination: its connections, their limits, and what is remembered of its tables
+//! between loads.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,10 +14,10 @@ use super::{
 };
 use crate::error::LoadError;
 
-/// How much later than the server we give up on a statement. The server's own time-out comes first, unless
-/// the server, or the way to it, is gone without a word.
+/// How much later than the server we give up on a statement. The server's own time-out comes first,
+/// unless the server, or the network to it, is gone without a word.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long it is asked why there was no connection.
+/// Limit of the one attempt that tells why there was no connection.
 const ASK_WHY_FOR: Duration = Duration::from_secs(3);
 
 /// Limits of a destination's connections.
@@ -26,13 +27,15 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// For each lock of a load.
     pub lock_timeout: Duration,
-    /// For a lock that a change of a table needs. Everybody who comes later queues behind it for as long.
+    /// For a lock that a change of a table needs. All later statements on the table queue behind it
+    /// for as long.
     pub schema_lock_timeout: Duration,
     /// How long a change of a table is tried again and again while others use the table.
     pub schema_patience: Duration,
     /// For each statement, a COPY being one.
     pub statement_timeout: Duration,
-    /// After this a vanished owner loses its transaction, and with it its locks.
+    /// After this the server ends the transaction of a loader that has vanished, and with it its
+    /// locks.
     pub idle_in_transaction_timeout: Duration,
     /// One more than there are loads at a time: making a key for a table with rows takes two.
     pub max_connections: u32,
@@ -68,7 +71,10 @@ struct Inner {
 }
 
 impl Postgres {
-    /// Checks the credentials; connects with the first statement.
+    /// Checks the credentials; connects with the first statement. Needs a runtime.
+    ///
+    /// Errors: [`LoadError::Config`] for a schema that is missing, TLS that cannot be set up, or a
+    /// way to authenticate that is not supported.
     pub fn new(credentials: &Credentials, settings: Settings) -> Result<Postgres, LoadError> {
         let default_schema = credentials.schema()?.to_owned();
         let options = credentials.connect_options()?;
@@ -89,7 +95,7 @@ impl Postgres {
     }
 
     /// The schema of tables without a namespace.
-    pub fn default_schema(&self) -> &str {
+    pub(super) fn default_schema(&self) -> &str {
         &self.0.default_schema
     }
 
@@ -109,7 +115,10 @@ impl Postgres {
         &self.0.full_tables
     }
 
-    /// A connection that answers.
+    /// A connection that answers, from the pool or new, within `connect_timeout`. A drop leaves
+    /// nothing behind.
+    ///
+    /// Errors: why there is none, [`LoadError::Connection`] where all are in use for too long.
     pub async fn connection(&self) -> Result<Connection, LoadError> {
         let connection = match self.0.pool.acquire().await {
             Ok(connection) => connection,
@@ -120,7 +129,8 @@ impl Postgres {
         Ok(Connection::new(connection, patience))
     }
 
-    /// The pool tries until its time is over, and keeps to itself what went wrong: one more attempt tells.
+    /// The pool tries until its time is over, and keeps to itself what went wrong: one more attempt
+    /// tells.
     async fn why_no_connection(&self) -> LoadError {
         let options = self.0.pool.connect_options();
         let place = format!("{}:{}", options.get_host(), options.get_port());
@@ -138,13 +148,14 @@ impl Postgres {
         LoadError::Connection { reason }
     }
 
-    /// Closes all connections; those in use once they come back.
+    /// Closes all connections; those in use once they come back, which it waits for. Afterwards,
+    /// and after a drop, no connection can be had.
     pub async fn close(&self) {
         self.0.pool.close().await;
     }
 
     /// Begins a transaction with its limits, in one round trip.
-    pub(crate) fn begin_sql(&self) -> String {
+    pub(super) fn begin_sql(&self) -> String {
         let Settings { lock_timeout, statement_timeout, idle_in_transaction_timeout, .. } =
             &self.0.settings;
         format!(
@@ -161,8 +172,9 @@ impl Postgres {
     }
 }
 
-/// Connects, asks one question, and hangs up: whether the credentials open anything. A pool would try again and again
-/// instead of telling why it cannot connect. Takes as long as the network does.
+/// Connects, asks one question, and hangs up: whether the credentials open anything. A pool would
+/// try again and again instead of telling why it cannot connect. Takes as long as the network does;
+/// a drop closes the connection.
 pub async fn probe(credentials: &Credentials) -> Result<(), LoadError> {
     credentials.schema()?;
     let failed = |error| classify(error, Purpose::Other);

@@ -4,7 +4,7 @@ use super::fit::Fit;
 use crate::rows::row::{Cell, Row};
 
 /// Turns the rows of one batch into what COPY reads.
-pub(crate) trait RowWriter {
+pub(super) trait RowWriter {
     /// The name of the format.
     fn format(&self) -> &'static str;
     /// What comes before the first row.
@@ -14,8 +14,8 @@ pub(crate) trait RowWriter {
     fn end(&self, out: &mut Vec<u8>);
 }
 
-/// The common case: a row's values come in the order of the columns, and `write` takes all of them. `false`: not so, and
-/// what was written is of no use.
+/// The common case: a row's values come in the order of the columns, and `write` takes all of them.
+/// `false`: not so, and what was written is of no use.
 #[inline]
 pub(super) fn in_order(
     fit: &Fit,

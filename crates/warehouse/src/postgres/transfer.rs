@@ -1,5 +1,5 @@
-//! Rows on their way into a table: by COPY straight into it, or through a staging table where they are merged, cast,
-//! or take the place of all others.
+//! Rows on their way into a table: by COPY straight into it, or through a staging table where they
+//! are merged, cast, or take the place of all others.
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
@@ -15,13 +15,16 @@ use super::{
     encode::Encoder,
     error::Purpose,
     fit::{Against, Fit, Free},
+    quote_ident,
     row_writer::RowWriter,
 };
-use crate::error::LoadError;
-use crate::rows::{
-    batch::{Batch, Replaces},
-    columns::Column,
-    convert::TextStyle,
+use crate::{
+    error::LoadError,
+    rows::{
+        batch::{Batch, Replaces},
+        columns::Column,
+        convert::TextStyle,
+    },
 };
 
 /// Bytes of COPY text that are sent at once.
@@ -64,8 +67,8 @@ impl Selection {
     }
 }
 
-/// Sends rows of a prepared batch; answers how many were inserted or updated. Nothing of what the batch replaces is
-/// touched here.
+/// Sends rows of a prepared batch; answers how many were inserted or updated. Nothing of what the
+/// batch replaces is touched here.
 pub(super) async fn send(
     connection: &mut Connection,
     prepared: &Prepared,
@@ -110,8 +113,8 @@ pub(super) async fn make_room(
     connection.execute(&sql, Purpose::Rows { table: &name.table }).await.map(drop)
 }
 
-/// Puts the rows in the place of all that the table has: they are all there before the table is emptied. Columns that
-/// the table has besides stay.
+/// Puts the rows in the place of all that the table has: they are all there before the table is
+/// emptied. Columns that the table has besides stay.
 pub(super) async fn replace_all(
     connection: &mut Connection,
     prepared: &Prepared,
@@ -177,7 +180,7 @@ async fn widen_cast_columns(
     purpose: Purpose<'_>,
 ) -> Result<(), LoadError> {
     for column in fit.columns.iter().filter(|column| column.cutting_cast().is_some()) {
-        let name = super::quote_ident(&column.name);
+        let name = quote_ident(&column.name);
         let sql = format!("alter table {} alter column {name} type text", staging.quoted());
         connection.run_for(&sql, purpose).await?;
     }
@@ -257,8 +260,8 @@ fn send_rows(
     Ok(())
 }
 
-/// The rows of a batch as COPY text for a table that is made for them, with its columns: what a load would send. For
-/// looking at a batch without a database.
+/// The rows of a batch as COPY text for a table that is made for them, with its columns: what a
+/// load would send. For looking at a batch without a database.
 pub fn copy_text(batch: &Batch) -> Result<(Vec<String>, Vec<u8>), LoadError> {
     let made = HashSet::new();
     let against = Against { table: None, made: &made, free: Free::None, style: TextStyle::Short };

@@ -4,14 +4,14 @@
 const CUTTING: [&str; 5] = ["varchar", "char", "bpchar", "bit", "varbit"];
 
 /// Whether a cast to this type cuts values that COPY into a column of it would refuse.
-pub(crate) fn cast_cuts(sql_type: &str) -> bool {
+pub(super) fn cast_cuts(sql_type: &str) -> bool {
     let lower = sql_type.to_ascii_lowercase();
     let name = lower.split('(').next().unwrap_or_default().trim();
     CUTTING.contains(&name) || name.starts_with("char") || name.starts_with("bit")
 }
 
 /// The default of a key column, by its type.
-pub(crate) fn key_default(sql_type: &str) -> &'static str {
+pub(super) fn key_default(sql_type: &str) -> &'static str {
     let lower = sql_type.to_lowercase();
     if lower.contains("var") || lower.contains("text") {
         "''"
@@ -26,7 +26,7 @@ pub(crate) fn key_default(sql_type: &str) -> &'static str {
 
 /// A type that is written in its binary form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wire {
+pub(super) enum Wire {
     Text,
     Int8,
     Float8,
@@ -36,7 +36,7 @@ pub(crate) enum Wire {
 
 impl Wire {
     /// The form of a type as the catalog, or a statement of ours, spells it.
-    pub(crate) fn of(sql_type: &str) -> Option<Wire> {
+    pub(super) fn of(sql_type: &str) -> Option<Wire> {
         Some(match sql_type {
             "text" => Wire::Text,
             "bigint" => Wire::Int8,

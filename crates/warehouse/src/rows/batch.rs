@@ -1,8 +1,9 @@
 //! Events become rows: parsed once, flattened, typed; no database is needed for it.
 //!
-//! Invariant: a batch holds whole rows only. An event that cannot be taken leaves no trace but, at most,
-//! knowledge of its paths. What a column's type will be in the table is decided when the batch is loaded,
-//! against the table as it is then, so a batch may be filled while another one changes the table.
+//! Invariant: a batch holds whole rows only. An event that cannot be taken leaves no trace but, at
+//! most, knowledge of its paths. What a column's type will be in the table is decided when the
+//! batch is loaded, against the table as it is then, so a batch may be filled while another one
+//! changes the table.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::rows::{
 
 /// What happens to the rows that are in the table already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replaces {
+pub(crate) enum Replaces {
     /// They stay; with `deduplicate` those of equal key are updated.
     Nothing,
     /// They all go.
@@ -35,20 +36,20 @@ pub struct Batch {
     pub(crate) options: Arc<StreamOptions>,
     pub(crate) replaces: Replaces,
     pub(crate) rows: Rows,
-    pub(crate) parser: Parser,
+    parser: Parser,
     /// What the rows have in common, if they were pushed by [`Batch::push_alike`].
     shape: Option<u64>,
 }
 
 impl Batch {
-    /// An empty batch for `table` (a raw name) whose rows are added to those that are there. Refuses options that do
-    /// not fit together.
+    /// An empty batch for `table` (a raw name) whose rows are added to those that are there.
+    /// Refuses options that do not fit together.
     pub fn new(table: &str, options: Arc<StreamOptions>) -> Result<Batch, OptionError> {
         Batch::replacing(Replaces::Nothing, table, options)
     }
 
     /// The same, for rows that take the place of others.
-    pub fn replacing(
+    pub(crate) fn replacing(
         replaces: Replaces,
         table: &str,
         options: Arc<StreamOptions>,
@@ -78,16 +79,20 @@ impl Batch {
         self
     }
 
-    /// Adds one event (JSON). A refused one leaves the rows as they were.
+    /// Adds one event (JSON).
+    ///
+    /// Errors: [`RowError`] for what is no JSON object, or cannot become a row; the rows are as
+    /// they were.
     pub fn push(&mut self, event: &[u8]) -> Result<(), RowError> {
         let event = walk::walk(&mut self.parser, event)?;
         self.commit(event);
         Ok(())
     }
 
-    /// Adds one event if it has the columns, and kinds of values in them, that all events before it have. `false`: it has
-    /// not, and belongs into another batch. Loading such a batch does what inserting event by event would do.
-    pub fn push_alike(&mut self, event: &[u8]) -> Result<bool, RowError> {
+    /// Adds one event if it has the columns, and kinds of values in them, that all events before it
+    /// have. `false`: it has not, and belongs into another batch. Loading such a batch does what
+    /// inserting event by event would do.
+    pub(super) fn push_alike(&mut self, event: &[u8]) -> Result<bool, RowError> {
         let event = walk::walk(&mut self.parser, event)?;
         let shape = self.parser.scratch.shape().ok_or(RowError::NoColumn)?;
         if *self.shape.get_or_insert(shape) != shape {
@@ -102,6 +107,7 @@ impl Batch {
         self.rows.len()
     }
 
+    /// Whether no event was taken so far.
     pub fn is_empty(&self) -> bool {
         self.rows.len() == 0
     }
@@ -269,9 +275,10 @@ mod tests {
         assert_eq!(names, ["a", "c"], "columns of refused events are not made");
     }
 
-    /// Whatever makes the walk step over a value: a repeated key, a hint, a name that is not for us.
+    /// All that makes the walk step over a value: a repeated key, a hint, a name for other
+    /// destinations.
     #[test]
-    fn what_nobody_takes_apart_is_checked_too() {
+    fn what_is_stepped_over_is_checked_too() {
         for text in [
             r#"{"__sql_type":"jsonb","a":1} x"#,
             r#"{"__sql_type":"jsonb","a":1}{"a":2}"#,

@@ -1,7 +1,7 @@
 //! The columns of a batch, and what its values teach about their types.
 //!
-//! Invariant: a column has the same slot for as long as its batch lives. Its type is not decided here but when the batch
-//! is fitted to its table; what is kept is what that decision needs.
+//! Invariant: a column has the same slot for as long as its batch lives. Its type is not decided
+//! here but when the batch is fitted to its table; what is kept is what that decision needs.
 
 use std::{collections::HashMap, ops::Deref};
 
@@ -45,7 +45,7 @@ impl Columns {
     }
 
     /// The slot of the column of this (final) name, made where it is new.
-    pub(crate) fn slot(&mut self, name: &str) -> u32 {
+    pub(super) fn slot(&mut self, name: &str) -> u32 {
         if let Some(slot) = self.by_name.get(name) {
             return *slot;
         }
@@ -64,7 +64,7 @@ impl Columns {
     }
 
     /// Declares a column: it is there before any row has it, and of this type.
-    pub(crate) fn declare(&mut self, name: &str, data_type: DataType) {
+    pub(super) fn declare(&mut self, name: &str, data_type: DataType) {
         let slot = self.slot(name);
         let column = &mut self.all[slot as usize];
         let given = Given::Declared(data_type);
@@ -76,7 +76,7 @@ impl Columns {
 
     /// Takes one more value into account; may mark the value for how it is to be read.
     #[inline]
-    pub(crate) fn learn<'a>(
+    pub(super) fn learn<'a>(
         &mut self,
         slot: u32,
         flags: &mut Flags,
@@ -95,7 +95,7 @@ impl Columns {
     }
 
     /// Bytes of heap that the columns take, roughly.
-    pub(crate) fn byte_size(&self) -> usize {
+    pub(super) fn byte_size(&self) -> usize {
         self.all.len() * COLUMN_BYTES
     }
 }

@@ -1,7 +1,8 @@
 //! How a value becomes the text of a column.
 //!
-//! Two rules: a value that meets a column of its own type, or whose event named the type, goes *as it is*;
-//! one that meets another type is *converted*, and where no conversion exists it is unmapped.
+//! Two rules: a value that meets a column of its own type, or whose event named the type, goes *as
+//! it is*; one that meets another type is *converted*, and where no conversion exists it is
+//! unmapped.
 
 use std::fmt::Write;
 
@@ -9,12 +10,11 @@ use crate::rows::{
     data_type::DataType,
     json::write_string,
     options::bool_word,
+    postgres_rules::{INFINITY, NAN, NOT_IN_JSON, NOT_IN_TEXT, TIMESTAMP_DIGITS},
     row::Kind,
     timestamp::{canonical_date, cut_fraction},
 };
 
-/// PostgreSQL's precision of timestamps, in digits of a second.
-const MICROSECONDS: usize = 6;
 /// Digits of a second in the text of a timestamp that is converted to a string.
 const MILLISECONDS: usize = 3;
 /// Integral floats from here on are written with an exponent.
@@ -35,12 +35,12 @@ pub(crate) fn as_it_is(kind: Kind, text: &str, to: DataType, out: &mut String) {
         (DataType::String, Kind::Float) => float_text(text, out),
         (DataType::Float64, Kind::Float) => out.push_str(text),
         (_, Kind::Float) => json_float(text, out),
-        (DataType::String, Kind::String | Kind::Json) => push_without(text, "\0", out),
-        (DataType::Json, Kind::String | Kind::Json) => push_without(text, "\\u0000", out),
+        (DataType::String, Kind::String | Kind::Json) => push_without(text, NOT_IN_TEXT, out),
+        (DataType::Json, Kind::String | Kind::Json) => push_without(text, NOT_IN_JSON, out),
         (DataType::Int64 | DataType::Float64, Kind::Bool) => {
             out.push(if text == "true" { '1' } else { '0' });
         }
-        (DataType::Timestamp, Kind::Timestamp) => push_cut(text, MICROSECONDS, out),
+        (DataType::Timestamp, Kind::Timestamp) => push_cut(text, TIMESTAMP_DIGITS, out),
         (DataType::Timestamp, Kind::String) => {
             if !canonical_date(text, out) {
                 out.push_str(text);
@@ -62,7 +62,7 @@ pub(crate) fn convert(
         DataType::String => match kind {
             Kind::Timestamp => push_timestamp_text(text, style, out),
             Kind::Float => push_float(text, out),
-            _ => push_without(text, "\0", out),
+            _ => push_without(text, NOT_IN_TEXT, out),
         },
         // an SQL type that we do not know takes texts of numbers, but no strings
         DataType::Unknown => match kind {
@@ -72,14 +72,14 @@ pub(crate) fn convert(
             Kind::Bool | Kind::Int => out.push_str(text),
         },
         DataType::Json => match kind {
-            Kind::String | Kind::Json => push_without(text, "\\u0000", out),
+            Kind::String | Kind::Json => push_without(text, NOT_IN_JSON, out),
             _ => return false,
         },
         DataType::Int64 => return to_int(kind, text, out),
         DataType::Float64 => return to_float(kind, text, out),
         DataType::Bool => return to_bool(kind, text, out),
         DataType::Timestamp => match kind {
-            Kind::Timestamp => push_cut(text, MICROSECONDS, out),
+            Kind::Timestamp => push_cut(text, TIMESTAMP_DIGITS, out),
             Kind::String => return canonical_date(text, out),
             _ => return false,
         },
@@ -93,19 +93,20 @@ pub(crate) fn as_json(kind: Kind, text: &str, out: &mut String) {
         Kind::Bool | Kind::Int => out.push_str(text),
         Kind::Float => push_float(text, out),
         // NUL cannot be stored in a JSON column, however it is spelled
-        Kind::Timestamp | Kind::String | Kind::Json => match text.contains('\0') {
-            true => write_string(&text.replace('\0', ""), out),
+        Kind::Timestamp | Kind::String | Kind::Json => match text.contains(NOT_IN_TEXT) {
+            true => write_string(&text.replace(NOT_IN_TEXT, ""), out),
             false => write_string(text, out),
         },
     }
 }
 
-/// The text of a value that keeps its kind, equal numbers spelled equally: `7` and `7.0` are one key.
+/// The text of a value that keeps its kind, equal numbers spelled equally: `7` and `7.0` are one
+/// key.
 pub(crate) fn key_text(kind: Kind, text: &str, out: &mut String) {
     match kind {
         Kind::Float => push_float(text, out),
-        Kind::Timestamp => push_cut(text, MICROSECONDS, out),
-        Kind::Bool | Kind::Int | Kind::String | Kind::Json => push_without(text, "\0", out),
+        Kind::Timestamp => push_cut(text, TIMESTAMP_DIGITS, out),
+        Kind::Bool | Kind::Int | Kind::String | Kind::Json => push_without(text, NOT_IN_TEXT, out),
     }
 }
 
@@ -136,9 +137,10 @@ fn to_float(kind: Kind, text: &str, out: &mut String) -> bool {
         Kind::Bool => out.push(if text == "true" { '1' } else { '0' }),
         Kind::Int | Kind::Float => out.push_str(text),
         Kind::String => match parse_float(text) {
-            Some(value) if value.is_nan() => out.push_str("NaN"),
+            Some(value) if value.is_nan() => out.push_str(NAN),
             Some(value) if value.is_infinite() => {
-                out.push_str(if value > 0.0 { "Infinity" } else { "-Infinity" });
+                out.push_str(if value > 0.0 { "" } else { "-" });
+                out.push_str(INFINITY);
             }
             Some(value) => push(out, format_args!("{value:e}")),
             None => return false,
@@ -209,8 +211,8 @@ fn parse_hexadecimal(text: &str) -> Option<f64> {
     Some(value * 2f64.powi(exponent.parse::<i32>().ok()?.checked_add(scale)?))
 }
 
-/// A float in a text column that it widened: plain where it is integral, else shortest digits, with an exponent
-/// below 1e-4 and from 1e6 on.
+/// A float in a text column that it widened: plain where it is integral, else shortest digits, with
+/// an exponent below 1e-4 and from 1e6 on.
 fn float_text(literal: &str, out: &mut String) {
     let value: f64 = literal.parse().unwrap_or(f64::NAN);
     if value.fract() == 0.0 && value.abs() < PLAIN_BELOW {
@@ -227,7 +229,8 @@ fn float_text(literal: &str, out: &mut String) {
     }
 }
 
-/// The shortest decimal text, with an exponent below 1e-6 and from 1e21 on, as JSON writers have it.
+/// The shortest decimal text, with an exponent below 1e-6 and from 1e21 on, as JSON writers have
+/// it.
 fn json_float(literal: &str, out: &mut String) {
     let value: f64 = literal.parse().unwrap_or(f64::NAN);
     if value == 0.0 || (1e-6..PLAIN_BELOW).contains(&value.abs()) {

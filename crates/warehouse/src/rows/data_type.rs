@@ -8,11 +8,18 @@ use serde_json::Value;
 pub enum DataType {
     /// An SQL type that none of the others stands for.
     Unknown = 0,
+    /// `true` and `false`.
     Bool,
+    /// A number without fraction and exponent that fits 64 bits with a sign.
     Int64,
+    /// A number with a fraction or an exponent.
     Float64,
+    /// Text, and all that nothing else takes.
     String,
+    /// A moment, in UTC.
     Timestamp,
+    /// JSON as a value; only hints, options and tables name it, for values themselves are
+    /// [`DataType::String`].
     Json,
 }
 
@@ -21,7 +28,7 @@ use DataType::{Bool, Float64, Int64, Json, String, Timestamp, Unknown};
 impl DataType {
     /// The narrowest type that takes the values of both: the common ancestor in the tree
     /// STRING → (FLOAT64 → INT64 → BOOL, TIMESTAMP).
-    pub fn common(self, other: DataType) -> DataType {
+    pub(super) fn common(self, other: DataType) -> DataType {
         if self == other {
             return self;
         }
@@ -35,12 +42,12 @@ impl DataType {
     }
 
     /// The type that a code of the `schema` option stands for.
-    pub fn from_schema_code(code: &Value) -> Option<DataType> {
+    pub(super) fn from_schema_code(code: &Value) -> Option<DataType> {
         DataType::from_number(u8::try_from(code.as_u64()?).ok()?)
     }
 
     /// The inverse of `as u8`.
-    pub(crate) fn from_number(number: u8) -> Option<DataType> {
+    pub(super) fn from_number(number: u8) -> Option<DataType> {
         [Unknown, Bool, Int64, Float64, String, Timestamp, Json].get(usize::from(number)).copied()
     }
 

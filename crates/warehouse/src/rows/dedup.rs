@@ -12,13 +12,15 @@ use crate::rows::{
 const MISSING: &str = "<nil>";
 const SEPARATOR: &str = "_###_";
 
-/// One flag per row: whether it survives. The later of two rows wins, or, with a discriminator, the one with the
-/// greater value. `key` are the columns that rows are told apart by. `refused` rows, in order, do not take part. Rows of different parts, of so many rows each, are
-/// not compared; 0 is one part.
+/// One flag per row: whether it survives. The later of two rows wins, or, with a discriminator, the
+/// one with the greater value. `key` are the columns that rows are told apart by. `refused` rows,
+/// in order, do not take part. Rows of different parts, of so many rows each, are not compared; 0
+/// is one part.
 ///
-/// `stored` appends the text that a value (of a row, by number) has in its column, equal numbers spelled equally,
-/// and answers what it is there; `None` if it does not get there. Rows are compared by what is stored because
-/// the database does: two rows that it takes for one would fail the whole merge.
+/// `stored` appends the text that a value (of a row, by number) has in its column, equal numbers
+/// spelled equally, and answers what it is there; `None` if it does not get there. Rows are
+/// compared by what is stored because the database does: two rows that it takes for one would fail
+/// the whole merge.
 pub(crate) fn survivors(
     batch: &Batch,
     key: &[String],

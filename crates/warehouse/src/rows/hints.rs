@@ -9,10 +9,10 @@ use crate::rows::{
 };
 
 /// The hints of one event, by the joined path of the field; the empty path is the event itself.
-pub(crate) type Hints = HashMap<String, SqlType>;
+pub(super) type Hints = HashMap<String, SqlType>;
 
 /// Collects the hints of an event at every object level. Arrays are not searched.
-pub(crate) fn collect(object: &str) -> Result<Hints, RowError> {
+pub(super) fn collect(object: &str) -> Result<Hints, RowError> {
     let mut hints = Hints::new();
     collect_into(&mut hints, "", object, 0)?;
     Ok(hints)

@@ -1,26 +1,30 @@
 //! Names of tables, columns and schemas, made from whatever keys events have.
 //!
-//! Invariant: a name holds no quote, no NUL and at most 63 bytes, so the server never cuts it and two
-//! names that we take for different are different in the database.
+//! Invariant: a name holds no quote, no NUL and at most 63 bytes, so the server never cuts it and
+//! two names that we take for different are different in the database.
 
 use std::borrow::Cow;
 
 use md5::{Digest, Md5};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// PostgreSQL's limit, in bytes (`NAMEDATALEN` - 1).
-const LIMIT: usize = 63;
+use crate::rows::postgres_rules::MAX_NAME_BYTES;
+
 /// What an empty name becomes.
-pub(crate) const UNNAMED: &str = "_unnamed";
+pub(super) const UNNAMED: &str = "_unnamed";
 
 /// What a name stands for; it shows in names that consist of forbidden characters only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameOf {
+    /// A table or a schema.
     Table,
+    /// A column.
     Column,
 }
 
-/// The identifier that `name` is stored under.
+/// The identifier that `name` is stored under: what is no letter, ASCII digit, `_`, blank, `$` or
+/// `-` becomes `_`, a name without any such character its MD5, and what is longer than the limit is
+/// cut.
 pub fn identifier(name: &str, of: NameOf) -> Cow<'_, str> {
     if name.is_empty() {
         return Cow::Borrowed(UNNAMED);
@@ -53,7 +57,7 @@ pub fn identifier(name: &str, of: NameOf) -> Cow<'_, str> {
 }
 
 /// `name` under the `toSameCase` option.
-pub(crate) fn same_case(name: &str, to_same_case: bool) -> Cow<'_, str> {
+pub(super) fn same_case(name: &str, to_same_case: bool) -> Cow<'_, str> {
     if to_same_case { Cow::Owned(name.to_lowercase()) } else { Cow::Borrowed(name) }
 }
 
@@ -63,12 +67,12 @@ fn is_allowed(character: char) -> bool {
         || character.general_category_group() == GeneralCategoryGroup::Letter
 }
 
-/// At most [`LIMIT`] bytes, cut between characters.
+/// At most [`MAX_NAME_BYTES`], cut between characters.
 fn cut(name: &str) -> &str {
-    if name.len() <= LIMIT {
+    if name.len() <= MAX_NAME_BYTES {
         return name;
     }
-    let end = (0..=LIMIT).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    let end = (0..=MAX_NAME_BYTES).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
     &name[..end]
 }
 

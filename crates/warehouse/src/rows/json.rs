@@ -8,10 +8,10 @@ use sonic_rs::{LazyValue, to_array_iter, to_object_iter};
 use crate::rows::row::{MAX_DEPTH, RowError};
 
 /// Keys that start so are type hints.
-pub(crate) const HINT_PREFIX: &str = "__sql_type";
+pub(super) const HINT_PREFIX: &str = "__sql_type";
 
 /// Entries of an object, in order. The text was not checked before.
-pub(crate) fn entries<'a>(
+pub(super) fn entries<'a>(
     object: &'a str,
 ) -> impl Iterator<Item = Result<(std::borrow::Cow<'a, str>, &'a str), RowError>> {
     to_object_iter(object).map(|entry| {
@@ -32,9 +32,9 @@ fn raw<'a>(value: &LazyValue<'a>) -> Result<&'a str, RowError> {
     }
 }
 
-/// Appends what a string stands for; `inner` is its text between the quotes. A half of a surrogate pair
-/// becomes U+FFFD.
-pub(crate) fn unescape(inner: &str, out: &mut String) -> Result<(), RowError> {
+/// Appends what a string stands for; `inner` is its text between the quotes. A half of a surrogate
+/// pair becomes U+FFFD.
+pub(super) fn unescape(inner: &str, out: &mut String) -> Result<(), RowError> {
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
         out.push_str(&rest[..at]);
@@ -109,9 +109,9 @@ pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// Appends the compact text of any value. `drop_hints` leaves out type hints of objects that are not inside
-/// an array.
-pub(crate) fn compact(
+/// Appends the compact text of any value. `drop_hints` leaves out type hints of objects that are
+/// not inside an array.
+pub(super) fn compact(
     value: &str,
     drop_hints: bool,
     depth: usize,
@@ -175,7 +175,7 @@ fn compact_object(
 }
 
 /// Entries of an object where a repeated key keeps its first position and its last value.
-pub(crate) fn last_values(
+pub(super) fn last_values(
     object: &str,
 ) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, RowError> {
     let mut kept: Vec<(std::borrow::Cow<'_, str>, &str)> = Vec::new();
@@ -196,7 +196,8 @@ pub(crate) fn last_values(
     Ok(kept)
 }
 
-/// Whether `document` is one JSON object that can become a row: what a service answers before it takes it.
+/// Whether `document` is one JSON object that can become a row: what a service answers before it
+/// takes it.
 pub fn check_event(document: &[u8]) -> Result<(), RowError> {
     let object = one_object(document)?;
     check_depth(object)?;
@@ -231,7 +232,7 @@ fn check_depth(text: &str) -> Result<(), RowError> {
 }
 
 /// The text of the one object that `document` seems to be.
-pub(crate) fn one_object(document: &[u8]) -> Result<&str, RowError> {
+pub(super) fn one_object(document: &[u8]) -> Result<&str, RowError> {
     let text = std::str::from_utf8(document).map_err(|_| RowError::json("not UTF-8"))?;
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
     match text.as_bytes().first() {

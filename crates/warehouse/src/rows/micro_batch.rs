@@ -1,10 +1,12 @@
 //! Events that are loaded together, with the result of inserting one after the other.
 //!
-//! A batch gives all of its rows the same columns and each column one type, which single events do not: what one of
-//! them lacks stays as it is, and its types are fitted to what those before it left. So events go into one batch as
-//! long as they are alike, and the batches are loaded in the order in which their first events came.
+//! A batch gives all of its rows the same columns and each column one type, which single events do
+//! not: what one of them lacks stays as it is, and its types are fitted to what those before it
+//! left. So events go into one batch as long as they are alike, and the batches are loaded in the
+//! order in which their first events came.
 //!
-//! Where rows are merged by key, order between batches counts too: an event joins the newest batch or begins another.
+//! Where rows are merged by key, order between batches counts too: an event joins the newest batch
+//! or begins another.
 
 use std::sync::Arc;
 
@@ -34,6 +36,7 @@ pub struct MicroBatch {
 pub struct RowPlace {
     /// The batch's place among those of [`MicroBatch::into_batches`].
     pub batch: usize,
+    /// The row's number in its batch, from 0.
     pub row: usize,
 }
 

@@ -1,5 +1,6 @@
-//! From events to rows: parsed once (`scan`, `walk`), flattened, typed (`columns`, `data_type`, `hints`), kept in memory or
-//! on disk (`row_store`). No database is needed for any of it, and none is asked.
+//! From events to rows: parsed once (`scan`, `walk`), flattened, typed (`columns`, `data_type`,
+//! `hints`), kept in memory or on disk (`row_store`). No database is needed for any of it, and none
+//! is asked.
 
 pub(crate) mod batch;
 pub(crate) mod columns;
@@ -13,6 +14,7 @@ pub(crate) mod micro_batch;
 pub(crate) mod options;
 mod parser;
 mod path;
+pub(crate) mod postgres_rules;
 pub(crate) mod row;
 pub(crate) mod row_store;
 mod scan;

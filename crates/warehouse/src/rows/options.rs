@@ -10,14 +10,23 @@ use crate::rows::{data_type::DataType, sql_type::SqlType};
 /// An option that cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
+    /// A key that is not registered.
     #[error("unknown option {0}")]
     Unknown(String),
+    /// A value that does not parse.
     #[error("failed to parse '{key}' option: {reason}")]
-    Value { key: String, reason: String },
+    Value {
+        /// The option's key.
+        key: String,
+        /// What is wrong with its value.
+        reason: String,
+    },
+    /// `deduplicate` without `primaryKey`.
     #[error(
         "MergeRows option requires primary key in the destination table. Please provide WithPrimaryKey option"
     )]
     DeduplicateWithoutKey,
+    /// Rows that replace a partition, without `partitionId`.
     #[error("WithPartition is required option for ReplacePartitionStream")]
     PartitionWithoutId,
 }
@@ -25,7 +34,9 @@ pub enum OptionError {
 /// A column that the `schema` option declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaField {
+    /// The column's name as it is declared, before the identifier rules.
     pub name: String,
+    /// What its code (0 to 6) stands for.
     pub data_type: DataType,
 }
 
@@ -34,36 +45,51 @@ pub struct SchemaField {
 pub struct StreamOptions {
     /// `batch` or `stream`; `None` when not given.
     pub mode: Option<String>,
-    /// Events per batch; 0 leaves it to the service. The next five are for the service too.
+    /// Events per batch; 0 leaves it to the service. This and the next five are for the service.
     pub batch_size: i64,
     /// Bytes per batch; 0 is no limit.
     pub batch_size_bytes: i64,
-    /// Period in minutes.
+    /// Period of batches in minutes; 0 leaves it to the service.
     pub frequency: f64,
+    /// Events per batch of the retry topic; 0 leaves it to the service.
     pub retry_batch_size: i64,
-    /// Period of retries in minutes.
+    /// Period of retries in minutes; 0 leaves it to the service.
     pub retry_frequency: f64,
+    /// Whether the tables of a destination are loaded at different moments of the period.
     pub spread_tables_schedule: bool,
+    /// Values for the `env.` macros of webhooks, an object; no other kind of destination reads
+    /// them.
     pub functions_env: Option<Value>,
     /// Events per part of a batch; 0 is off.
     pub temporary_batch_size: i64,
     /// Key columns, in key order, as given.
     pub primary_key: Vec<String>,
+    /// Whether rows with equal key are merged; wants `primary_key`.
     pub deduplicate: bool,
-    /// Days; 0 or less merges inside the batch only.
+    /// How far back rows are merged, in days: 365 where it is not given. In PostgreSQL any number
+    /// above 0 means the whole table; 0 or less merges inside the batch only.
     pub deduplicate_window: i64,
     /// Path of the field whose greatest value wins among equal keys.
     pub discriminator_field: Vec<String>,
+    /// The partition that `replace_partition` replaces: the value of the column `__partition_id`.
     pub partition_id: Option<String>,
+    /// The schema of the table, as given; `None`: that of the destination.
     pub namespace: Option<String>,
+    /// The column that a new table gets an index for, as given.
     pub timestamp_column: Option<String>,
+    /// Whether all names are lower-cased.
     pub to_same_case: bool,
+    /// Columns that are declared, in their order.
     pub schema: Vec<SchemaField>,
     /// Column → SQL type.
     pub(crate) column_types: Vec<(String, SqlType)>,
+    /// Whether nulls are left out, as by default; else a null refuses its event.
     pub omit_nils: bool,
+    /// Whether tables never get columns; values without one go to `_unmapped_data`.
     pub schema_freeze: bool,
+    /// From so many columns on a table gets no more, 5000 where it is not given.
     pub max_columns_count: i64,
+    /// Whether staging tables are ordinary tables of the schema.
     pub disable_temporary_tables: bool,
 }
 
@@ -117,7 +143,10 @@ const IGNORED: [&str; 15] = [
 ];
 
 impl StreamOptions {
-    /// Takes one option in serialized form.
+    /// Takes one option in serialized form. A key given twice replaces its value; `primaryKey` and
+    /// `discriminatorField` append to it.
+    ///
+    /// Errors: [`OptionError::Unknown`] and [`OptionError::Value`]; the options are as they were.
     pub fn set(&mut self, key: &str, value: &Value) -> Result<(), OptionError> {
         self.take(key, value).map_err(|reason| match reason {
             Refusal::Unknown => OptionError::Unknown(key.to_owned()),
@@ -125,7 +154,7 @@ impl StreamOptions {
         })
     }
 
-    /// Checks what holds between options.
+    /// Checks what holds between options: [`OptionError::DeduplicateWithoutKey`].
     pub fn validate(&self) -> Result<(), OptionError> {
         if self.deduplicate && self.primary_key.is_empty() {
             return Err(OptionError::DeduplicateWithoutKey);
@@ -134,7 +163,7 @@ impl StreamOptions {
     }
 
     /// Whether rows are merged into the table by their key.
-    pub fn merges_into_table(&self) -> bool {
+    pub(crate) fn merges_into_table(&self) -> bool {
         self.deduplicate && self.deduplicate_window > 0
     }
 
@@ -204,7 +233,7 @@ fn bool(value: &Value) -> Result<bool, Refusal> {
 }
 
 /// The words that stand for a bool.
-pub(crate) fn bool_word(text: &str) -> Option<bool> {
+pub(super) fn bool_word(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),

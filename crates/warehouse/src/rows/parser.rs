@@ -6,20 +6,20 @@ use crate::rows::{columns::Columns, options::StreamOptions, path::Paths, scratch
 
 /// The state of a batch's parsing, from event to event.
 #[derive(Debug)]
-pub(crate) struct Parser {
-    pub(crate) options: Arc<StreamOptions>,
+pub(super) struct Parser {
+    pub(super) options: Arc<StreamOptions>,
     /// The value of each row's partition column, if the batch replaces a partition.
-    pub(crate) partition: Option<String>,
-    pub(crate) columns: Columns,
-    pub(crate) paths: Paths,
+    pub(super) partition: Option<String>,
+    pub(super) columns: Columns,
+    pub(super) paths: Paths,
     /// The values of the event that is being parsed.
-    pub(crate) scratch: Scratch,
+    pub(super) scratch: Scratch,
     /// Objects walked so far.
-    pub(crate) objects: u64,
+    pub(super) objects: u64,
 }
 
 impl Parser {
-    pub(crate) fn new(options: Arc<StreamOptions>, partition: Option<String>) -> Parser {
+    pub(super) fn new(options: Arc<StreamOptions>, partition: Option<String>) -> Parser {
         Parser {
             options,
             partition,
@@ -31,7 +31,7 @@ impl Parser {
     }
 
     /// Bytes of heap that it takes, roughly, but for the one event in hand.
-    pub(crate) fn byte_size(&self) -> usize {
+    pub(super) fn byte_size(&self) -> usize {
         self.paths.byte_size() + self.columns.byte_size()
     }
 }

@@ -1,20 +1,20 @@
 //! From the path of a value in its event to the slot of its column.
 //!
 //! Events of one table look alike, so paths are kept as a tree: a key is compared with the key that
-//! followed the last one before, which is nearly always right, and the column's name is computed once per
-//! path instead of once per value.
+//! followed the last one before, which is nearly always right, and the column's name is computed
+//! once per path instead of once per value.
 
 use std::collections::HashMap;
 
 /// Index of a path.
-pub(crate) type PathId = u32;
+pub(super) type PathId = u32;
 
 /// The path of the event itself.
-pub(crate) const ROOT: PathId = 0;
+pub(super) const ROOT: PathId = 0;
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Role {
+pub(super) enum Role {
     #[default]
     Value,
     /// A name for other destinations; it never becomes a column.
@@ -25,28 +25,28 @@ pub(crate) enum Role {
 
 /// One key below another.
 #[derive(Debug, Default)]
-pub(crate) struct Path {
+pub(super) struct Path {
     key: Box<str>,
     /// Its place among the keys of its parent, by first appearance.
     position: usize,
     /// Keys joined by `_`, before the identifier rules.
-    pub(crate) joined: Box<str>,
+    pub(super) joined: Box<str>,
     children: Vec<PathId>,
     by_key: HashMap<Box<str>, PathId>,
     /// The column of values at this path, once there was one.
-    pub(crate) slot: Option<u32>,
+    pub(super) slot: Option<u32>,
     /// Objects at this path are one value (`columnTypes`, `schema`).
-    pub(crate) is_whole: bool,
-    pub(crate) role: Role,
+    pub(super) is_whole: bool,
+    pub(super) role: Role,
     /// Index into the `columnTypes` option.
-    pub(crate) column_type: Option<u32>,
+    pub(super) column_type: Option<u32>,
     /// The object in which the key was seen last; a second time in one object is a repeated key.
     seen_in: u64,
 }
 
 /// All paths of a batch.
 #[derive(Debug)]
-pub(crate) struct Paths {
+pub(super) struct Paths {
     paths: Vec<Path>,
     bytes: usize,
 }
@@ -58,22 +58,22 @@ impl Default for Paths {
 }
 
 impl Paths {
-    pub(crate) fn get(&self, path: PathId) -> &Path {
+    pub(super) fn get(&self, path: PathId) -> &Path {
         &self.paths[path as usize]
     }
 
-    pub(crate) fn get_mut(&mut self, path: PathId) -> &mut Path {
+    pub(super) fn get_mut(&mut self, path: PathId) -> &mut Path {
         &mut self.paths[path as usize]
     }
 
     /// Bytes of heap, roughly.
-    pub(crate) fn byte_size(&self) -> usize {
+    pub(super) fn byte_size(&self) -> usize {
         self.bytes
     }
 
-    /// The path of `key` below `parent`, if it was seen before. `cursor` says where in the object's usual
-    /// order we are, and is moved on.
-    pub(crate) fn find(&self, parent: PathId, key: &str, cursor: &mut usize) -> Option<PathId> {
+    /// The path of `key` below `parent`, if it was seen before. `cursor` says where in the object's
+    /// usual order we are, and is moved on.
+    pub(super) fn find(&self, parent: PathId, key: &str, cursor: &mut usize) -> Option<PathId> {
         let parent = self.get(parent);
         if let Some(expected) = parent.children.get(*cursor)
             && &*self.get(*expected).key == key
@@ -87,7 +87,7 @@ impl Paths {
     }
 
     /// Adds a path that `find` did not find.
-    pub(crate) fn add(&mut self, parent: PathId, key: &str, joined: String) -> PathId {
+    pub(super) fn add(&mut self, parent: PathId, key: &str, joined: String) -> PathId {
         let id = PathId::try_from(self.paths.len()).unwrap_or(PathId::MAX);
         self.bytes += size_of::<Path>() + 2 * key.len() + joined.len() + 32;
         let position = self.get(parent).children.len();
@@ -104,7 +104,7 @@ impl Paths {
     }
 
     /// Notes that the key was seen in this object. `false`: it was there already.
-    pub(crate) fn see(&mut self, path: PathId, object: u64) -> bool {
+    pub(super) fn see(&mut self, path: PathId, object: u64) -> bool {
         let path = self.get_mut(path);
         std::mem::replace(&mut path.seen_in, object) != object
     }

@@ -1,29 +1,42 @@
 //! A parsed row, kept as small as the text it came from.
 //!
-//! A row is a run of cells; a cell is a column's slot, the kind of its value, and the value's text in its own
-//! form, without JSON escapes.
+//! A row is a run of cells; a cell is a column's slot, the kind of its value, and the value's text
+//! in its own form, without JSON escapes.
 
 use crate::rows::data_type::DataType;
 
-/// Objects and arrays nested deeper than this are refused. The scanner recurses and takes about 16 KiB of stack
-/// for each level, so an unbounded depth would end the process; and nested text is scanned once per level.
-pub const MAX_DEPTH: usize = 64;
+/// Objects and arrays nested deeper than this are refused. The scanner recurses and takes about 16
+/// KiB of stack for each level, so an unbounded depth would end the process; and nested text is
+/// scanned once per level.
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// Why an event cannot become a row. Never holds a value of the event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
+    /// The text is not one JSON object.
     #[error("Error parsing JSON: {0}")]
     Json(&'static str),
+    /// The text is nested deeper than 64 levels.
     #[error("Error parsing JSON: nested deeper than {} levels", MAX_DEPTH)]
     TooDeep,
-    /// `omitNils` is off.
+    /// A null, with `omitNils` off.
     #[error("Error getting type of field [{field}] value <nil>: null has no type")]
-    Null { field: String },
+    Null {
+        /// The joined path of the field.
+        field: String,
+    },
+    /// A type hint that is no text.
     #[error("incorrect type of value for '__sql_type_' hint: {kind}")]
-    Hint { kind: &'static str },
+    Hint {
+        /// The kind of JSON value that it is.
+        kind: &'static str,
+    },
     /// The hint is text, but not the name of a type; what it says instead is not repeated.
     #[error("the type hint of field [{field}] is not an SQL type")]
-    SqlType { field: String },
+    SqlType {
+        /// The joined path of the field that the hint is for.
+        field: String,
+    },
     /// Nothing is left of it once nulls and empty objects are gone.
     #[error("the event has no column; an event needs at least one value")]
     NoColumn,
@@ -38,7 +51,7 @@ impl RowError {
         matches!(self, RowError::Json(_) | RowError::TooDeep)
     }
 
-    pub(crate) fn json(reason: &'static str) -> RowError {
+    pub(super) fn json(reason: &'static str) -> RowError {
         RowError::Json(reason)
     }
 }
@@ -99,7 +112,7 @@ impl Flags {
         Flags(kind as u8)
     }
 
-    pub(crate) fn bits(self) -> u8 {
+    pub(super) fn bits(self) -> u8 {
         self.0
     }
 
@@ -112,7 +125,7 @@ impl Flags {
         DataType::from_number((self.0 >> Flags::HINT).checked_sub(1)?)
     }
 
-    pub(crate) fn set_hint(&mut self, data_type: DataType) {
+    pub(super) fn set_hint(&mut self, data_type: DataType) {
         self.0 |= (data_type as u8 + 1) << Flags::HINT;
     }
 
@@ -121,7 +134,7 @@ impl Flags {
         self.0 & Flags::DATE != 0
     }
 
-    pub(crate) fn set_date(&mut self) {
+    pub(super) fn set_date(&mut self) {
         self.0 |= Flags::DATE;
     }
 
@@ -130,7 +143,7 @@ impl Flags {
         self.0 & Flags::ESCAPED != 0
     }
 
-    pub(crate) fn set_escaped(&mut self) {
+    pub(super) fn set_escaped(&mut self) {
         self.0 |= Flags::ESCAPED;
     }
 }
@@ -146,7 +159,8 @@ pub(crate) struct Cell<'a> {
 
 impl<'a> Cell<'a> {
     pub(crate) fn text(&self) -> &'a str {
-        // it was a `str` when it was pushed; the check is a few nanoseconds and keeps this file safe
+        // it was a `str` when it was pushed; the check is a few nanoseconds and keeps this file
+        // safe
         std::str::from_utf8(self.bytes).unwrap_or_default()
     }
 }
@@ -157,13 +171,13 @@ pub(crate) struct Row<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Row<'a> {
     /// At most so many bytes are taken by a row of these cells.
-    pub(crate) fn max_size<'c>(cells: impl Iterator<Item = Cell<'c>>) -> usize {
+    pub(super) fn max_size<'c>(cells: impl Iterator<Item = Cell<'c>>) -> usize {
         // at most five bytes for each of the two varints, and the flags
         cells.map(|cell| 11 + cell.bytes.len()).sum()
     }
 
     /// Appends a row of these cells.
-    pub(crate) fn write<'c>(cells: impl Iterator<Item = Cell<'c>>, out: &mut Vec<u8>) {
+    pub(super) fn write<'c>(cells: impl Iterator<Item = Cell<'c>>, out: &mut Vec<u8>) {
         for cell in cells {
             write_varint(out, cell.slot);
             out.push(cell.flags.0);

@@ -1,9 +1,9 @@
 //! The rows of a batch: in memory, and on disk beyond a limit.
 //!
-//! Rows lie one after another in chunks, so a batch costs a handful of allocations. Full chunks go to an
-//! unnamed file once the batch holds more memory than it may; the system frees that file with the batch,
-//! also when the process is killed. A disk that takes nothing leaves the rows where they are, in memory:
-//! no row is lost, and [`Rows::held_bytes`] tells the owner to stop filling.
+//! Rows lie one after another in chunks, so a batch costs a handful of allocations. Full chunks go
+//! to an unnamed file once the batch holds more memory than it may; the system frees that file with
+//! the batch, also when the process is killed. A disk that takes nothing leaves the rows where they
+//! are, in memory: no row is lost, and [`Rows::held_bytes`] tells the owner to stop filling.
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf};
 
@@ -48,7 +48,7 @@ enum Place {
 }
 
 impl Rows {
-    pub(crate) fn with_limit(limit: MemoryLimit) -> Rows {
+    pub(super) fn with_limit(limit: MemoryLimit) -> Rows {
         Rows { limit: Some(limit), ..Rows::default() }
     }
 
@@ -57,11 +57,11 @@ impl Rows {
     }
 
     /// Bytes of heap.
-    pub(crate) fn held_bytes(&self) -> usize {
+    pub(super) fn held_bytes(&self) -> usize {
         self.held
     }
 
-    pub(crate) fn push<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>> + Clone) {
+    pub(super) fn push<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>> + Clone) {
         let size = 4 + Row::max_size(cells.clone());
         let bytes = self.room_for(size);
         let start = bytes.len();
@@ -134,8 +134,8 @@ impl Rows {
         }
     }
 
-    /// Writes the chunks in memory to disk if they are more than the limit. The memory of one of them, emptied,
-    /// is handed back for the next chunk.
+    /// Writes the chunks in memory to disk if they are more than the limit. The memory of one of
+    /// them, emptied, is handed back for the next chunk.
     fn spill_if_over_limit(&mut self, size: usize) -> Option<Vec<u8>> {
         if self.held + size <= self.limit.as_ref()?.bytes {
             return None;

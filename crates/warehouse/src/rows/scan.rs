@@ -1,8 +1,8 @@
-//! One pass over JSON text, strict, without a tree: the quick walk's eyes.
+//! One pass over JSON text, strict, without a tree: what the quick walk reads by.
 //!
-//! Invariant: what it lets pass is JSON as RFC 8259 has it, but for escapes, which whoever takes a string apart
-//! checks (`json::unescape`; [`Scan::skip`] does it for what nobody takes apart). It never reads beyond the text,
-//! and its depth is bounded by the caller's count.
+//! Invariant: what it lets pass is JSON as RFC 8259 has it, but for escapes: the caller that takes
+//! a string apart checks them (`json::unescape`), and [`Scan::skip`] those of the strings that it
+//! steps over. It never reads beyond the text, and its depth is bounded by the caller's count.
 
 use crate::rows::{
     json::unescape,
@@ -11,7 +11,7 @@ use crate::rows::{
 
 /// A place in a document.
 #[derive(Debug, Clone)]
-pub(crate) struct Scan<'a> {
+pub(super) struct Scan<'a> {
     text: &'a str,
     at: usize,
 }
@@ -20,13 +20,13 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(text: &'a str) -> Scan<'a> {
+    pub(super) fn new(text: &'a str) -> Scan<'a> {
         Scan { text, at: 0 }
     }
 
     /// The next byte that is no white space; `None` at the end.
     #[inline]
-    pub(crate) fn peek(&mut self) -> Option<u8> {
+    pub(super) fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while let Some(byte) = bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
@@ -39,19 +39,19 @@ impl<'a> Scan<'a> {
 
     /// Steps over `byte` if it is next.
     #[inline]
-    pub(crate) fn take(&mut self, byte: u8) -> bool {
+    pub(super) fn take(&mut self, byte: u8) -> bool {
         let is_next = self.peek() == Some(byte);
         self.at += usize::from(is_next);
         is_next
     }
 
     #[inline]
-    pub(crate) fn expect(&mut self, byte: u8, missing: &'static str) -> Result<(), RowError> {
+    pub(super) fn expect(&mut self, byte: u8, missing: &'static str) -> Result<(), RowError> {
         if self.take(byte) { Ok(()) } else { Err(RowError::json(missing)) }
     }
 
     /// Nothing but white space may follow.
-    pub(crate) fn end(&mut self) -> Result<(), RowError> {
+    pub(super) fn end(&mut self) -> Result<(), RowError> {
         match self.peek() {
             None => Ok(()),
             Some(_) => Err(RowError::json("something follows the object")),
@@ -60,7 +60,7 @@ impl<'a> Scan<'a> {
 
     /// The text between the quotes of the string that is next, and whether it holds escapes.
     #[inline]
-    pub(crate) fn string(&mut self) -> Result<(&'a str, bool), RowError> {
+    pub(super) fn string(&mut self) -> Result<(&'a str, bool), RowError> {
         self.expect(b'"', "a string is missing")?;
         let bytes = self.text.as_bytes();
         let (start, mut has_escapes) = (self.at, false);
@@ -85,7 +85,7 @@ impl<'a> Scan<'a> {
 
     /// The literal of the number that is next, and whether it has a fraction or an exponent.
     #[inline]
-    pub(crate) fn number(&mut self) -> Result<(&'a str, bool), RowError> {
+    pub(super) fn number(&mut self) -> Result<(&'a str, bool), RowError> {
         let bytes = self.text.as_bytes();
         let start = self.at;
         let digits = |from: usize| {
@@ -117,7 +117,7 @@ impl<'a> Scan<'a> {
 
     /// Steps over `word`, which is the only thing that may be next.
     #[inline]
-    pub(crate) fn word(&mut self, word: &'static str) -> Result<&'a str, RowError> {
+    pub(super) fn word(&mut self, word: &'static str) -> Result<&'a str, RowError> {
         let found = self.text.get(self.at..self.at + word.len());
         match found.filter(|found| *found == word) {
             Some(found) => {
@@ -128,8 +128,9 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Steps over the value that is next, whatever it is, and checks all of it. `depth` is that of what holds it.
-    pub(crate) fn skip(&mut self, depth: usize) -> Result<&'a str, RowError> {
+    /// Steps over the value that is next, whatever it is, and checks all of it. `depth` is that of
+    /// what holds it.
+    pub(super) fn skip(&mut self, depth: usize) -> Result<&'a str, RowError> {
         let first = self.peek();
         let start = self.at;
         match first {
@@ -172,12 +173,14 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The place of the next quote, backslash or control character, from `at` on; the end if there is none.
+/// The place of the next quote, backslash or control character, from `at` on; the end if there is
+/// none.
 #[inline]
 fn next_special(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let word = u64::from_le_bytes(*word);
-        // the high bit of each byte that is one of the three; a byte above a hit may be marked too, the first never is
+        // the high bit of each byte that is one of the three; a byte above a hit may be marked too,
+        // the first never is
         let quotes = word ^ (ONES * u64::from(b'"'));
         let backslashes = word ^ (ONES * u64::from(b'\\'));
         let is_special = (quotes.wrapping_sub(ONES) & !quotes)

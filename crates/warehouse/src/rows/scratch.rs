@@ -1,35 +1,36 @@
-//! The row that is being made: the values of one event, before it is known that all of it can be taken.
+//! The row that is being made: the values of one event, before it is known that all of it can be
+//! taken.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::rows::{row::Flags, sql_type::SqlType};
 
 /// Not the slot of any column.
-pub(crate) const NO_SLOT: u32 = u32::MAX;
+pub(super) const NO_SLOT: u32 = u32::MAX;
 
 /// Working space of one event, kept between events for its allocations.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    pub(crate) values: Vec<PendingValue>,
+pub(super) struct Scratch {
+    pub(super) values: Vec<PendingValue>,
     /// What the event or `columnTypes` says of columns' types, by index into `values`.
-    pub(crate) hints: Vec<(usize, SqlType)>,
+    pub(super) hints: Vec<(usize, SqlType)>,
     /// Texts that are not slices of the event.
-    pub(crate) texts: String,
+    pub(super) texts: String,
     /// By slot: index into `values` plus one, of the row that is being made.
     value_of_slot: Vec<usize>,
     /// Whether the first of `values` is the partition that the options name.
-    pub(crate) has_partition: bool,
+    pub(super) has_partition: bool,
 }
 
 #[derive(Debug)]
-pub(crate) struct PendingValue {
-    pub(crate) slot: u32,
-    pub(crate) flags: Flags,
-    pub(crate) text: TextAt,
+pub(super) struct PendingValue {
+    pub(super) slot: u32,
+    pub(super) flags: Flags,
+    pub(super) text: TextAt,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum TextAt {
+pub(super) enum TextAt {
     /// Byte range of the event.
     Event(usize, usize),
     /// Byte range of the scratch texts.
@@ -38,14 +39,14 @@ pub(crate) enum TextAt {
 
 impl TextAt {
     #[inline]
-    pub(crate) fn bytes_of<'a>(self, event: &'a str, texts: &'a str) -> &'a [u8] {
+    pub(super) fn bytes_of<'a>(self, event: &'a str, texts: &'a str) -> &'a [u8] {
         match self {
             TextAt::Event(start, end) => &event.as_bytes()[start..end],
             TextAt::Scratch(start, end) => &texts.as_bytes()[start..end],
         }
     }
 
-    pub(crate) fn of<'a>(self, event: &'a str, texts: &'a str) -> &'a str {
+    pub(super) fn of<'a>(self, event: &'a str, texts: &'a str) -> &'a str {
         match self {
             TextAt::Event(start, end) => &event[start..end],
             TextAt::Scratch(start, end) => &texts[start..end],
@@ -54,7 +55,7 @@ impl TextAt {
 }
 
 impl Scratch {
-    pub(crate) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         for value in self.values.drain(..) {
             if let Some(at) = self.value_of_slot.get_mut(value.slot as usize) {
                 *at = 0;
@@ -65,7 +66,7 @@ impl Scratch {
         self.has_partition = false;
     }
 
-    pub(crate) fn keep(&mut self, text: &str) -> TextAt {
+    pub(super) fn keep(&mut self, text: &str) -> TextAt {
         let start = self.texts.len();
         self.texts.push_str(text);
         TextAt::Scratch(start, self.texts.len())
@@ -73,7 +74,7 @@ impl Scratch {
 
     /// Adds a value to the row that is being made. Of two values of one column the later one stays.
     #[inline]
-    pub(crate) fn add(&mut self, slot: u32, flags: Flags, text: TextAt, sql_type: Option<SqlType>) {
+    pub(super) fn add(&mut self, slot: u32, flags: Flags, text: TextAt, sql_type: Option<SqlType>) {
         let value = PendingValue { slot, flags, text };
         if self.value_of_slot.len() <= slot as usize {
             self.value_of_slot.resize(slot as usize + 1, 0);
@@ -93,9 +94,9 @@ impl Scratch {
         self.hints.extend(sql_type.map(|sql_type| (index, sql_type)));
     }
 
-    /// Stands for the columns of the row that is being made and for what their values are, in any order. `None`: it has no
-    /// value.
-    pub(crate) fn shape(&self) -> Option<u64> {
+    /// Stands for the columns of the row that is being made and for what their values are, in any
+    /// order. `None`: it has no value.
+    pub(super) fn shape(&self) -> Option<u64> {
         let mut shape = None::<u64>;
         for value in &self.values {
             if value.slot == NO_SLOT {
@@ -113,7 +114,7 @@ impl Scratch {
     }
 
     /// The event has a partition of its own, which is no value.
-    pub(crate) fn forget_partition(&mut self) {
+    pub(super) fn forget_partition(&mut self) {
         if std::mem::take(&mut self.has_partition) {
             let partition = &mut self.values[0];
             self.value_of_slot[partition.slot as usize] = 0;
@@ -123,7 +124,8 @@ impl Scratch {
     }
 }
 
-/// Spreads a number over all bits (the finalizer of SplitMix64), so that sums of different sets differ.
+/// Spreads a number over all bits (the finalizer of SplitMix64), so that sums of different sets
+/// differ.
 fn mixed(seed: u64) -> u64 {
     let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,10 +1,14 @@
 //! SQL types that events and options name.
 //!
-//! Invariant: nothing but the name of a type, and at most NOT NULL and a harmless default, ever reaches a
-//! statement. Hints come with events, so whoever may send an event writes them; everything that is not
-//! recognised here is refused.
+//! Invariant: nothing but the name of a type, and at most NOT NULL and a harmless default, ever
+//! reaches a statement. Hints come with events, so every client that may send an event writes them;
+//! everything that is not recognised here is refused.
 
-use crate::rows::{data_type::DataType, type_names::data_type};
+use crate::rows::{
+    data_type::DataType,
+    postgres_rules::{DEFAULTS, NOT_IN_A_TYPE},
+    type_names::data_type,
+};
 
 /// The SQL type that an event, or the `columnTypes` option, wants for a column.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,45 +21,14 @@ pub(crate) struct SqlType {
     pub(crate) data_type: DataType,
 }
 
-/// Words that begin something else than a type.
-const NOT_IN_A_TYPE: [&str; 12] = [
-    "check",
-    "collate",
-    "compression",
-    "constraint",
-    "default",
-    "exclude",
-    "generated",
-    "not",
-    "null",
-    "primary",
-    "references",
-    "unique",
-];
-/// Functions and constants that a default may be, besides literals.
-const DEFAULTS: [&str; 12] = [
-    "true",
-    "false",
-    "null",
-    "current_timestamp",
-    "current_date",
-    "current_time",
-    "localtimestamp",
-    "now()",
-    "clock_timestamp()",
-    "statement_timestamp()",
-    "transaction_timestamp()",
-    "gen_random_uuid()",
-];
-
 impl SqlType {
     /// A type for casts and for the column alike. `None`: it is not the name of a type.
-    pub(crate) fn plain(name: &str) -> Option<SqlType> {
+    pub(super) fn plain(name: &str) -> Option<SqlType> {
         SqlType::new(name, name)
     }
 
     /// `None`: either is not what it should be.
-    pub(crate) fn new(cast: &str, ddl: &str) -> Option<SqlType> {
+    pub(super) fn new(cast: &str, ddl: &str) -> Option<SqlType> {
         (is_type(cast) && is_column_type(ddl)).then(|| SqlType {
             cast: cast.to_owned(),
             ddl: ddl.to_owned(),
@@ -64,7 +37,8 @@ impl SqlType {
     }
 }
 
-/// Whether `text` is `words[(words or numbers)] [words] [[]…]`, a quoted or qualified name included.
+/// Whether `text` is `words[(words or numbers)] [words] [[]…]`, a quoted or qualified name
+/// included.
 fn is_type(text: &str) -> bool {
     let mut rest = text.trim();
     let mut words = 0;
@@ -164,7 +138,8 @@ fn are_clauses(text: &str) -> bool {
 fn after_default(text: &str) -> Option<&str> {
     let after = if let Some(literal) = text.strip_prefix('\'') {
         let (value, after) = literal.split_once('\'')?;
-        // a doubled quote, or a backslash that some settings read as an escape, is more than we need
+        // a doubled quote, or a backslash that some settings read as an escape, is more than we
+        // need
         if value.contains(['\\', '\0']) || after.starts_with('\'') {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Which strings are timestamps, and how timestamps are written.
 //!
-//! A timestamp is kept in one canonical text, `YYYY-MM-DDThh:mm:ss[.f]Z` with at most nine digits and no
-//! trailing zeros, so that the hot path copies text instead of converting numbers.
+//! A timestamp is kept in one canonical text, `YYYY-MM-DDThh:mm:ss[.f]Z` with at most nine digits
+//! and no trailing zeros, so that the hot path copies text instead of converting numbers.
 
 use jiff::civil::DateTime;
 
@@ -9,7 +9,7 @@ use jiff::civil::DateTime;
 const HOUR: i64 = 3600;
 
 /// Writes the canonical text of `text` to `out` if it is a timestamp; leaves `out` alone otherwise.
-pub(crate) fn canonical(text: &str, out: &mut String) -> bool {
+pub(super) fn canonical(text: &str, out: &mut String) -> bool {
     let bytes = text.as_bytes();
     if !(19..=35).contains(&bytes.len()) || !matches!(bytes[0], b'1' | b'2') {
         return false;
@@ -24,7 +24,7 @@ pub(crate) fn canonical(text: &str, out: &mut String) -> bool {
 }
 
 /// Writes midnight UTC of `YYYY-MM-DD` to `out` if `text` is such a date.
-pub(crate) fn canonical_date(text: &str, out: &mut String) -> bool {
+pub(super) fn canonical_date(text: &str, out: &mut String) -> bool {
     let bytes = text.as_bytes();
     if bytes.len() != 10 || !matches!(bytes[0], b'1' | b'2') {
         return false;

@@ -1,23 +1,11 @@
 //! Names of SQL types: which of ours they stand for, and how ours are made.
 //!
-//! They are PostgreSQL's. Events name types while they are parsed, before it is known which table they go to.
+//! Events name types while they are parsed, before it is known which table they go to.
 
-use crate::rows::data_type::DataType;
+use crate::rows::{data_type::DataType, postgres_rules::TYPES};
 
-/// Type names of each of our types; the first is the one of new columns.
-const TYPES: [(DataType, &[&str]); 6] = [
-    (DataType::String, &["text", "varchar", "uuid"]),
-    (DataType::Int64, &["bigint"]),
-    (DataType::Float64, &["double precision"]),
-    (
-        DataType::Timestamp,
-        &["timestamp with time zone", "timestamp", "timestamp without time zone", "date"],
-    ),
-    (DataType::Bool, &["boolean"]),
-    (DataType::Json, &["jsonb", "json"]),
-];
-
-/// Our type for an SQL type as the catalog prints it, or as a hint spells it: exact, else by its beginning.
+/// Our type for an SQL type as the catalog prints it, or as a hint spells it: exact, else by its
+/// beginning.
 pub(crate) fn data_type(sql_type: &str) -> DataType {
     let exact = TYPES.iter().find(|(_, names)| names.contains(&sql_type));
     let found = exact.or_else(|| {

@@ -1,7 +1,8 @@
 //! The walk over one event: flattening, names, the kinds of values.
 //!
-//! The quick walk reads the event once, front to back (`scan`). A repeated key or a type hint, which both change
-//! what was read before them, make it start over, the careful way, over the entries of each object.
+//! The quick walk reads the event once, front to back (`scan`). A repeated key or a type hint,
+//! which both change what was read before them, make it start over, the careful way, over the
+//! entries of each object.
 
 use std::borrow::Cow;
 
@@ -21,7 +22,8 @@ use crate::rows::{
 /// A top-level key that other destinations use; it never becomes a column.
 const TABLE_NAME_KEY: &str = "JITSU_TABLE_NAME";
 /// The column of the partition that a batch replaces.
-pub(crate) const PARTITION: &str = "__partition_id";
+pub(super) const PARTITION: &str = "__partition_id";
+
 /// Why the quick walk over an event ended.
 enum Stop {
     Error(RowError),
@@ -36,7 +38,7 @@ impl From<RowError> for Stop {
 }
 
 /// Leaves the event's values in the batch's scratch space and answers the event's text.
-pub(crate) fn walk<'a>(parser: &mut Parser, event: &'a [u8]) -> Result<&'a str, RowError> {
+pub(super) fn walk<'a>(parser: &mut Parser, event: &'a [u8]) -> Result<&'a str, RowError> {
     let object = json::one_object(event)?;
     match walk_quickly(parser, object) {
         Ok(()) => return Ok(object),

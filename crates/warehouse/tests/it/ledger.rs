@@ -1,15 +1,24 @@
 //! A load and the ledger: they change together or not at all.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 use serde_json::json;
-use testkit::Database;
+use testkit::{
+    Database,
+    proxy::{Event, PostgresProxy, Then},
+    wait_until,
+};
 use uuid::Uuid;
 use warehouse::{
     Batch, Fence, LedgerChanges, LoadError, LoadReport, PartitionKey, Position, Tally,
-    postgres::{Ledger, Postgres},
+    postgres::{Credentials, Ledger, Postgres, Settings},
 };
 
 use crate::loader::{ISOLATE, Loader, batch, options};
+
+/// Below the 30 seconds that a load waits for a lock.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// A ledger with one position.
 pub(crate) struct Account {
@@ -70,7 +79,8 @@ async fn rows(database: &Database) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_tables_and_options_move_one_position() -> Result<()> {
-    // given two tables and a batch with options of its own, one row in each of which the database refuses
+    // given two tables and a batch with options of its own, one row in each of which the database
+    // refuses
     let loader = Loader::new().await?;
     loader
         .database
@@ -130,5 +140,68 @@ async fn staged_rows_that_are_dropped_are_gone_and_leave_no_transaction_behind()
     // then only the rows of the next one are there
     assert_eq!(loader.number("select count(*) from t").await?, 1);
     assert_eq!(account.next_offset().await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staged_rows_that_are_dropped_let_the_loader_go_on_that_waits_for_their_position()
+-> Result<()> {
+    // given rows that are staged, and another loader that waits for the lock of their position
+    let loader = Loader::new().await?;
+    let mut account = Account::open(&loader.postgres).await?;
+    let event = |id: u64| [json!({"id": id}).to_string()];
+    let first = vec![batch(&json!({}), &event(1))];
+    let staged = loader.postgres.stage(first, Some(account.fence()), ISOLATE).await?;
+    let other = tokio::spawn({
+        let (postgres, fence) = (loader.postgres.clone(), Some(account.fence()));
+        let second = vec![batch(&json!({}), &event(2))];
+        async move { postgres.stage(second, fence, ISOLATE).await }
+    });
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database() \
+                   and wait_event_type = 'Lock' and query like '%bulker_offsets%for update%'";
+    wait_until(LIMIT, async || loader.number(waiting).await.is_ok_and(|n| n == 1)).await?;
+    assert!(!other.is_finished(), "the position is locked");
+    // when the first load is given up
+    drop(staged);
+    // then the other one has the position, unmoved, and commits
+    let staged =
+        tokio::time::timeout(LIMIT, other).await.context("the lock is still held")???;
+    let changes = account.changes(staged.report());
+    staged.commit(&changes).await?;
+    assert_eq!(account.next_offset().await?, 1);
+    assert_eq!(loader.number("select sum(id) from t").await?, 2, "only the other one's row");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_commit_is_unknown_and_the_ledger_says_how_it_went() -> Result<()> {
+    for (lost, is_committed) in
+        [(Event::BeforeCommitForwarded, false), (Event::BeforeCommitAnswer, true)]
+    {
+        // given rows that are staged through a connection that breaks at COMMIT
+        let database = testkit::postgres().await?;
+        let proxy = PostgresProxy::start(database.host(), database.port()).await?;
+        let mut credentials = database.credentials();
+        (credentials["host"], credentials["port"]) = (proxy.host().into(), proxy.port().into());
+        let postgres = Postgres::new(&Credentials::read(&credentials)?, Settings::default())?;
+        let mut account = Account::open(&postgres).await?;
+        let events = [json!({"id": 1}).to_string()];
+        let batches = vec![batch(&json!({}), &events)];
+        let staged = postgres.stage(batches, Some(account.fence()), ISOLATE).await?;
+        proxy.on(lost, |_| Then::Cut);
+        // when they are committed
+        let changes = account.changes(staged.report());
+        let committed = staged.commit(&changes).await;
+        // then the loader is told that it cannot know, and to try again after a look at the ledger
+        let error = committed.expect_err("the answer was lost");
+        assert!(matches!(error, LoadError::CommitUnknown { .. }), "{lost:?}: {error}");
+        assert!(error.is_retriable());
+        // and the ledger has moved exactly if the rows are there
+        proxy.clear();
+        let settled =
+            account.ledger.read_settled(&account.key).await?.context("it was inserted")?;
+        assert_eq!(settled.next_offset, i64::from(is_committed), "{lost:?}");
+        assert_eq!(rows(&database).await?, u8::from(is_committed).to_string(), "{lost:?}");
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The library against real PostgreSQL servers.
 
 mod ledger;
+mod left_behind;
 mod loader;
 mod merged;
 mod pooler;

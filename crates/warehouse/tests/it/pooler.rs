@@ -24,7 +24,8 @@ async fn loading_works_through_a_pooler_in_transaction_mode() -> Result<()> {
     let events = |from: i64| -> Vec<String> {
         (from..from + 100).map(|id| json!({"id": id, "n": id % 7}).to_string()).collect()
     };
-    // plain, merged, under a ledger, with refused rows, with new columns and a key on a table with rows
+    // plain, merged, under a ledger, with refused rows, with new columns and a key on a table with
+    // rows
     postgres.load(vec![batch(&json!({}), &events(0))], ISOLATE).await?;
     let keyed = json!({"primaryKey": "id", "deduplicate": true});
     let mut account = Account::open(&postgres).await?;

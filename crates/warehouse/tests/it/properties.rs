@@ -148,8 +148,8 @@ async fn what_is_loaded_reads_back_equal() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_order_of_events_does_not_change_the_set_of_rows() -> Result<()> {
-    // no two kinds of values in a column: which type such a column gets is decided by all of them, but which text a
-    // value leaves may depend on where it stood
+    // no two kinds of values in a column: which type such a column gets is decided by all of them,
+    // but which text a value leaves may depend on where it stood
     let mut runner = runner();
     for _ in 0..5 {
         let events: Vec<_> =

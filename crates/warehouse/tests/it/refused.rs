@@ -1,4 +1,5 @@
-//! Rows that the database refuses although our types accept them: exactly those are handed back, all others load.
+//! Rows that the database refuses although our types accept them: exactly those are handed back,
+//! all others load.
 
 use std::collections::BTreeSet;
 
@@ -220,7 +221,7 @@ async fn of_two_rows_with_one_key_in_a_batch_the_later_is_refused() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_merged_by_the_key_that_the_table_has() -> Result<()> {
-    // given a key of somebody else's over other columns than the stream's
+    // given a key of the customer's own over other columns than the stream's
     let loader = Loader::new().await?;
     loader.database.query("create table t (id bigint, other bigint primary key, v bigint)").await?;
     let event =
@@ -329,7 +330,8 @@ async fn many_refused_rows_do_not_slow_everybody_down() -> Result<()> {
     let loader = Loader::new().await?;
     loader.database.query(kind.sql).await?;
     let bad: BTreeSet<_> = (0..EVENTS).step_by(10).collect();
-    // when they are cut out, and another session takes a snapshot while the load's transaction is open
+    // when they are cut out, and another session takes a snapshot while the load's transaction is
+    // open
     let mut account = Account::open(&loader.postgres).await?;
     let batch = batch(&json!({}), &events(kind, &bad));
     let staged = loader.postgres.stage(vec![batch], Some(account.fence()), ISOLATE).await?;
@@ -342,7 +344,8 @@ async fn many_refused_rows_do_not_slow_everybody_down() -> Result<()> {
     Ok(())
 }
 
-/// Whether a snapshot that is taken now lacks open subtransactions, because some backend had too many.
+/// Whether a snapshot that is taken now lacks open subtransactions, because some backend had too
+/// many.
 async fn snapshot_overflowed(url: &str) -> Result<bool> {
     let mut connection = PgConnection::connect(url).await?;
     connection.execute("begin isolation level repeatable read").await?;

@@ -77,8 +77,8 @@ async fn eight_loaders_race_to_make_one_table() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_reader_delays_the_load_and_nobody_else() -> Result<()> {
-    // given a table that somebody has been reading for long
+async fn a_long_reader_delays_the_load_and_no_other_session() -> Result<()> {
+    // given a table that another session has been reading for long
     let lock_timeout = Duration::from_millis(200);
     let settings = Settings { schema_lock_timeout: lock_timeout, ..Settings::default() };
     let loader = Arc::new(Loader::with_settings(settings).await?);
@@ -100,7 +100,8 @@ async fn a_long_reader_delays_the_load_and_nobody_else() -> Result<()> {
         let (database, done) = (loader.database.connect().await?, done.clone());
         async move {
             let mut connection = database;
-            // nobody may have to wait longer than the change of the table may, give or take its own time
+            // no statement may have to wait longer than the change of the table may, give or take
+            // its own time
             execute(&mut connection, "set lock_timeout = '1s'").await?;
             let mut statements = 0;
             while !done.is_cancelled() {
@@ -122,7 +123,7 @@ async fn a_long_reader_delays_the_load_and_nobody_else() -> Result<()> {
     execute(&mut reader, "commit").await?;
     // then the load goes through as soon as the reader has gone
     assert_eq!(load.await??.counts.loaded, 1);
-    let statements = others.await?.context("somebody else's statement waited too long")?;
+    let statements = others.await?.context("another session's statement waited too long")?;
     assert!(statements > 0);
     assert_eq!(loader.number("select count(*) from t where new = 'x'").await?, 1);
     assert_eq!(loader.number("select count(*) from t where id = 100").await?, statements);
@@ -157,7 +158,8 @@ async fn a_change_that_cannot_be_made_in_time_is_worth_another_try() -> Result<(
 async fn a_key_is_made_on_a_table_with_rows_while_others_write() -> Result<()> {
     let loader = Loader::new().await?;
     loader.database.query("create table t (id bigint, n bigint); insert into t select v, 0 from generate_series(1, 1000) v").await?;
-    // given a writer whose transaction is open: an index that is not built concurrently would block the next one
+    // given a writer whose transaction is open: an index that is not built concurrently would block
+    // the next one
     let mut writer = loader.database.connect().await?;
     execute(&mut writer, "begin; insert into t values (5000, 0)").await?;
     let options = json!({"primaryKey": "id", "deduplicate": true});

@@ -20,7 +20,7 @@ fn make_certificates(folder: &Path) -> Result<()> {
         folder,
         "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out client.crt",
     )?;
-    // PostgreSQL runs as a user of its own, and wants a key that not everybody reads
+    // PostgreSQL runs as a user of its own, and wants a key that no other user may read
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let owner = Command::new("chown").arg("postgres").arg(folder.join("server.key")).status();
     ensure!(owner?.success() || !nix_is_root(), "chown failed");

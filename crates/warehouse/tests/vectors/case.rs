@@ -70,7 +70,8 @@ impl Case {
 }
 
 impl Step {
-    /// The events as the lines that a stream is fed: number spelling and key order are those of the file.
+    /// The events as the lines that a stream is fed: number spelling and key order are those of the
+    /// file.
     pub(crate) fn lines(&self) -> Result<Vec<Vec<u8>>, String> {
         let mut lines = Vec::new();
         for event in &self.events {

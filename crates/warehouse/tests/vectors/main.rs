@@ -1,8 +1,9 @@
-//! Every file in `loading` and `own` is a case: events, options, and what PostgreSQL must hold afterwards.
+//! Every file in `loading` and `own` is a case: events, options, and what PostgreSQL must hold
+//! afterwards.
 //!
-//! `TESTKIT_POSTGRES_URL` names the server; every case gets a database of its own. `LOADING_VECTORS` names
-//! another folder in the same format (`make vectors`): then there is a line for each case that fails and one
-//! for the sum, instead of the usual output of tests.
+//! `TESTKIT_POSTGRES_URL` names the server; every case gets a database of its own.
+//! `LOADING_VECTORS` names another folder in the same format (`make vectors`): then there is a line
+//! for each case that fails and one for the sum, instead of the usual output of tests.
 
 mod case;
 mod compare;
@@ -60,7 +61,8 @@ fn name_of(file: &Path) -> String {
     file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Runs the case of a file; the error is the first difference. A file that cannot be read is one too.
+/// Runs the case of a file; the error is the first difference. A file that cannot be read is one
+/// too.
 fn run_file(file: &Path, way: Way) -> Result<(), String> {
     let case = read(file)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -8,8 +8,8 @@ use std::{
 
 use crate::{files, name_of, run::Way, run_file};
 
-/// Runs all cases of a folder, a few at a time, and prints `FAIL <name>: <first difference>` for each that fails, in
-/// the order of the names, then the sum.
+/// Runs all cases of a folder, a few at a time, and prints `FAIL <name>: <first difference>` for
+/// each that fails, in the order of the names, then the sum.
 pub(crate) fn report(folder: &Path) -> ExitCode {
     let files = match files(folder) {
         Ok(files) => files,

@@ -1,7 +1,7 @@
-//! Every offsets row of a destination, with its counters, by one question.
+//! All positions of a destination with what is counted beside them, by one question.
 //!
-//! Invariant: asking makes nothing, locks nothing and changes nothing, so it may be done at any time and by anybody
-//! who may read the table.
+//! Invariant: asking makes nothing, locks nothing and changes nothing, so it may be done at any
+//! time, by every user that may read the table.
 
 use jiff::Timestamp;
 use sqlx::{Row, postgres::PgRow};
@@ -13,9 +13,7 @@ use crate::{
     postgres::{Postgres, quote_literal},
 };
 
-/// PostgreSQL's name for a table that is not there.
-const UNDEFINED_TABLE: &str = "42P01";
-/// The same for a schema.
+/// PostgreSQL's code for a schema that is not there.
 const UNDEFINED_SCHEMA: &str = "3F000";
 
 /// All rows of a cluster's topics. `None`: the table is not there (yet).
@@ -31,9 +29,9 @@ pub(crate) async fn read_all(
 }
 
 fn is_missing(error: &LoadError) -> bool {
-    error.server_error().is_some_and(|error| {
-        error.sqlstate == UNDEFINED_TABLE || error.sqlstate == UNDEFINED_SCHEMA
-    })
+    let has_no_schema =
+        error.server_error().is_some_and(|error| error.sqlstate == UNDEFINED_SCHEMA);
+    has_no_schema || error.is_undefined_table()
 }
 
 fn read_all_sql(schema: &str, cluster_id: &str) -> String {

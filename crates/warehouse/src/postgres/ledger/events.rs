@@ -1,8 +1,8 @@
 //! What became of each refused event, by its origin: the SQL of the table that holds it.
 //!
-//! Invariant: states change in load transactions only, under the lock of the position of the topic that the event
-//! returns to. So what a run reads of them stays true until its load, unless the position moved meanwhile, which
-//! fences the load.
+//! Invariant: states change in load transactions only, under the lock of the position of the topic
+//! that the event returns to. So what a run reads of them stays true until its load, unless the
+//! position moved meanwhile, which fences the load.
 
 use std::collections::HashMap;
 
@@ -87,7 +87,8 @@ pub(super) fn in_state_sql(schema: &str, state: EventState) -> String {
 
 /// Writes the states of one load. Empty without changes; else it ends with a semicolon.
 pub(super) fn change_sql(schema: &str, destination_table: &str, changes: &[EventChange]) -> String {
-    // a later change of the same origin in one batch wins, and one statement may not touch a row twice
+    // a later change of the same origin in one batch wins, and one statement may not touch a row
+    // twice
     let mut last: HashMap<&Origin, &EventChange> = HashMap::new();
     for change in changes {
         last.insert(&change.origin, change);
@@ -125,7 +126,7 @@ pub(super) fn change_sql(schema: &str, destination_table: &str, changes: &[Event
     )
 }
 
-/// Forgets what nobody can ask for any more: `refused` never expires.
+/// Forgets decided states that no copy of an event can ask for any more; `refused` never expires.
 pub(super) fn forget_sql(schema: &str, older_than_seconds: u64) -> String {
     format!(
         "delete from {} where state <> 'refused' \

@@ -1,12 +1,14 @@
-//! The ledger in PostgreSQL: two tables in the destination's default schema, beside the rows that they account for.
+//! The ledger in PostgreSQL: two tables in the destination's default schema, beside the rows that
+//! they account for.
 //!
-//! Invariant: a position moves in the transaction that carries the rows of the batch, or by a compare-and-set on (offset,
-//! epoch) that raises the epoch, and by nothing else. A loader that was overtaken therefore finds its (offset, epoch)
-//! gone and loads nothing.
+//! Invariant: a position moves in the transaction that carries the rows of the batch, or by a
+//! compare-and-set on (offset, epoch) that raises the epoch, and by nothing else. A loader that is
+//! fenced therefore finds its (offset, epoch) gone and loads nothing.
 //!
-//! Statements go by the simple protocol with quoted literals, so they work through a pooler that gives every transaction
-//! another connection. A call that is dropped has its statement ended or rolled back by the server when it notices the
-//! closed connection; what it would have answered is to be read anew.
+//! Statements go by the simple protocol with quoted literals, so they work through a pooler that
+//! gives every transaction another connection. A call that is dropped closes its connection, and
+//! the server finishes its statement or rolls it back; what it would have answered is to be read
+//! anew.
 
 mod counters;
 mod events;
@@ -25,14 +27,15 @@ use self::events::ORIGINS_TABLE;
 use super::{Postgres, quote_ident, quote_literal};
 use crate::{
     error::LoadError,
-    ledger::{EventState, Fence, LedgerChanges, Origin, PartitionKey, Position},
+    ledger::{EventState, Fence, LedgerChanges, Origin, OriginKey, PartitionKey, Position},
 };
 
 /// The table of positions.
 const OFFSETS_TABLE: &str = "bulker_offsets";
 const UNDEFINED_COLUMN: &str = "42703";
 
-/// The offsets table of one destination.
+/// The ledger of one destination; cheap to clone. What it answers, and its errors, are those of
+/// [`crate::Ledger`].
 #[derive(Clone)]
 pub struct Ledger {
     postgres: Postgres,
@@ -40,7 +43,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the table, makes it where it is missing, and reads its ledger id.
+    /// Opens the tables, makes them where they are missing, and reads the ledger's id. A drop
+    /// leaves them made, or not.
+    ///
+    /// Errors: [`LoadError::Schema`] where they cannot be made, [`LoadError::Config`] where they
+    /// are there and are not what they should be.
     pub async fn open(postgres: &Postgres) -> Result<Ledger, LoadError> {
         let schema = postgres.default_schema();
         let rows = match run(postgres, &ledger_sql(schema)).await {
@@ -64,18 +71,19 @@ impl Ledger {
         Ok(Ledger { postgres: postgres.clone(), id })
     }
 
-    /// The random id that the table got when it was made.
+    /// The random id that the ledger got when it was made.
     pub fn id(&self) -> Uuid {
         self.id
     }
 
-    /// The row, as it stands now.
+    /// The position, as it stands now; `None`: the partition has none.
     pub async fn read(&self, key: &PartitionKey) -> Result<Option<Position>, LoadError> {
         let rows = run(&self.postgres, &positions::read_sql(self.schema(), key)).await?;
         rows.first().map(positions::parse).transpose()
     }
 
-    /// The row, once nobody holds it any more: after a lost answer to COMMIT it waits for the old session.
+    /// The position, once no load holds it any more: after a lost answer to COMMIT it waits for the
+    /// old session, up to a minute.
     pub async fn read_settled(&self, key: &PartitionKey) -> Result<Option<Position>, LoadError> {
         let sql = format!(
             "begin; set local lock_timeout = '60s'; {} for update; commit",
@@ -85,13 +93,14 @@ impl Ledger {
         rows.first().map(positions::parse).transpose()
     }
 
-    /// Inserts the first row of a partition. `false`: somebody else did.
-    pub async fn insert(&self, key: &PartitionKey, row: &Position) -> Result<bool, LoadError> {
-        Ok(!run(&self.postgres, &positions::insert_sql(self.schema(), key, row)).await?.is_empty())
+    /// Inserts the first position of a partition. `false`: another loader did.
+    pub async fn insert(&self, key: &PartitionKey, to: &Position) -> Result<bool, LoadError> {
+        Ok(!run(&self.postgres, &positions::insert_sql(self.schema(), key, to)).await?.is_empty())
     }
 
-    /// Moves the row outside a load, from what was read to `to`, whose epoch is higher. `false`: it is not
-    /// what was read any more.
+    /// Moves the position outside a load, from what was read to `to`, whose epoch is higher.
+    /// `false`: it is not what was read any more. `forget_events` forgets the states of events at
+    /// and beyond `to`, which will be read again.
     pub async fn move_position(
         &self,
         key: &PartitionKey,
@@ -103,7 +112,8 @@ impl Ledger {
         Ok(!run(&self.postgres, &sql).await?.is_empty())
     }
 
-    /// The states of these origins, in their order. Stay true until a load of the topic they return to.
+    /// The states of these origins, in their order. They stay true until a load of the topic that
+    /// the events return to.
     pub async fn event_states(
         &self,
         origins: &[Origin],
@@ -125,10 +135,7 @@ impl Ledger {
     }
 
     /// All origins in this state, with how often their events were refused.
-    pub async fn events_in(
-        &self,
-        state: EventState,
-    ) -> Result<HashMap<(String, String, i32, i64), u32>, LoadError> {
+    pub async fn events_in(&self, state: EventState) -> Result<HashMap<OriginKey, u32>, LoadError> {
         let rows = run(&self.postgres, &events::in_state_sql(self.schema(), state)).await?;
         let read = |row: &PgRow| -> Result<_, sqlx::Error> {
             let refusals: i32 = row.try_get(4)?;
@@ -139,7 +146,8 @@ impl Ledger {
         found.map_err(|_| unexpected_columns(ORIGINS_TABLE))
     }
 
-    /// Forgets states that are older than every copy of their events.
+    /// Forgets decided states that did not change for so many seconds: older than every copy of
+    /// their events.
     pub async fn forget_events(&self, older_than_seconds: u64) -> Result<(), LoadError> {
         run(&self.postgres, &events::forget_sql(self.schema(), older_than_seconds)).await.map(drop)
     }
@@ -149,7 +157,8 @@ impl Ledger {
     }
 }
 
-/// Locks the position in the load's transaction; answers one row if it and the states are still as the fence has them.
+/// Locks the position in the load's transaction; answers one row if it and the states are still as
+/// the fence has them.
 pub(super) fn fence_sql(schema: &str, fence: &Fence) -> String {
     positions::lock_sql(schema, fence) + &events::changed_sql(schema, &fence.states)
 }
@@ -181,7 +190,8 @@ fn table(schema: &str, table: &str) -> String {
     format!("{}.{}", quote_ident(schema), quote_ident(table))
 }
 
-/// Answers a row where the schema is there. `create schema if not exists` asks for rights on the database even then.
+/// Answers a row where the schema is there. `create schema if not exists` asks for rights on the
+/// database even then.
 fn schema_exists_sql(schema: &str) -> String {
     format!("select 1 from pg_catalog.pg_namespace where nspname = {}", quote_literal(schema))
 }
@@ -215,7 +225,8 @@ fn create_sql(schema: &str, has_schema: bool, ledger: Uuid) -> String {
     )
 }
 
-/// The ledger row is the one without a topic. Columns that are missing show here, before anything is loaded.
+/// The ledger row is the one without a topic. Columns that are missing show here, before anything
+/// is loaded.
 fn ledger_sql(schema: &str) -> String {
     format!(
         "select ledger_id::text, received, loaded, merged, waiting, dead from {} \

@@ -1,7 +1,7 @@
 //! The SQL of positions: read, inserted, moved outside a load, and locked and moved inside one.
 //!
-//! Invariant: whatever changes a position names the offset and the epoch that it was read with, so that it hits one row
-//! or none.
+//! Invariant: whatever changes a position names the offset and the epoch that it was read with, so
+//! that it hits one row or none.
 
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
@@ -74,7 +74,8 @@ pub(super) fn move_sql(
 ) -> String {
     let unmoved = unmoved_sql(key, from);
     let offsets = table(schema, OFFSETS_TABLE);
-    // one statement, hence one transaction. Events whose refusal is forgotten will be received again
+    // one statement, hence one transaction. Events whose refusal is forgotten will be received
+    // again
     let (forgotten, counters) = if forget_events {
         let of_topic: Vec<_> = [Some(key.topic.clone()), from.topic_id.map(|id| id.to_string())]
             .iter()

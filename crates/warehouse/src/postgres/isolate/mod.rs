@@ -1,42 +1,44 @@
 //! Cutting out the rows that the database refuses, so that all others load.
 //!
-//! Invariant: a row counts as refused only after it failed alone, with the rows before it there where they make a
-//! difference. What the server says of the place of an error (a line of the COPY, the values of a key) decides
-//! where to look first, nothing else: constraints that are checked at the end of a statement name no line, and
-//! buffered rows the wrong one.
+//! Invariant: a row counts as refused only after it failed alone, with the rows before it there
+//! where they make a difference. What the server says of the place of an error (a line of the COPY,
+//! the values of a key) decides where to look first, nothing else: constraints that are checked at
+//! the end of a statement name no line, and buffered rows the wrong one.
 //!
-//! Rows go in segments, each in a subtransaction that stays. Where one fails, trials look for its bad rows, in
-//! subtransactions that are always rolled back, and the segment goes again without them. A transaction keeps at
-//! most [`MAX_SUBTRANSACTIONS`]: a backend announces 64 to the others, beyond that every snapshot of anybody has
-//! to look them up on disk. Rolled back ones are taken off that list, so there may be any number of them. Where
-//! more would have to stay the transaction is rolled back, and the next one sends all that is known to be good
-//! in one piece and goes on from there.
+//! Rows go in segments, each in a subtransaction that stays. Where one fails, trials look for its
+//! bad rows, in subtransactions that are always rolled back, and the segment goes again without
+//! them. A transaction keeps at most [`sending::MAX_SUBTRANSACTIONS`]: a backend announces 64 to
+//! the others, beyond that every snapshot in the server has to look them up on disk. Rolled back
+//! ones are taken off that list, so there may be any number of them. Where more would have to stay
+//! the transaction is rolled back, and the next one sends all that is known to be good in one piece
+//! and goes on from there.
+
+mod sending;
+mod suspect;
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use super::{
-    change::Prepared,
-    client::Connection,
-    new_keys::may_be_repeat,
-    transfer::{self, Selection},
+use self::{
+    sending::{Attempt, Sending},
+    suspect::row_pointed_at,
 };
-use crate::error::{KeyHint, LoadError, ServerError};
-use crate::load::RefusedRow;
-use crate::rows::batch::Batch;
+use super::{change::Prepared, client::Connection, transfer::Selection};
+use crate::{
+    error::{LoadError, ServerError},
+    load::RefusedRow,
+};
 
-const MAX_SUBTRANSACTIONS: usize = 60;
-/// Into so many segments a batch is cut: small enough that a bad row costs little, few enough to leave
-/// subtransactions for rows that are bad only because of others.
+/// Into so many segments a batch is cut: small enough that a bad row costs little, few enough to
+/// leave subtransactions for rows that are bad only because of others.
 const SEGMENTS: usize = 24;
 /// Smaller segments are not worth their round trips.
 const MIN_SEGMENT: usize = 250;
-/// From so many transactions on a row is also refused that fails only after others: the load has to end, and a later
-/// one takes the row without those.
+/// From so many transactions on a row is also refused that fails only after others: the load has to
+/// end, and a later one takes the row without those.
 const MAX_TRANSACTIONS: usize = 8;
 /// Rows of the first trial behind a bad row; the next ones are twice as long each.
 const FIRST_WINDOW: usize = 64;
 
-const UNDO: &str = "rollback to savepoint piece; release savepoint piece";
 /// What is known about the rows of a load's batches, from one transaction to the next.
 #[derive(Default)]
 pub(super) struct Isolation {
@@ -79,8 +81,8 @@ impl Isolation {
         self.subtransactions = 0;
     }
 
-    /// Sends a batch but for its bad rows; answers how many were inserted or updated. `None`: this transaction has
-    /// had its share of subtransactions, and is to be rolled back.
+    /// Sends a batch but for its bad rows; answers how many were inserted or updated. `None`: this
+    /// transaction has had its share of subtransactions, and is to be rolled back.
     pub(super) async fn send(
         &mut self,
         connection: &mut Connection,
@@ -119,15 +121,6 @@ impl Isolation {
     }
 }
 
-struct Sending<'a> {
-    connection: &'a mut Connection,
-    prepared: &'a Prepared,
-    subtransactions: &'a mut usize,
-    /// The rows are to be merged, and no key was there so far.
-    is_all_new: bool,
-    loaded: u64,
-}
-
 impl Sending<'_> {
     /// Sends what is known to be good, then piece after piece. `false`: no subtransaction is left.
     async fn sort(&mut self, known: &mut Known, rows: &mut Selection) -> Result<bool, LoadError> {
@@ -137,7 +130,7 @@ impl Sending<'_> {
                 Attempt::Loaded => {}
                 Attempt::NoneLeft => return Ok(false),
                 Attempt::Failed(_) => {
-                    // they were good in another transaction: somebody changed the table in between
+                    // they were good in another transaction: the table was changed in between
                     known.sorted_until = 0;
                     known.pieces.clear();
                     return Ok(false);
@@ -181,7 +174,8 @@ impl Sending<'_> {
                 self.refuse(known, rows, row, *error);
                 return Ok(Settled::Done);
             }
-            let suspect = self.suspect(&piece, &error)?.filter(|row| *row >= looked_until);
+            let suspect =
+                row_pointed_at(self.prepared, &piece, &error)?.filter(|row| *row >= looked_until);
             let unseen = looked_until..range.end;
             let found = match is_first_failure {
                 true => self.find_one(known, rows, unseen, suspect).await?,
@@ -225,7 +219,8 @@ impl Sending<'_> {
         Ok(start)
     }
 
-    /// Refuses the first bad row of a range: the suspect, else the one that trials of ever smaller halves lead to.
+    /// Refuses the first bad row of a range: the suspect, else the one that trials of ever smaller
+    /// halves lead to.
     async fn find_one(
         &mut self,
         known: &mut Known,
@@ -273,7 +268,7 @@ impl Sending<'_> {
                 match self.trial(&window).await? {
                     None => (start, length) = (window.range.end, length * 2),
                     Some(error) => {
-                        suspect = self.suspect(&window, &error)?;
+                        suspect = row_pointed_at(self.prepared, &window, &error)?;
                         failed = window.range;
                         break;
                     }
@@ -294,7 +289,7 @@ impl Sending<'_> {
             match self.trial(&half).await? {
                 None => start = half.range.end,
                 Some(error) => {
-                    if let Some(row) = self.suspect(&half, &error)? {
+                    if let Some(row) = row_pointed_at(self.prepared, &half, &error)? {
                         return Ok(Some(row));
                     }
                     end = half.range.end;
@@ -308,100 +303,6 @@ impl Sending<'_> {
         known.refused.insert(row, error);
         let all = || Arc::new(vec![true; self.prepared.batch.row_count()]);
         Arc::make_mut(rows.kept.get_or_insert_with(all))[row] = false;
-    }
-
-    /// Sends rows in a subtransaction that stays.
-    async fn attempt(&mut self, rows: &Selection) -> Result<Attempt, LoadError> {
-        if *self.subtransactions >= MAX_SUBTRANSACTIONS {
-            return Ok(Attempt::NoneLeft);
-        }
-        match self.send(rows).await? {
-            Ok(loaded) => {
-                self.connection.run("release savepoint piece").await?;
-                *self.subtransactions += 1;
-                self.loaded += loaded;
-                Ok(Attempt::Loaded)
-            }
-            Err(error) => Ok(Attempt::Failed(error)),
-        }
-    }
-
-    /// Sends rows only to see what the server says. `None`: it takes them.
-    async fn trial(&mut self, rows: &Selection) -> Result<Option<Box<ServerError>>, LoadError> {
-        if rows.first().is_none() {
-            return Ok(None);
-        }
-        let sent = self.send(rows).await?;
-        if sent.is_ok() {
-            self.connection.run(UNDO).await?;
-        }
-        Ok(sent.err())
-    }
-
-    /// Sends rows in a subtransaction, which is still open if the server took them.
-    async fn send(&mut self, rows: &Selection) -> Result<Result<u64, Box<ServerError>>, LoadError> {
-        loop {
-            self.connection.run("savepoint piece").await?;
-            let sent = match self.is_all_new {
-                true => {
-                    let table = self.prepared.name.quoted();
-                    transfer::copy(self.connection, &table, self.prepared, rows).await
-                }
-                false => transfer::send(self.connection, self.prepared, rows).await,
-            };
-            match sent {
-                Ok(loaded) => return Ok(Ok(loaded)),
-                Err(LoadError::Refused { error, .. }) => {
-                    self.connection.run(UNDO).await?;
-                    if !self.is_all_new || !may_be_repeat(&error) {
-                        return Ok(Err(error));
-                    }
-                    self.is_all_new = false;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The row that the server points at.
-    fn suspect(&self, failed: &Selection, error: &ServerError) -> Result<Option<usize>, LoadError> {
-        let by_line = error.copy_line.and_then(|line| failed.row_of_line(line));
-        match (by_line, self.key_hint(error)) {
-            (Some(row), _) => Ok(Some(row)),
-            (None, Some(key)) => self.row_with_key(failed, &key),
-            (None, None) => Ok(None),
-        }
-    }
-
-    /// The values that the server said it was at: those of a key, or of the whole row, by its first column.
-    fn key_hint(&self, error: &ServerError) -> Option<KeyHint> {
-        let of_row = || {
-            let columns = self.prepared.table.as_ref()?.columns.first()?.name.clone();
-            Some(KeyHint { columns, values: error.first_value.clone()? })
-        };
-        error.key.clone().or_else(of_row)
-    }
-
-    /// The last of the rows that have the values of a violated key: the earlier ones may be why it is violated.
-    fn row_with_key(&self, piece: &Selection, key: &KeyHint) -> Result<Option<usize>, LoadError> {
-        let batch: &Batch = &self.prepared.batch;
-        let slots: Option<Vec<u32>> =
-            key.columns.split(", ").map(|column| batch.columns().slot_of(column)).collect();
-        let Some(slots) = slots else {
-            return Ok(None);
-        };
-        let mut found = None;
-        let kept = piece.kept.clone();
-        batch.rows.visit(piece.range.clone(), |number, row| {
-            let is_sent = kept.as_ref().is_none_or(|kept| kept[number]);
-            let texts: Option<Vec<_>> =
-                slots.iter().map(|slot| row.cell(*slot).map(|cell| cell.text())).collect();
-            if is_sent && texts.is_some_and(|texts| texts.join(", ") == key.values) {
-                found = Some(number);
-            }
-            true
-        })?;
-        Ok(found)
     }
 }
 
@@ -420,13 +321,6 @@ enum Found {
     BadUntil(usize),
     /// What was taken for one (`None`: nothing) is good by itself.
     Innocent(Option<usize>),
-}
-
-enum Attempt {
-    Loaded,
-    Failed(Box<ServerError>),
-    /// No subtransaction is left.
-    NoneLeft,
 }
 
 /// The segments of a batch, last first.
