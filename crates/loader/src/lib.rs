@@ -7,7 +7,7 @@
 //! happened.
 //!
 //! The crate knows no HTTP and reads no environment: it takes a [`LoadingConfig`], a view of the
-//! cluster's topics and a [`TargetSource`], and owns the tasks that [`spawn`] starts.
+//! cluster's topics and a [`TargetSource`], and owns the tasks that [`spawn()`] starts.
 
 #![warn(missing_docs)]
 

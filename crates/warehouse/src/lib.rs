@@ -52,7 +52,7 @@ pub use rows::{
     identifier::{NameOf, identifier},
     json::check_event,
     micro_batch::{MicroBatch, RowPlace},
-    options::{OptionError, SchemaField, StreamOptions},
+    options::{LoadMode, OptionError, SchemaField, StreamOptions},
     row::RowError,
     row_store::MemoryLimit,
 };

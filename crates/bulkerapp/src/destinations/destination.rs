@@ -2,7 +2,7 @@
 
 use kafkabase::TopicMode;
 use serde_json::{Map, Value};
-use warehouse::{Kind, StreamOptions};
+use warehouse::{Kind, LoadMode, StreamOptions};
 
 use super::{
     config::DestinationConfig,
@@ -38,7 +38,10 @@ impl Destination {
                 config.kind
             ));
         }
-        let mode = options.mode.as_deref().and_then(TopicMode::parse).unwrap_or(TopicMode::Batch);
+        let mode = match options.mode {
+            Some(LoadMode::Stream) => TopicMode::Stream,
+            Some(LoadMode::Batch) | None => TopicMode::Batch,
+        };
         Destination { config, options, mode, problems, is_readable: true }
     }
 

@@ -48,7 +48,7 @@ pub enum SourceItem {
     /// These partitions are ours from now on.
     Assigned(Vec<i32>),
     /// These partitions are not ours any more. Where messages of theirs are in hand, the
-    /// transaction has to be aborted: [`GroupSource::position`] says so.
+    /// transaction has to be aborted: [`super::GroupSource::position`] says so.
     Revoked(Vec<i32>),
     /// Nothing came within the wait.
     Nothing,

@@ -84,8 +84,8 @@ impl Stats {
         without.filter_map(|(id, reason)| Some((id, reason?))).collect()
     }
 
-    /// An answer that is at most [`FRESH_FOR`] old. Takes about [`ANSWER_WITHIN`] where a
-    /// destination does not answer.
+    /// An answer that is at most a few seconds old. Takes about three seconds where a destination
+    /// does not answer. Dropped, the next caller asks anew.
     pub async fn latest(&self) -> Arc<StatsSnapshot> {
         let _alone = self.asking.lock().await;
         let known = self.known();

@@ -40,11 +40,30 @@ pub struct SchemaField {
     pub data_type: DataType,
 }
 
+/// How the events of a destination are loaded that do not say it themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadMode {
+    /// As they come.
+    Stream,
+    /// Together, once a period.
+    Batch,
+}
+
+impl LoadMode {
+    fn parse(name: &str) -> Option<LoadMode> {
+        match name {
+            "stream" => Some(LoadMode::Stream),
+            "batch" => Some(LoadMode::Batch),
+            _ => None,
+        }
+    }
+}
+
 /// Options of one stream. Fields named after their keys; absent ones have the documented default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamOptions {
     /// `batch` or `stream`; `None` when not given.
-    pub mode: Option<String>,
+    pub mode: Option<LoadMode>,
     /// Events per batch; 0 leaves it to the service. This and the next five are for the service.
     pub batch_size: i64,
     /// Bytes per batch; 0 is no limit.
@@ -171,9 +190,9 @@ impl StreamOptions {
         match key {
             "mode" => {
                 let mode = string(value)?;
-                if mode != "stream" && mode != "batch" {
+                let Some(mode) = LoadMode::parse(&mode) else {
                     return Err(Refusal::Value(format!("unknown mode: {mode}")));
-                }
+                };
                 self.mode = Some(mode);
             }
             "batchSize" => self.batch_size = int(value)?,
