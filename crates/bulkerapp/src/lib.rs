@@ -6,6 +6,7 @@
 pub mod commands;
 pub mod config;
 pub mod destinations;
+pub mod failed_events;
 pub mod intake;
 pub mod metrics;
 pub mod routes;

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 
 use crate::{
     destinations::{ConfigurationStatus, Destinations, Targets},
-    intake::table_topics::TableTopics,
-    routes::{BulkPermits, FailedEvents},
+    failed_events::FailedEvents,
+    intake::{bulk_permits::BulkPermits, table_topics::TableTopics},
     topics::Topics,
 };
 

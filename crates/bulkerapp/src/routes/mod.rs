@@ -18,8 +18,6 @@ use axum::{
     routing::{MethodFilter, on},
 };
 
-pub use admin::FailedEvents;
-pub use intake::BulkPermits;
 pub use table::{Access, ROUTES, Route};
 
 use loader::Stats;

@@ -14,9 +14,9 @@ use super::{CLIENT_ID, PRODUCE_TIMEOUT, targets::open_targets};
 use crate::{
     config::Config,
     destinations::{Configuration, ConfigurationStatus, Destinations, Targets},
-    intake::{spool, table_topics::TableTopics},
+    failed_events::FailedEvents,
+    intake::{bulk_permits::BulkPermits, spool, table_topics::TableTopics},
     metrics,
-    routes::{BulkPermits, FailedEvents},
     state::{AdminState, AppState, BulkState, IntakeState, ObserveState, Pieces, ProbesState},
     topics::{Topics, pauses_topic},
 };

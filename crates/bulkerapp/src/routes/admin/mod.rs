@@ -3,6 +3,5 @@
 mod failed;
 mod pause;
 
-pub use failed::FailedEvents;
 pub(super) use failed::failed;
 pub(super) use pause::{pause, resume};

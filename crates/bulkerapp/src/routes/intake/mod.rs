@@ -5,7 +5,6 @@ mod post;
 mod profiles;
 mod test;
 
-pub use bulk::BulkPermits;
 pub(super) use bulk::bulk;
 pub(super) use post::post;
 pub(super) use profiles::profiles;

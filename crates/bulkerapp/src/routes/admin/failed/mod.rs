@@ -2,7 +2,6 @@
 
 mod filter;
 mod line;
-mod reading;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +25,6 @@ use crate::{
 };
 use filter::{Filter, Status};
 use line::{Details, write_detailed_line, write_line};
-pub use reading::FailedEvents;
 
 /// How long the destination's database may take to tell what it knows.
 const ASK_WITHIN: Duration = Duration::from_secs(10);

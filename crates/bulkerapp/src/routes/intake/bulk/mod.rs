@@ -5,7 +5,6 @@
 //! rest of the rows is on disk.
 
 mod account;
-mod admission;
 mod lines;
 mod request;
 
@@ -35,7 +34,6 @@ use crate::{
     state::BulkState,
 };
 use account::Account;
-pub use admission::BulkPermits;
 use lines::{LineError, Lines};
 use request::BulkRequest;
 

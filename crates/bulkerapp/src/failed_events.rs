@@ -36,7 +36,7 @@ const READER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a topic's end was not reached.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
+pub(crate) enum FailedEventsError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error("no consumer")]
@@ -90,7 +90,7 @@ impl FailedEvents {
         &self,
         topic: &str,
         write: impl FnMut(&Message, &mut Vec<u8>) + Send + 'static,
-    ) -> Result<Lines, ReadError> {
+    ) -> Result<Lines, FailedEventsError> {
         // never closed; without a permit it would be one more reading, no harm
         let permit = self.permits.clone().acquire_owned().await.ok();
         let (sender, chunks) = mpsc::channel(CHUNKS);
@@ -171,7 +171,7 @@ impl Reading {
     ) {
         let read = self.read(fetcher, write).and_then(|()| self.send(None));
         match read {
-            Ok(()) | Err(ReadError::Closed) => {}
+            Ok(()) | Err(FailedEventsError::Closed) => {}
             Err(error) => {
                 warn!(topic = self.topic, error = %chain(&error), "failed events not read to the end");
             }
@@ -183,13 +183,13 @@ impl Reading {
         &self,
         fetcher: &Arc<Fetcher>,
         mut write: impl FnMut(&Message, &mut Vec<u8>),
-    ) -> Result<(), ReadError> {
+    ) -> Result<(), FailedEventsError> {
         let reader = fetcher.read(&self.topic, PARTITION, self.start)?;
         let mut range = RangeReader::new(reader, self.end, self.stall_after);
         let mut chunk = Vec::new();
         loop {
             if self.sender.is_closed() {
-                return Err(ReadError::Closed);
+                return Err(FailedEventsError::Closed);
             }
             match range.next(POLL)? {
                 RangeItem::Message(message) => {
@@ -206,11 +206,11 @@ impl Reading {
         if chunk.is_empty() { Ok(()) } else { self.send(Some(chunk.into())) }
     }
 
-    fn send(&self, chunk: Option<Bytes>) -> Result<(), ReadError> {
+    fn send(&self, chunk: Option<Bytes>) -> Result<(), FailedEventsError> {
         match self.runtime.block_on(timeout(READER_PATIENCE, self.sender.send(chunk))) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(ReadError::Closed),
-            Err(_) => Err(ReadError::SlowReader),
+            Ok(Err(_)) => Err(FailedEventsError::Closed),
+            Err(_) => Err(FailedEventsError::SlowReader),
         }
     }
 }
