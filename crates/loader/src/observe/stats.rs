@@ -95,7 +95,7 @@ impl Stats {
         let mut snapshot = self.ask().await;
         snapshot.keep_where_silent(&known);
         let snapshot = Arc::new(snapshot);
-        tell_changes(&known, &snapshot);
+        log_changes(&known, &snapshot);
         metrics::set_table_events(&known, &snapshot);
         self.latest.store(snapshot.clone());
         snapshot
@@ -239,7 +239,7 @@ async fn ask_one(
 }
 
 /// Says once when a destination ceases to answer, and when it answers again.
-fn tell_changes(before: &StatsSnapshot, now: &StatsSnapshot) {
+fn log_changes(before: &StatsSnapshot, now: &StatsSnapshot) {
     for (id, said) in &now.destinations {
         let was = before.destinations.get(id).and_then(|said| said.problem.as_ref());
         match (&said.problem, was) {

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn kafka_is_told_the_first_place_that_is_still_needed() {
+    fn the_first_offset_that_is_still_needed_is_committed() {
         let mut state = RetryState { next: 10, ..RetryState::default() };
         assert_eq!(state.needed_from(), 10);
         state.waiting.insert(4, at(100));

@@ -81,7 +81,7 @@ impl TopicRun<'_> {
             Err(error) => Err(error),
         };
         if let Err(error) = committed {
-            info!(topic = self.topic.name, error = %error, "offset not told to Kafka; the row rules");
+            info!(topic = self.topic.name, error = %error, "offset not committed to Kafka; the offsets row rules");
         }
     }
 

@@ -80,7 +80,7 @@ pub(crate) struct Scheduler {
     workers: Workers,
     /// As the source named them last.
     owned: Arc<Vec<Arc<OwnedTopic>>>,
-    /// As they were told last.
+    /// As they were known last.
     paused: Arc<PausedDestinations>,
     hand_overs: JoinSet<()>,
     hand_over_permits: Arc<Semaphore>,

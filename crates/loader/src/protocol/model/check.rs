@@ -27,7 +27,7 @@ pub(super) fn now(model: &Model, world: &World) -> Result<(), Violation> {
     }
     // operators set the group to the topic's beginning or its end, in these worlds
     if !model.resets_to.is_empty() && !world.database.table.is_sorted_by(|a, b| a >= b) {
-        return Err(Violation::HalfObeyed);
+        return Err(Violation::HalfApplied);
     }
     let are_stopped = world.loaders.iter().all(|loader| loader.pc == Pc::Stopped);
     if world.is_quiet() && are_stopped { group_agrees(world) } else { Ok(()) }

@@ -69,7 +69,7 @@ fn settle_what_is_under_way(world: &World, steps: &mut Steps) {
 
 /// An operator moves the group's offset by Kafka's own tools.
 ///
-/// Between two runs it must be obeyed, once. During a run it may be overlooked.
+/// Between two runs it must be applied, once. During a run it may be overlooked.
 fn reset(world: &World, to: u8, steps: &mut Steps) {
     let mut next = *world;
     next.budget.resets -= 1;

@@ -77,12 +77,12 @@ fn two_loaders_on_a_new_topic_load_every_event_once() {
 }
 
 #[test]
-fn a_reset_is_obeyed_once_or_during_a_run_overlooked() {
+fn a_reset_is_applied_once_or_during_a_run_overlooked() {
     nothing_goes_wrong(&worlds::resets());
 }
 
 #[test]
-fn a_reset_during_a_long_run_is_never_obeyed_by_halves() {
+fn a_reset_during_a_long_run_is_never_applied_by_halves() {
     nothing_goes_wrong(&worlds::long_runs());
 }
 
@@ -92,7 +92,7 @@ fn a_restored_database_gets_back_what_it_lost() {
 }
 
 #[test]
-fn a_restored_database_obeys_a_reset_once() {
+fn a_restored_database_applies_a_reset_once() {
     nothing_goes_wrong(&worlds::reset_and_restored());
 }
 

@@ -311,7 +311,7 @@ pub(super) enum Violation {
     Lost,
     /// Of the events that an operator's reset is about, a later one was loaded more often than an
     /// earlier one.
-    HalfObeyed,
+    HalfApplied,
     /// A dead letter that counts, of an event that is in the table.
     DeadAndLoaded,
     /// A run holds for a truncation that never was.
