@@ -235,21 +235,21 @@ async fn an_event_that_asks_for_a_column_nobody_can_make_costs_itself() -> Resul
     Ok(())
 }
 
-/// Refused events are in Kafka, the transaction that refused them is not committed: killed there,
-/// and the table repaired before the next reading.
-async fn killed_after_parking(retry_count: u32) -> Result<Shop> {
+/// A loader that is killed at this moment of the load that refuses ten events; the table is
+/// repaired before it goes on.
+async fn killed_at(event: Event, retry_count: u32) -> Result<Shop> {
     let shop = Shop::open(retry_count).await?;
     shop.order(100).await?;
     let proxy = PostgresProxy::start(shop.database.host(), shop.database.port()).await?;
     let mut first = shop.setup.clone().through(&proxy.host(), proxy.port()).spawn()?;
     let (kill, killed) = (first.service.killer(), Arc::new(AtomicBool::new(false)));
     let seen = killed.clone();
-    proxy.on(Event::BeforeCommitForwarded, move |moment| {
+    proxy.on(event, move |moment| {
         if moment.copied_bytes == 0 || seen.swap(true, Ordering::SeqCst) {
             return Then::Forward;
         }
         kill();
-        Then::Cut
+        if event == Event::AfterCommitAnswer { Then::Forward } else { Then::Cut }
     });
     first.service.wait(PATIENCE).await?;
     assert!(killed.load(Ordering::SeqCst), "the hook ended it, and not something else");
@@ -257,9 +257,28 @@ async fn killed_after_parking(retry_count: u32) -> Result<Shop> {
     Ok(shop)
 }
 
+/// Refused events are in Kafka, the transaction that refused them is not committed.
+async fn killed_before_commit(retry_count: u32) -> Result<Shop> {
+    killed_at(Event::BeforeCommitForwarded, retry_count).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_and_killed_right_after_commit_an_event_comes_back_once() -> Result<()> {
+    // given refusals that are committed, and a loader that never heard so
+    let shop = killed_at(Event::AfterCommitAnswer, 5).await?;
+    assert_eq!(shop.tally().await?, "100 = 90 + 0 + 10 + 0");
+    // when the next one brings them back
+    let app = shop.start().await?;
+    shop.wait_for_tally("100 = 100 + 0 + 0 + 0").await?;
+    // then each is in the table once
+    app.stop().await?;
+    assert_eq!(shop.rows().await?, "100 rows, 100 ids");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_then_killed_then_accepted_an_event_is_there_once() -> Result<()> {
-    let shop = killed_after_parking(5).await?;
+    let shop = killed_before_commit(5).await?;
     let copies = shop.kafka.read_all(shop.retry.name()).await?.len();
     assert_eq!(copies, 10, "copies whose refusal never committed");
     let app = shop.start().await?;
@@ -273,7 +292,7 @@ async fn refused_then_killed_then_accepted_an_event_is_there_once() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_on_the_last_attempt_and_accepted_it_is_no_dead_letter() -> Result<()> {
-    let shop = killed_after_parking(0).await?;
+    let shop = killed_before_commit(0).await?;
     assert_eq!(shop.dead_letters().await?.len(), 10, "copies whose refusal never committed");
     let app = shop.start().await?;
     shop.wait_for_tally("100 = 100 + 0 + 0 + 0").await?;
