@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What the refusal of an event is called that is no row.
+/// The reason of an event that cannot become a row, where a refused row has its SQLSTATE.
 const NO_ROW: &str = "not_an_event";
 
 /// An event that returned from the retry topic and is loaded.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::observe::metrics;
 
-/// What is said of a topic that another loader loads, too.
+/// What `/health` says of a topic whose loads were fenced lately.
 const FENCED: &str = "another loader moved its offsets row; again and again: two instances have the same INSTANCE_INDEX";
 
 /// What the loader says of itself.
