@@ -51,7 +51,7 @@ pub use rows::{
     data_type::DataType,
     identifier::{NameOf, identifier},
     json::check_event,
-    micro_batch::{MicroBatch, RowPlace},
+    micro_batch::{MicroBatch, RowIndex},
     options::{LoadMode, OptionError, SchemaField, StreamOptions},
     row::RowError,
     row_store::MemoryLimit,

@@ -65,7 +65,7 @@ pub struct LoadCounts {
 /// A row that the database refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedRow {
-    /// The place of its batch among those of the load.
+    /// The index of its batch among those of the load.
     pub batch: usize,
     /// The number of its event in the batch, from 0.
     pub row: usize,
@@ -76,7 +76,7 @@ pub struct RefusedRow {
 /// A table that rows were loaded into.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadedTable {
-    /// The place of its batch among those of the load.
+    /// The index of its batch among those of the load.
     pub batch: usize,
     /// The table's final name, without its schema.
     pub name: String,

@@ -89,7 +89,7 @@ impl<'a, T> Groups<'a, T> {
         let set = &mut self.sets[index];
         let index = match &mut set.rows {
             Rows::Batch(batch) => batch.push(message.payload()).map(|()| 0),
-            Rows::Events(events) => events.push(message.payload()).map(|place| place.batch),
+            Rows::Events(events) => events.push(message.payload()).map(|index| index.batch),
         };
         let index = match index {
             Ok(index) => index,

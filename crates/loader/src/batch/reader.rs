@@ -201,7 +201,7 @@ impl<'a> OpenBatch<'a> {
 
     /// Takes records until the batch is full or the plan's end is reached.
     fn fill(&mut self, range: &mut RangeReader, stop: &CancellationToken) -> Result<(), ReadError> {
-        range.resume(); // until now the batch before waited for its place
+        range.resume(); // until now the batch before waited for its permit
         while self.next_offset < self.plan.end && !self.is_full() {
             match range.next(POLL)? {
                 RangeItem::Message(message) if self.would_exceed() => {

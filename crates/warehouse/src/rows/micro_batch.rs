@@ -33,8 +33,8 @@ pub struct MicroBatch {
 
 /// Where an event's row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowPlace {
-    /// The batch's place among those of [`MicroBatch::into_batches`].
+pub struct RowIndex {
+    /// The batch's index among those of [`MicroBatch::into_batches`].
     pub batch: usize,
     /// The row's number in its batch, from 0.
     pub row: usize,
@@ -52,19 +52,19 @@ impl MicroBatch {
     }
 
     /// Adds one event (JSON). A refused one leaves the rows as they were.
-    pub fn push(&mut self, event: &[u8]) -> Result<RowPlace, RowError> {
+    pub fn push(&mut self, event: &[u8]) -> Result<RowIndex, RowError> {
         let open = if self.options.deduplicate { 1 } else { OPEN_BATCHES };
         let first_open = self.batches.len().saturating_sub(open);
         for (index, batch) in self.batches.iter_mut().enumerate().skip(first_open).rev() {
             if batch.push_alike(event)? {
-                return Ok(RowPlace { batch: index, row: batch.row_count() - 1 });
+                return Ok(RowIndex { batch: index, row: batch.row_count() - 1 });
             }
         }
         let mut batch = Batch::new(&self.table, self.options.clone())
             .expect("the options were validated when the micro-batch was made");
         batch.push_alike(event)?;
         self.batches.push(batch);
-        Ok(RowPlace { batch: self.batches.len() - 1, row: 0 })
+        Ok(RowIndex { batch: self.batches.len() - 1, row: 0 })
     }
 
     /// Whether it should be loaded before it takes more.
@@ -90,8 +90,8 @@ mod tests {
     fn places(options: &StreamOptions, events: &[&str]) -> Vec<(usize, usize)> {
         let mut micro_batch = MicroBatch::new("t", options).unwrap();
         let mut push = |event: &&str| {
-            let place = micro_batch.push(event.as_bytes()).unwrap();
-            (place.batch, place.row)
+            let index = micro_batch.push(event.as_bytes()).unwrap();
+            (index.batch, index.row)
         };
         events.iter().map(&mut push).collect()
     }
