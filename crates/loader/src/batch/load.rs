@@ -114,7 +114,10 @@ impl BatchLoad<'_> {
         for ((message, returning), state) in messages.into_iter().zip(found).zip(&states) {
             // moved twice, by a mover that crashed: one of them is enough
             let is_first = seen.insert(returning.origin.clone());
-            let verdict = judge(*state, &returning.origin, self.key, self.position);
+            let verdict = match returning.is_new {
+                true => Verdict::Load { is_new: true }, // nothing says where it came from
+                false => judge(*state, &returning.origin, self.key, self.position),
+            };
             let loaded = match verdict {
                 Verdict::Load { is_new } if is_first => Some(Returning { is_new, ..returning }),
                 Verdict::Load { .. } | Verdict::Drop => None,

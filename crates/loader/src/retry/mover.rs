@@ -118,7 +118,10 @@ impl RetryRun<'_> {
         if from < to {
             self.append_anew(from, to).await?;
         }
-        self.commit_group_offset("").await
+        // where a move failed, events behind it were moved: the original must know before it starts
+        let is_in_order =
+            self.with_state(|state| state.last_moved.is_none_or(|moved| moved < state.next));
+        self.commit_group_offset(if is_in_order { "" } else { OUT_OF_ORDER }).await
     }
 
     async fn move_all(&self, from: i64, end: i64, now: Timestamp) -> Result<(), RunError> {

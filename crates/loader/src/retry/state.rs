@@ -26,7 +26,8 @@ pub(crate) struct RetryState {
 impl RetryState {
     /// The first offset that is still needed.
     pub(crate) fn needed_from(&self) -> i64 {
-        self.waiting.first_key_value().map_or(self.next, |(offset, _)| *offset)
+        let first_waiting = self.waiting.first_key_value().map(|(offset, _)| *offset);
+        first_waiting.map_or(self.next, |offset| offset.min(self.next))
     }
 
     pub(crate) fn first_due(&self, now: Timestamp) -> Option<i64> {
@@ -54,6 +55,15 @@ mod tests {
         state.waiting.insert(4, at(100));
         state.waiting.insert(7, at(50));
         assert_eq!(state.needed_from(), 4);
+    }
+
+    #[test]
+    fn an_event_that_could_not_be_moved_is_needed_although_later_ones_wait() {
+        // given a chunk of two: 10 is due, and its target does not take it; 11 is not due
+        let mut state = RetryState { next: 10, ..RetryState::default() };
+        state.waiting.insert(11, at(100));
+        // then `next` has not moved on, and 10 must not be committed past
+        assert_eq!(state.needed_from(), 10);
     }
 
     #[test]

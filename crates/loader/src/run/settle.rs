@@ -52,8 +52,10 @@ impl TopicRun<'_> {
                 Ok(Settled::At(moved))
             }
             (Decision::Insert { at, notice }, None) => {
-                if at.max(facts.low) >= facts.end {
-                    return Ok(Settled::Idle { next_offset: at });
+                // retention may have cut what lies before
+                let next_offset = at.max(facts.low);
+                if next_offset >= facts.end {
+                    return Ok(Settled::Idle { next_offset });
                 }
                 let position = Position {
                     next_offset: at,
