@@ -128,7 +128,8 @@ impl Pauses {
         Ok(since)
     }
 
-    /// Ends a pause. `false`: there was none.
+    /// Ends a pause. `false`: there was none. Dropped half way, it may be ended all the same, and
+    /// becomes known with the next look.
     pub async fn resume(&self, destination_id: &str) -> Result<bool, PauseError> {
         if !self.is_paused(destination_id) {
             return Ok(false);
@@ -137,7 +138,8 @@ impl Pauses {
         Ok(true)
     }
 
-    /// Looks for changes that other instances made, again and again.
+    /// Looks for changes that other instances made, again and again, until `stop`. Dropped, it leaves
+    /// what it last knew.
     pub async fn watch(&self, every: Duration, stop: CancellationToken) {
         loop {
             let snapshot = self.topics.load();

@@ -212,6 +212,7 @@ impl GroupSource {
     }
 
     /// Leaves the group. What is in hand and not committed is read again by the others.
+    /// Dropped, it leaves all the same.
     pub async fn leave(self) {
         // a panic of the client's thread was reported by its hook
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;

@@ -324,7 +324,7 @@ impl Spool {
     }
 
     /// Takes a topic's events out of the quarantine; all topics' where none is named. Returns their
-    /// topics.
+    /// topics. After an error, and dropped, it may have released some of them.
     pub async fn release(&self, topic: Option<&str>) -> Result<Vec<String>, SpoolError> {
         let mut found = Vec::new();
         for (name, index) in self.shared.books().index.topics() {

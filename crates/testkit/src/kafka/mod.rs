@@ -1,59 +1,26 @@
-//! A Kafka broker as tests use it: topics, records, group offsets.
+//! A Kafka broker as tests use it: topics, records, groups.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+mod groups;
+mod record;
 
-use anyhow::{Context, Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, CommitMode, Consumer},
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, Headers, OwnedHeaders},
+    message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer},
 };
-use tokio::sync::oneshot;
+
+pub use groups::{Committed, GroupMember};
+pub use record::Record;
+use record::read_to_end;
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// A record as it lies in a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    pub partition: i32,
-    pub offset: i64,
-    pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
-    /// Milliseconds since 1970.
-    pub timestamp: Option<i64>,
-}
-
-impl Record {
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(self.value.as_deref().unwrap_or_default()).into_owned()
-    }
-
-    pub fn key_text(&self) -> String {
-        String::from_utf8_lossy(self.key.as_deref().unwrap_or_default()).into_owned()
-    }
-
-    /// The text of the first header of that name.
-    pub fn header(&self, name: &str) -> Option<String> {
-        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
-        Some(String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned())
-    }
-}
-
-/// What a group committed for a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Committed {
-    /// The next offset to read.
-    pub offset: i64,
-    pub metadata: String,
-}
 
 /// A cluster, by its bootstrap address.
 #[derive(Debug, Clone)]
@@ -285,84 +252,6 @@ impl Kafka {
         Ok(self.watermarks(topic, partition).await?.1)
     }
 
-    /// What `group` committed for a partition; `None` when it never did.
-    pub async fn committed(
-        &self,
-        group: &str,
-        topic: &str,
-        partition: i32,
-    ) -> Result<Option<Committed>> {
-        let topic = topic.to_owned();
-        self.with_consumer(group, &[], move |consumer| {
-            let mut wanted = TopicPartitionList::new();
-            wanted.add_partition(&topic, partition);
-            let found = consumer.committed_offsets(wanted, LIMIT)?;
-            let element = found.find_partition(&topic, partition).context("no answer")?;
-            element.error()?;
-            Ok(match element.offset() {
-                Offset::Offset(offset) => {
-                    Some(Committed { offset, metadata: element.metadata().to_owned() })
-                }
-                _ => None,
-            })
-        })
-        .await
-    }
-
-    /// Commits for a group without members, as Kafka's own reset tool does; refused while it has
-    /// some.
-    pub async fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-        metadata: &str,
-    ) -> Result<()> {
-        let (topic, metadata) = (topic.to_owned(), metadata.to_owned());
-        self.with_consumer(group, &[], move |consumer| {
-            let mut offsets = TopicPartitionList::new();
-            let mut element = offsets.add_partition(&topic, partition);
-            element.set_offset(Offset::Offset(offset))?;
-            element.set_metadata(metadata);
-            let began = Instant::now();
-            loop {
-                match consumer.commit(&offsets, CommitMode::Sync) {
-                    // on a fresh broker a group's coordinator may still be on its way
-                    Err(error) if is_settling(&error) && began.elapsed() < LIMIT => {
-                        std::thread::sleep(Duration::from_millis(100));
-                    }
-                    committed => return Ok(committed?),
-                }
-            }
-        })
-        .await
-    }
-
-    /// A live member of `group`, reading `topic`; it has its partitions when this returns.
-    pub async fn join(&self, group: &str, topic: &str) -> Result<GroupMember> {
-        let consumer: BaseConsumer =
-            self.consumer(group).set("session.timeout.ms", "6000").create()?;
-        consumer.subscribe(&[topic])?;
-        let (joined, wait) = oneshot::channel();
-        let (leave, left) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || {
-            let mut joined = Some(joined);
-            while left.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                let _ = consumer.poll(Duration::from_millis(50));
-                if consumer.assignment().is_ok_and(|partitions| partitions.count() > 0)
-                    && let Some(joined) = joined.take()
-                {
-                    let _ = joined.send(());
-                }
-            }
-            consumer.unsubscribe(); // leaves the group; dropping waits until the broker knows
-        });
-        let member = GroupMember { leave, thread: Some(thread) };
-        tokio::time::timeout(LIMIT, wait).await.context("the group gave us no partition")??;
-        Ok(member)
-    }
-
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap).set("client.id", "testkit");
@@ -443,78 +332,8 @@ impl Drop for Topic {
     }
 }
 
-/// A consumer that sits in a group until it is dropped.
-#[derive(Debug)]
-pub struct GroupMember {
-    leave: std::sync::mpsc::Sender<()>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Drop for GroupMember {
-    fn drop(&mut self) {
-        let _ = self.leave.send(());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Record>> {
-    let metadata = consumer.fetch_metadata(Some(topic), LIMIT)?;
-    let found = metadata.topics().first().context("no metadata")?;
-    let mut open: HashSet<i32> = found.partitions().iter().map(|p| p.id()).collect();
-    let mut assignment = TopicPartitionList::new();
-    for partition in &open {
-        assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
-    }
-    consumer.assign(&assignment)?;
-    let mut records = Vec::new();
-    while !open.is_empty() {
-        match consumer.poll(LIMIT) {
-            None => bail!("topic {topic} could not be read to its end"),
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                open.remove(&partition);
-            }
-            // a broker that died is told of, and another one takes its place
-            Some(Err(error)) if passes(&error) => {}
-            Some(Err(error)) => return Err(error).with_context(|| format!("read {topic}")),
-            Some(Ok(message)) => records.push(Record {
-                partition: message.partition(),
-                offset: message.offset(),
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                headers: message.headers().map_or_else(Vec::new, |headers| {
-                    let owned = |header: Header<&[u8]>| {
-                        (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
-                    };
-                    headers.iter().map(owned).collect()
-                }),
-                timestamp: message.timestamp().to_millis(),
-            }),
-        }
-    }
-    records.sort_by_key(|record| (record.partition, record.offset));
-    Ok(records)
-}
-
 fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(LIMIT)).operation_timeout(Some(LIMIT))
-}
-
-fn passes(error: &KafkaError) -> bool {
-    use rdkafka::types::RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure};
-    matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure))
-}
-
-fn is_settling(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::NotCoordinator
-                | RDKafkaErrorCode::CoordinatorNotAvailable
-                | RDKafkaErrorCode::CoordinatorLoadInProgress
-        )
-    )
 }
 
 fn is_full(error: &KafkaError) -> bool {
