@@ -332,6 +332,24 @@ async fn a_copy_that_the_original_left_is_loaded_once_even_if_it_is_moved_twice(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_origin_cannot_be_read_is_loaded_as_a_new_one() -> Result<()> {
+    let shop = Shop::open(5).await?;
+    // given events of another writer, with an origin of another form
+    for (id, origin) in ["", "x", "{}", r#"{"partition":0}"#].iter().enumerate() {
+        let event = format!(r#"{{"id":{id},"amount":1}}"#);
+        let headers = [("bulker_origin", *origin)];
+        shop.kafka.produce(shop.topic.name(), 0, "k", event, &headers).await?;
+    }
+    // when they are loaded, then each is there once, and no state tells of them
+    let app = shop.start().await?;
+    loaded_to(&shop.database, shop.topic.name(), 4).await?;
+    app.stop().await?;
+    assert_eq!(shop.rows().await?, "4 rows, 4 ids");
+    assert_eq!(shop.tally().await?, "4 = 4 + 0 + 0 + 0");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_due_does_not_wait_behind_what_is_not() -> Result<()> {
     let shop = Shop::open(5).await?;
     shop.kafka.create_topic(shop.retry.name(), 1, 1, &[]).await?;
