@@ -129,7 +129,7 @@ impl BatchLoad<'_> {
 
     fn returning(&self, message: &Message) -> Returning {
         // an event without a readable origin counts as read here for the first time
-        let origin = Envelope::of(message).origin();
+        let origin = Envelope::origin_of(message);
         let is_new = origin.is_none();
         Returning { origin: origin.unwrap_or_else(|| self.origin(message.offset())), is_new }
     }

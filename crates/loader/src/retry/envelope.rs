@@ -62,6 +62,12 @@ impl Envelope {
         serde_json::from_str(self.text(ORIGIN)?).ok()
     }
 
+    /// The origin that a message carries, read without a copy of the event.
+    pub(crate) fn origin_of(message: &Message) -> Option<Origin> {
+        let text = std::str::from_utf8(message.header(headers::ORIGIN)?).ok()?;
+        serde_json::from_str(text).ok()
+    }
+
     pub(crate) fn set_origin(&mut self, origin: &Origin) {
         let text = serde_json::to_string(origin).expect("numbers and texts only");
         self.set(ORIGIN, &text);
