@@ -59,6 +59,13 @@ impl Clients {
     }
 }
 
+impl Clients {
+    /// The client that asks about topics, offsets and groups.
+    pub(crate) fn consumer(&self) -> &Client<DefaultClientContext> {
+        &self.consumer
+    }
+}
+
 impl Deref for Clients {
     type Target = AdminClient<DefaultClientContext>;
 
@@ -114,7 +121,7 @@ impl Admin {
     ) -> Result<Option<CommittedOffset>, AdminError> {
         let (group, topic) = (group.to_owned(), topic.to_owned());
         self.call("ListConsumerGroupOffsets", move |admin| {
-            let client = &admin.client.consumer;
+            let client = admin.client.consumer();
             let offsets =
                 native::list_group_offsets(client, &group, &[(&topic, partition)], admin.timeout)?;
             Ok(offsets.into_iter().next().flatten())
@@ -133,7 +140,7 @@ impl Admin {
     ) -> Result<(), AdminError> {
         let (group, topic) = (group.to_owned(), topic.to_owned());
         self.call("AlterConsumerGroupOffsets", move |admin| {
-            let (client, at) = (&admin.client.consumer, (topic.as_str(), partition));
+            let (client, at) = (admin.client.consumer(), (topic.as_str(), partition));
             native::alter_group_offsets(client, &group, at, &offset, admin.timeout)
         })
         .await
@@ -150,7 +157,7 @@ impl Admin {
             let mut found = Vec::with_capacity(partitions.len());
             for group in partitions.chunks(PARTITIONS_AT_ONCE) {
                 let names: Vec<_> = group.iter().map(|(t, p)| (t.as_str(), *p)).collect();
-                let client = &admin.client.consumer;
+                let client = admin.client.consumer();
                 found.extend(native::list_offsets(client, &names, spec, admin.timeout)?);
             }
             Ok(found)
@@ -174,7 +181,7 @@ impl Admin {
     pub async fn topic_id(&self, topic: &str) -> Result<Option<Uuid>, AdminError> {
         let topic = topic.to_owned();
         self.call("DescribeTopics", move |admin| {
-            native::topic_id(&admin.client.consumer, &topic, admin.timeout)
+            native::topic_id(admin.client.consumer(), &topic, admin.timeout)
         })
         .await
     }
@@ -183,7 +190,7 @@ impl Admin {
     pub async fn group_members(&self, group: &str) -> Result<usize, AdminError> {
         let group = group.to_owned();
         self.call("DescribeConsumerGroups", move |admin| {
-            native::group_members(&admin.client.consumer, &group, admin.timeout)
+            native::group_members(admin.client.consumer(), &group, admin.timeout)
         })
         .await
     }

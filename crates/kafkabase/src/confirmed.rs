@@ -63,6 +63,28 @@ impl Unconfirmed {
         )
     }
 
+    /// The record is larger than the client or the topic takes: the same one is refused again, a
+    /// smaller one may be taken.
+    pub fn is_too_large(self) -> bool {
+        matches!(
+            self.0.0,
+            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize
+        )
+    }
+
+    /// The topic does not take a record like this: a compacted one wants a key. Brokers before 2.4
+    /// say it of all records that came with such a one.
+    pub fn is_invalid_record(self) -> bool {
+        self.0.0 == RDKafkaErrorCode::InvalidRecord
+    }
+
+    /// The topic does not take the time that the record bears: its own for
+    /// `message.timestamp.before.max.ms` and the like. Not the record's fault: all that are sent
+    /// get the time of their sending.
+    pub fn is_invalid_timestamp(self) -> bool {
+        self.0.0 == RDKafkaErrorCode::InvalidTimestamp
+    }
+
     /// The topic is not there.
     pub fn is_unknown_topic(self) -> bool {
         matches!(

@@ -2,20 +2,29 @@
 //!
 //! The settings of a topic are shared with deployments of the original, so they are pinned.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
-    admin::{
-        AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
-        TopicReplication,
-    },
+    admin::{AdminOptions, NewPartitions, OwnedResourceSpecifier, ResourceSpecifier},
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use crate::{Admin, KafkaConfig, error::code_of, membership::SHARES, native::AdminError};
+use crate::{
+    Admin, KafkaConfig,
+    admin::Session,
+    error::code_of,
+    membership::SHARES,
+    native::{self, AdminError, NewTopic},
+};
 
 /// How long the controller may take until all brokers know a new topic.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before a broker is asked again about a topic that it does not know yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a topic is made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +99,18 @@ fn millis(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
+/// What became of a topic that was to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicCreation {
+    /// It was not there before, and is what it was to be.
+    Created,
+    /// It was there, with settings of its own.
+    Existed {
+        /// How many it has, which may be fewer or more than it was to get.
+        partitions: usize,
+    },
+}
+
 /// A topic as the cluster's metadata shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicMetadata {
@@ -103,33 +124,30 @@ pub struct TopicMetadata {
 
 impl Admin {
     /// Makes a topic; returns once all brokers know it, after 10 s at most. One that is there
-    /// already is fine, whatever its settings. Dropped, it may be made all the same.
+    /// already is no error, whatever its settings. Dropped, it may be made all the same.
     pub async fn create_topic(
         &self,
         name: &str,
         settings: &TopicSettings,
-    ) -> Result<(), AdminError> {
-        const CALL: &str = "CreateTopics";
+    ) -> Result<TopicCreation, AdminError> {
         let replication = match settings.replication_factor {
             0 => -1,
             factor => factor,
         };
         let (name, settings) = (name.to_owned(), settings.clone());
-        self.call(CALL, move |session| {
-            let mut topic =
-                NewTopic::new(&name, settings.partitions, TopicReplication::Fixed(replication));
-            for (key, value) in &settings.entries {
-                topic = topic.set(key, value);
-            }
-            let options = AdminOptions::new()
-                .request_timeout(Some(CREATE_TIMEOUT))
-                .operation_timeout(Some(CREATE_TIMEOUT));
-            let results = block_on(session.client.create_topics([&topic], &options));
-            match results.map_err(|error| failed(CALL, &error))?.into_iter().next() {
-                None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-                Some(Err((_, code))) => {
-                    Err(AdminError { call: CALL, code: code.into(), reason: code.to_string() })
+        self.call("CreateTopics", move |session| {
+            let topic = NewTopic {
+                name: &name,
+                partitions: settings.partitions,
+                replication,
+                entries: &settings.entries,
+            };
+            match native::create_topic(session.client.inner(), &topic, CREATE_TIMEOUT) {
+                Ok(()) => Ok(TopicCreation::Created),
+                Err(error) if error.code.0 == RDKafkaErrorCode::TopicAlreadyExists => {
+                    Ok(TopicCreation::Existed { partitions: partition_count(session, &name)? })
                 }
+                Err(error) => Err(error),
             }
         })
         .await
@@ -208,6 +226,29 @@ impl Admin {
             Ok(effective.collect())
         })
         .await
+    }
+}
+
+/// How many partitions a topic has that is there. The broker that is asked may not know it yet.
+fn partition_count(session: &Session, topic: &str) -> Result<usize, AdminError> {
+    const CALL: &str = "Metadata";
+    let deadline = Instant::now() + session.timeout;
+    loop {
+        let metadata = session
+            .client
+            .consumer()
+            .fetch_metadata(Some(topic), session.timeout)
+            .map_err(|error| failed(CALL, &error))?;
+        let Some(found) = metadata.topics().first() else {
+            let code = RDKafkaErrorCode::UnknownTopicOrPartition;
+            return Err(AdminError { call: CALL, code: code.into(), reason: code.to_string() });
+        };
+        let Some(error) = found.error() else { return Ok(found.partitions().len()) };
+        let code = RDKafkaErrorCode::from(error);
+        if code != RDKafkaErrorCode::UnknownTopicOrPartition || Instant::now() >= deadline {
+            return Err(AdminError { call: CALL, code: code.into(), reason: code.to_string() });
+        }
+        thread::sleep(LOOK_AGAIN);
     }
 }
 

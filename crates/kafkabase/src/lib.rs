@@ -29,7 +29,7 @@ pub use client_log::{ClientError, last_client_error};
 pub use client_settings::ClientSettings;
 pub use config::{AckMode, KafkaConfig, SaslSettings};
 pub use confirmed::{ConfirmedProducer, Record, Unconfirmed};
-pub use create::{TopicMetadata, TopicSettings};
+pub use create::{TopicCreation, TopicMetadata, TopicSettings};
 pub use error::{ClientCause, ClientSetupError, KafkaErrorCode, OpenError};
 pub use fetcher::{Fetcher, FetcherSettings, PartitionReader};
 pub use group_source::{

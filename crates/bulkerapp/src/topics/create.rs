@@ -78,7 +78,7 @@ impl TopicCreator {
         name: &str,
         settings: &TopicSettings,
     ) -> Result<(), AdminError> {
-        let made = self.admin.create_topic(name, settings).await;
+        let made = self.admin.create_topic(name, settings).await.map(|_| ());
         let id = TopicId::parse(&self.prefix, name);
         let (destination_id, mode, table) = match &id {
             Some(id) => (id.destination_id.as_str(), id.mode.as_str(), id.table.as_str()),

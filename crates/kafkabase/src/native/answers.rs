@@ -41,6 +41,13 @@ impl AdminError {
         )
     }
 
+    /// Kafka has a topic of another name that it holds for the same: dots and underscores are one
+    /// in its metrics. The reason names the other topic.
+    pub fn is_name_collision(&self) -> bool {
+        // the code is that of a name with forbidden characters, too; those we never ask for
+        matches!(self.code.0, RDKafkaErrorCode::InvalidTopic) && self.reason.contains("collide")
+    }
+
     /// No broker answered within the time that the call may take.
     pub fn is_timeout(&self) -> bool {
         matches!(self.code.0, RDKafkaErrorCode::OperationTimedOut)

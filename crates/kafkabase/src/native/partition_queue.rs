@@ -21,6 +21,14 @@ use crate::{KafkaErrorCode, headers::HeaderName};
 /// Messages that one call takes out of the queue at most.
 const BULK: usize = 512;
 
+/// Bytes that librdkafka takes for a message beside its contents: `rd_kafka_op_t` with a message in
+/// it, and what the allocator adds.
+const MESSAGE_OVERHEAD: usize = 336;
+/// Bytes of a list of parsed headers, `rd_kafka_headers_t`.
+const HEADERS_OVERHEAD: usize = 176;
+/// Bytes of a parsed header beside its name and value, `rd_kafka_header_t`.
+const HEADER_OVERHEAD: usize = 64;
+
 /// What came out of a partition's queue.
 #[derive(Debug)]
 pub enum Fetched {
@@ -144,6 +152,22 @@ impl Message {
                 all.push((name, value));
             }
         }
+    }
+
+    /// Bytes of memory that are held until the message is dropped: value, key, headers, and what
+    /// librdkafka keeps beside them. Headers count twice, once as they came and once parsed: a look
+    /// at one header parses them all, and so does this call. The topic's name is shared.
+    ///
+    /// A message shares the answer of a broker that it came in, which is freed with the last of its
+    /// messages: only for those that are kept together does the sum say what is held.
+    pub fn held_bytes(&self) -> usize {
+        let contents = self.payload().len() + self.key().map_or(0, <[u8]>::len);
+        let headers = self.headers();
+        let list = if headers.is_empty() { 0 } else { HEADERS_OVERHEAD };
+        let parsed = headers
+            .iter()
+            .map(|(name, value)| HEADER_OVERHEAD + 2 * (name.len() + value.map_or(0, <[u8]>::len)));
+        MESSAGE_OVERHEAD + contents + list + parsed.sum::<usize>()
     }
 
     fn error(&self) -> RespErr {

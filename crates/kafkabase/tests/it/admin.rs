@@ -1,15 +1,58 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use kafkabase::{Admin, ClientSettings, OffsetSpec};
+use kafkabase::{Admin, ClientSettings, OffsetSpec, TopicCreation, TopicSettings};
 use rdkafka::{
     mocking::MockCluster,
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
-use testkit::{native::OwnKafka, wait_until};
+use testkit::{Topic, native::OwnKafka, wait_until};
 
 /// Longer than anything here takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+fn of_partitions(partitions: i32) -> TopicSettings {
+    TopicSettings { partitions, replication_factor: 1, entries: Vec::new() }
+}
+
+/// An [`Admin`] of the shared cluster, and a topic's name that no other test has.
+async fn admin(prefix: &str) -> Result<(Admin, Topic)> {
+    let kafka = testkit::kafka().await?;
+    let admin = Admin::new(&ClientSettings::plaintext("it", kafka.bootstrap()), PATIENCE)?;
+    let name = format!("{prefix}{}", uuid::Uuid::new_v4().simple());
+    Ok((admin, kafka.adopt(name)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_there_is_told_with_the_partitions_that_it_has() -> Result<()> {
+    let (admin, topic) = admin("t").await?;
+    let made = admin.create_topic(&topic, &of_partitions(3)).await?;
+    assert_eq!(made, TopicCreation::Created);
+    let made = admin.create_topic(&topic, &of_partitions(1)).await?;
+    assert_eq!(made, TopicCreation::Existed { partitions: 3 });
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_differs_in_dots_and_underscores_only_collides_and_names_the_other()
+-> Result<()> {
+    let (admin, topic) = admin("a.b").await?;
+    admin.create_topic(&topic, &of_partitions(1)).await?;
+    let refused = admin.create_topic(&topic.replace('.', "_"), &of_partitions(1)).await;
+    let error = refused.unwrap_err();
+    assert!(error.is_name_collision() && error.reason.contains(topic.name()), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_kafka_refuses_are_no_collision() -> Result<()> {
+    let (admin, topic) = admin("t").await?;
+    let settings =
+        TopicSettings { entries: vec![("cleanup.policy", "shred".to_owned())], ..of_partitions(1) };
+    let error = admin.create_topic(&topic, &settings).await.unwrap_err();
+    assert!(error.is_refusal() && !error.is_name_collision(), "{error}");
+    Ok(())
+}
 
 /// librdkafka aborts the process when a coordinator comes back whose requests have timed out in it.
 #[tokio::test(flavor = "multi_thread")]
