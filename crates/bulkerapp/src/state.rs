@@ -9,7 +9,7 @@ use axum::extract::FromRef;
 use eventslog::EventsLog;
 use kafkabase::AckProducer;
 use loader::{LoaderStatus, Pauses, Stats};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     destinations::{ConfigurationStatus, Destinations, Targets},
@@ -37,6 +37,8 @@ pub struct Pieces {
     pub intake: Arc<IntakeState>,
     /// `/bulk`
     pub bulk: Arc<BulkState>,
+    /// `/test`
+    pub test: Arc<TestState>,
     /// `/failed`, `/destinations/…`
     pub admin: Arc<AdminState>,
     /// `/ready`, `/health`
@@ -67,6 +69,12 @@ pub struct BulkState {
     pub pauses: Arc<Pauses>,
     pub permits: BulkPermits,
     pub events_log: EventsLog,
+}
+
+/// What tries destinations that are not configured.
+pub struct TestState {
+    /// Of those that are tried at a time.
+    pub permits: Semaphore,
 }
 
 /// What an administrator works on.
@@ -120,6 +128,12 @@ impl FromRef<AppState> for Arc<IntakeState> {
 impl FromRef<AppState> for Arc<BulkState> {
     fn from_ref(state: &AppState) -> Arc<BulkState> {
         state.0.bulk.clone()
+    }
+}
+
+impl FromRef<AppState> for Arc<TestState> {
+    fn from_ref(state: &AppState) -> Arc<TestState> {
+        state.0.test.clone()
     }
 }
 

@@ -67,6 +67,9 @@ impl Warehouse {
     /// Connects, asks one question, and hangs up: whether the credentials open anything. Takes as
     /// long as the network does; a drop closes the connection.
     ///
+    /// The credentials are those of a client, not of an operator: files and sockets of this machine
+    /// that they name are refused, not opened.
+    ///
     /// Errors: [`LoadError::Config`] for credentials that are incomplete or that the server
     /// refuses, else what keeps the server from answering.
     pub async fn probe(kind: Kind, credentials: &Value) -> Result<(), LoadError> {

@@ -53,6 +53,7 @@ pub use rows::{
     json::check_event,
     micro_batch::{MicroBatch, RowIndex},
     options::{LoadMode, OptionError, SchemaField, StreamOptions},
+    own_table::is_own_table,
     row::RowError,
     row_store::MemoryLimit,
 };

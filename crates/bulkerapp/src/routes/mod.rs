@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod encoding;
 mod intake;
 mod masked;
 mod observe;

@@ -7,7 +7,7 @@ use appbase::auth::TokenAuth;
 use eventslog::EventsLog;
 use kafkabase::{AckMode, AckProducer, Admin, ConfirmedProducer, ProducerMetrics, TopicSettings};
 use loader::{LoaderStatus, Pauses, PausesConfig, Stats};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use super::{CLIENT_ID, PRODUCE_TIMEOUT, targets::open_targets};
@@ -17,7 +17,9 @@ use crate::{
     failed_events::FailedEvents,
     intake::{bulk_permits::BulkPermits, spool, table_topics::TableTopics},
     metrics,
-    state::{AdminState, AppState, BulkState, IntakeState, ObserveState, Pieces, ProbesState},
+    state::{
+        AdminState, AppState, BulkState, IntakeState, ObserveState, Pieces, ProbesState, TestState,
+    },
     topics::{Topics, pauses_topic},
 };
 
@@ -26,6 +28,8 @@ use crate::{
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that another service may take to answer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Destinations that `/test` tries at a time; more wait.
+const TESTS_AT_A_TIME: usize = 16;
 /// Looks at the cluster that may fail in a row before the service is not ready.
 const MISSED_LOOKS: u32 = 10;
 
@@ -140,6 +144,7 @@ impl Shared {
             auth: self.auth.clone(),
             intake: Arc::new(intake),
             bulk: Arc::new(bulk),
+            test: Arc::new(TestState { permits: Semaphore::new(TESTS_AT_A_TIME) }),
             admin: Arc::new(admin),
             probes: Arc::new(probes),
             observe: Arc::new(observe),

@@ -1,6 +1,6 @@
 //! The small endpoints: `/test`, `/profiles`, `/connections-metrics`, and paths that lead nowhere.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bulkerapp::routes::{Access, ROUTES};
 use testkit::wait_until;
 use tokio::{
@@ -61,7 +61,7 @@ async fn a_destination_is_tried_for_real() -> Result<()> {
         (with("defaultSchema", "".into()), "error creating bulker: misconfigured: defaultSchema"),
         (
             with("port", closed.into()),
-            "error creating bulker: lost the connection to the database: ",
+            "error creating bulker: no PostgreSQL answered at this host and port",
         ),
         (
             with("database", "no_such_database".into()),
@@ -79,6 +79,68 @@ async fn a_destination_is_tried_for_real() -> Result<()> {
     let answer = ask(&app, "POST", "/test", secret.as_bytes()).await?;
     assert!(!answer.body.contains("s3cret"));
     assert!(!app.service.lines().iter().any(|line| line.contains("s3cret")));
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_is_tried_tells_nothing_of_this_machine_and_its_network() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let app = Setup::new(&kafka, &database).start().await?;
+    let tried = async |changes: &[(&str, &str)]| {
+        let mut credentials = database.credentials();
+        credentials["destinationType"] = "postgres".into();
+        for (field, value) in changes {
+            // a number is a port
+            let number = value.parse::<u16>().map(serde_json::Value::from);
+            credentials[*field] = number.unwrap_or_else(|_| (*value).into());
+        }
+        ask(&app, "POST", "/test", credentials.to_string().as_bytes()).await
+    };
+
+    // a pipe that nobody writes to would hold a thread, a device without an end the memory
+    let folder = tempfile::tempdir()?;
+    let pipe = folder.path().join("pipe");
+    ensure!(std::process::Command::new("mkfifo").arg(&pipe).status()?.success());
+    let pipe = pipe.to_str().context("a path in UTF-8")?;
+    for field in ["sslServerCA", "sslClientCert", "sslClientKey"] {
+        let refused = format!(
+            "error creating bulker: misconfigured: {field}: files of this machine are not read; \
+             send the PEM itself"
+        );
+        for path in ["/etc/shadow", "/nope", "/dev/zero", pipe] {
+            let answer = tried(&[("sslMode", "verify-ca"), (field, path)]).await?;
+            assert_eq!((answer.status, answer.body), (422, error(&refused)), "{field} {path}");
+        }
+    }
+    for host in ["/var/run/postgresql", "/nope"] {
+        let answer = tried(&[("host", host)]).await?;
+        let refused =
+            "error creating bulker: misconfigured: host: sockets of this machine are not opened";
+        assert_eq!((answer.status, answer.body), (422, error(refused)), "{host}");
+    }
+
+    // refused, unknown, another protocol, and hung up upon: one sentence
+    let closed = testkit::free_port()?.to_string();
+    let redis = TcpListener::bind("127.0.0.1:0").await?;
+    let speaks = redis.local_addr()?.port().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = redis.accept().await {
+            let _ = stream.write_all(b"-ERR unknown command\r\n").await;
+        }
+    });
+    for changes in [
+        [("host", "127.0.0.1"), ("port", &closed)],
+        [("host", "127.0.0.1"), ("port", &speaks)],
+        [("host", "no-such-host.invalid"), ("port", "5432")],
+    ] {
+        let answer = tried(&changes).await?;
+        let one = "error creating bulker: no PostgreSQL answered at this host and port";
+        assert_eq!((answer.status, answer.body), (422, error(one)), "{changes:?}");
+    }
+    // what a PostgreSQL answers is what an operator has to know
+    let answer = tried(&[("password", "wrong")]).await?;
+    assert_eq!(answer.status, 422);
+    assert!(answer.body.contains("password authentication failed"), "{}", answer.body);
     app.stop().await
 }
 

@@ -282,3 +282,22 @@ async fn a_stop_keeps_its_deadline_while_the_database_hangs() -> Result<()> {
     second.stop().await?;
     assert_exactly_once(&database, "t", 20).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packed_body_is_refused_with_words_about_its_encoding() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let app = Setup::new(&kafka, &database).start().await?;
+    let bearer = format!("Bearer {TOKEN}");
+    for path in [
+        format!("/post/{DESTINATION}?tableName=packed"),
+        format!("/bulk/{DESTINATION}?tableName=packed"),
+        "/test".to_owned(),
+    ] {
+        let headers = [("authorization", bearer.as_str()), ("content-encoding", "gzip")];
+        let answer = app.request("POST", &path, &headers, b"\x1f\x8b\x08\x00").await?;
+        let text = r#"{"error":"unsupported content encoding: the body is not unpacked, send it without Content-Encoding"}"#;
+        assert_eq!((answer.status, answer.body.as_str()), (415, text), "{path}");
+        assert_eq!(answer.header("accept-encoding").as_deref(), Some("identity"), "{path}");
+    }
+    app.stop().await
+}

@@ -15,6 +15,7 @@ mod intake;
 mod log;
 mod operations;
 mod outage;
+mod own_tables;
 mod ownership;
 mod redis_tls;
 mod refused;

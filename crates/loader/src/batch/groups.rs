@@ -79,6 +79,11 @@ impl<'a, T> Groups<'a, T> {
             Some(index) => *index,
             None => match self.add_set(header) {
                 Ok(index) => index,
+                // who may send may not write there; other topics of the destination can be loaded
+                Err(error @ OptionError::OwnTable(_)) => {
+                    let reason = error.to_string();
+                    return Err(PushError::Event(Unparsable { message, reason }, note));
+                }
                 Err(error) if header.is_empty() => return Err(PushError::Destination(error)),
                 Err(error) => {
                     let reason = format!("the event's stream_options do not fit: {error}");

@@ -99,6 +99,27 @@ impl Credentials {
         parsed.map_err(|reason| LoadError::config(format!("credentials: {reason}")))
     }
 
+    /// Refuses what reaches into the machine that this runs on: files, and sockets that are files.
+    /// They are for destinations that an operator configured, not for what a client sends.
+    ///
+    /// The answer is the same whether there is such a file or not.
+    pub(super) fn refuse_local_files(&self) -> Result<(), LoadError> {
+        if is_path(&self.host) {
+            return Err(LoadError::config("host: sockets of this machine are not opened"));
+        }
+        let fields = [
+            ("sslServerCA", &self.ssl_server_ca),
+            ("sslClientCert", &self.ssl_client_cert),
+            ("sslClientKey", &self.ssl_client_key),
+        ];
+        match fields.iter().find(|(_, value)| value.as_deref().is_some_and(is_path)) {
+            Some((field, _)) => Err(LoadError::config(format!(
+                "{field}: files of this machine are not read; send the PEM itself"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// The schema of tables without a namespace.
     pub(super) fn schema(&self) -> Result<&str, LoadError> {
         match self.default_schema.as_str() {
@@ -188,12 +209,17 @@ fn without_values(text: &str) -> String {
     }
 }
 
+/// Whether a host is the folder of a socket, or a PEM the file that holds it.
+fn is_path(value: &str) -> bool {
+    value.starts_with('/')
+}
+
 /// A PEM that is given as its contents or as an absolute path.
 fn given(field: &str, value: Option<&str>) -> Result<Option<Vec<u8>>, LoadError> {
     let Some(value) = value.filter(|value| !value.is_empty()) else {
         return Ok(None);
     };
-    if !value.starts_with('/') {
+    if !is_path(value) {
         return Ok(Some(value.as_bytes().to_vec()));
     }
     let read = std::fs::read(value);
@@ -253,6 +279,25 @@ mod tests {
             r#","parameters":{"work_mem":"64MB","sslmode":"require","pool_max_conns":"5","application_name":"x"}"#,
         );
         assert_eq!(credentials.session_settings(), "; set local \"work_mem\" = '64MB'");
+    }
+
+    #[test]
+    fn files_of_this_machine_are_refused_alike_whether_they_are_there_or_not() {
+        let answer = |more: &str| credentials(more).refuse_local_files().map_err(|e| e.to_string());
+        for field in ["sslServerCA", "sslClientCert", "sslClientKey"] {
+            let named = |path| answer(&format!(r#","sslMode":"verify-ca","{field}":"{path}""#));
+            assert!(named("/etc/passwd").unwrap_err().contains(field));
+            for other in ["/nope", "/dev/zero", "/"] {
+                assert_eq!(named(other), named("/etc/passwd"), "{field} {other}");
+            }
+        }
+        // a mode that reads no file is no way around it
+        assert!(answer(r#","sslMode":"disable","sslClientKey":"/etc/passwd""#).is_err());
+        assert_eq!(answer(r#","sslServerCA":"-----BEGIN CERTIFICATE-----""#), Ok(()));
+        assert_eq!(answer(r#","sslServerCA":"""#), Ok(()));
+        let mut socket = credentials("");
+        socket.host = "/var/run/postgresql".to_owned();
+        assert!(socket.refuse_local_files().unwrap_err().to_string().contains("host"));
     }
 
     #[test]

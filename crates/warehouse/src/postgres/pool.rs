@@ -175,7 +175,10 @@ impl Postgres {
 /// Connects, asks one question, and hangs up: whether the credentials open anything. A pool would
 /// try again and again instead of telling why it cannot connect. Takes as long as the network does;
 /// a drop closes the connection.
+///
+/// The credentials are a client's: they open no file and no socket of this machine.
 pub async fn probe(credentials: &Credentials) -> Result<(), LoadError> {
+    credentials.refuse_local_files()?;
     credentials.schema()?;
     let failed = |error| classify(error, Purpose::Other);
     let mut connection = credentials.connect_options()?.connect().await.map_err(failed)?;

@@ -11,6 +11,7 @@ use crate::rows::{
     columns::Columns,
     identifier::{NameOf, identifier, same_case},
     options::{OptionError, StreamOptions},
+    own_table::is_ledger_table,
     parser::Parser,
     row::{Cell, RowError},
     row_store::{MemoryLimit, Rows},
@@ -43,7 +44,7 @@ pub struct Batch {
 
 impl Batch {
     /// An empty batch for `table` (a raw name) whose rows are added to those that are there.
-    /// Refuses options that do not fit together.
+    /// Refuses options that do not fit together, and the tables of the ledger.
     pub fn new(table: &str, options: Arc<StreamOptions>) -> Result<Batch, OptionError> {
         Batch::replacing(Replaces::Nothing, table, options)
     }
@@ -59,8 +60,7 @@ impl Batch {
             return Err(OptionError::PartitionWithoutId);
         }
         options.validate()?;
-        let name = same_case(table, options.to_same_case);
-        let table = identifier(&name, NameOf::Table).into_owned();
+        let table = table_name(table, &options)?;
         let partition = options.partition_id.clone().filter(|_| replaces == Replaces::Partition);
         let mut parser = Parser::new(options.clone(), partition);
         for field in &options.schema {
@@ -171,9 +171,17 @@ impl Batch {
     }
 }
 
+/// The final name of the table that a raw name stands for.
+pub(super) fn table_name(name: &str, options: &StreamOptions) -> Result<String, OptionError> {
+    let name = same_case(name, options.to_same_case);
+    let table = identifier(&name, NameOf::Table).into_owned();
+    if is_ledger_table(&table) { Err(OptionError::OwnTable(table)) } else { Ok(table) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::micro_batch::MicroBatch;
 
     /// The columns of a batch of these events, as `name:kind=text` per value.
     fn rows(events: &[&str]) -> Vec<Vec<String>> {
@@ -192,6 +200,29 @@ mod tests {
         });
         visited.unwrap();
         rows
+    }
+
+    #[test]
+    fn no_batch_is_opened_for_the_tables_of_the_ledger_whatever_the_schema() {
+        let small = |namespace: Option<&str>, to_same_case| StreamOptions {
+            namespace: namespace.map(ToOwned::to_owned),
+            to_same_case,
+            ..StreamOptions::default()
+        };
+        for (table, namespace, to_same_case, is_refused) in [
+            ("bulker_offsets", None, false, true),
+            ("bulker!origins", Some("elsewhere"), false, true),
+            ("BULKER_OFFSETS", None, true, true),
+            // in quotes, another table for PostgreSQL
+            ("BULKER_OFFSETS", None, false, false),
+            ("bulker_offsets_2", None, false, false),
+        ] {
+            let options = Arc::new(small(namespace, to_same_case));
+            let of_rows = Batch::new(table, options.clone()).err();
+            let of_events = MicroBatch::new(table, &options).err();
+            assert_eq!(of_rows.is_some(), is_refused, "{table} {to_same_case}");
+            assert_eq!(of_rows, of_events, "{table} {to_same_case}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::{
     Batch,
     rows::{
+        batch::table_name,
         options::{OptionError, StreamOptions},
         row::RowError,
     },
@@ -41,13 +42,15 @@ pub struct RowIndex {
 }
 
 impl MicroBatch {
-    /// An empty one for `table` (a raw name). Refuses options that do not fit together.
+    /// An empty one for `table` (a raw name). Refuses options that do not fit together, and the
+    /// tables of the ledger.
     pub fn new(table: &str, options: &StreamOptions) -> Result<MicroBatch, OptionError> {
         let mut options = options.clone();
         // single events know nothing of each other: the later one wins, and there are no parts
         options.discriminator_field = Vec::new();
         options.temporary_batch_size = 0;
         options.validate()?;
+        table_name(table, &options)?;
         Ok(MicroBatch { table: table.to_owned(), options: Arc::new(options), batches: Vec::new() })
     }
 

@@ -12,6 +12,7 @@ pub(crate) mod identifier;
 pub(crate) mod json;
 pub(crate) mod micro_batch;
 pub(crate) mod options;
+pub(crate) mod own_table;
 mod parser;
 mod path;
 pub(crate) mod postgres_rules;

@@ -29,6 +29,10 @@ pub enum OptionError {
     /// Rows that replace a partition, without `partitionId`.
     #[error("WithPartition is required option for ReplacePartitionStream")]
     PartitionWithoutId,
+    /// A table that the ledger is kept in, whichever the options are. Nothing of it is the
+    /// destination's fault: others of its tables can be loaded.
+    #[error("{0} is a table of the loader's own")]
+    OwnTable(String),
 }
 
 /// A column that the `schema` option declares.

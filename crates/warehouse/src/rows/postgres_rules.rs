@@ -10,6 +10,10 @@ use crate::rows::data_type::DataType;
 
 /// The longest name, in bytes; longer ones would be cut by the server (`NAMEDATALEN` - 1).
 pub(super) const MAX_NAME_BYTES: usize = 63;
+/// The ledger's table of positions.
+pub(crate) const OFFSETS_TABLE: &str = "bulker_offsets";
+/// The ledger's table of refused events' states.
+pub(crate) const ORIGINS_TABLE: &str = "bulker_origins";
 /// The precision of timestamps, in digits of a second.
 pub(crate) const TIMESTAMP_DIGITS: usize = 6;
 /// What no text can hold.

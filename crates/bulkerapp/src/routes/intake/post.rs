@@ -17,13 +17,17 @@ use kafkabase::{
 };
 use tracing::error;
 use uuid::Uuid;
-use warehouse::{RowError, check_event};
+use warehouse::{RowError, check_event, is_own_table};
 
 use crate::{
     destinations::Destination,
     intake::table_topics::TableTopic,
     metrics::HANDLER_EVENTS,
-    routes::{Authorized, query},
+    routes::{
+        Authorized,
+        encoding::{PackedBody, check_unpacked},
+        query,
+    },
     state::IntakeState,
 };
 
@@ -40,6 +44,10 @@ pub(in crate::routes) enum PostError {
     Mode(String),
     #[error("missing required parameter: tableName query parameter is required")]
     NoTable,
+    #[error("invalid table name: {0} is a table of the loader's own")]
+    OwnTable(String),
+    #[error(transparent)]
+    Packed(#[from] PackedBody),
     #[error("couldn't generate topicId: {0}")]
     TopicName(#[from] TopicNameError),
     #[error("error reading HTTP body: {0}")]
@@ -62,9 +70,11 @@ pub(in crate::routes) enum PostError {
 impl PostError {
     fn status(&self) -> StatusCode {
         match self {
+            PostError::Packed(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             PostError::UnknownDestination(_) | PostError::NoTopic(_) => StatusCode::NOT_FOUND,
             PostError::Mode(_)
             | PostError::NoTable
+            | PostError::OwnTable(_)
             | PostError::TopicName(_)
             | PostError::Event(_)
             | PostError::Body(BodyError::Read(_)) => StatusCode::BAD_REQUEST,
@@ -86,6 +96,8 @@ impl PostError {
             PostError::UnknownDestination(_) => "destination not found",
             PostError::Mode(_) => "invalid bulker mode",
             PostError::NoTable => "missing required parameter",
+            PostError::OwnTable(_) => "invalid table name",
+            PostError::Packed(_) => "unsupported content encoding",
             PostError::TopicName(_) => "couldn't generate topicId",
             PostError::Body(_) => "error reading HTTP body",
             PostError::Event(_) => "invalid event",
@@ -99,6 +111,9 @@ impl PostError {
 impl IntoResponse for PostError {
     fn into_response(self) -> Response {
         let status = self.status();
+        if let PostError::Packed(packed) = self {
+            return packed.into_response();
+        }
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             error!(error = %self, "event refused");
         }
@@ -150,6 +165,7 @@ async fn take(
         request.partition,
     );
     let topic = check_length(topic)?;
+    check_unpacked(headers)?;
     let event = read_body(body, state.body_limit).await?;
     check_event(&event)?;
     let (table, is_there) = match state.tables.get(&topic) {
@@ -246,6 +262,9 @@ impl<'a> Request<'a> {
         }
         if request.table.is_empty() {
             return Err(PostError::NoTable);
+        }
+        if is_own_table(&request.table) {
+            return Err(PostError::OwnTable(request.table.into_owned()));
         }
         Ok(request)
     }

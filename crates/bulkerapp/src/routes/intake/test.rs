@@ -1,8 +1,11 @@
 //! `POST /test`: can a destination of these credentials be opened?
 //!
-//! Invariant: no reply and no log line quotes what was sent; it holds a password.
+//! Invariants: no reply and no log line quotes what was sent; it holds a password. A sender learns
+//! whether a PostgreSQL takes these credentials and, where one answers, its reason; of this machine
+//! and of its network it learns nothing: no file and no socket here is opened, and all that keeps
+//! a server from answering is one sentence, whichever port, host or protocol it was.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use appbase::{
     http::{BodyError, error_reply, json_reply, read_body},
@@ -10,60 +13,88 @@ use appbase::{
 };
 use axum::{
     body::Body,
-    http::StatusCode,
+    extract::State,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
+use tracing::info;
 use warehouse::{Kind, LoadError, Warehouse};
 
-use crate::routes::Authorized;
+use crate::{
+    routes::{
+        Authorized,
+        encoding::{PackedBody, check_unpacked},
+    },
+    state::TestState,
+};
 
 /// Bytes of a configuration: certificates are its largest part.
 const LARGEST_BODY: usize = 1 << 20;
-/// How long a destination may take to answer.
+/// How long a destination may take to answer, the wait for others included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no destination.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::routes) enum TestError {
+    #[error(transparent)]
+    Packed(#[from] PackedBody),
     #[error("error reading HTTP body: {0}")]
     Body(#[from] BodyError),
     #[error("parse failed: {0}")]
     Parse(String),
     #[error("error creating bulker: {0}")]
     Open(String),
+    /// Nobody there, nobody who may be reached from here, or nobody who speaks the protocol.
+    #[error("error creating bulker: no PostgreSQL answered at this host and port")]
+    NoAnswer,
 }
 
 impl From<LoadError> for TestError {
     fn from(error: LoadError) -> TestError {
-        TestError::Open(chain(&error).to_string())
+        match &error {
+            LoadError::Connection { reason } => {
+                info!(reason, "destination that is tried does not answer");
+                TestError::NoAnswer
+            }
+            _ => TestError::Open(chain(&error).to_string()),
+        }
     }
 }
 
 impl IntoResponse for TestError {
     fn into_response(self) -> Response {
         let status = match &self {
+            TestError::Packed(_) => return PackedBody.into_response(),
             TestError::Body(BodyError::Read(_)) => StatusCode::BAD_REQUEST,
             TestError::Body(BodyError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            TestError::Parse(_) | TestError::Open(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            TestError::Parse(_) | TestError::Open(_) | TestError::NoAnswer => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
         };
         error_reply(status, &self.to_string())
     }
 }
 
 /// Answers 200 `{"ok":true}` once the destination has answered. No table is touched.
-pub(in crate::routes) async fn test(_: Authorized, body: Body) -> Result<Response, TestError> {
+pub(in crate::routes) async fn test(
+    _: Authorized,
+    State(state): State<Arc<TestState>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, TestError> {
+    check_unpacked(&headers)?;
     let body = read_body(body, LARGEST_BODY).await?;
     let (kind, credentials) = parse(&body)?;
     let Some(kind) = Kind::parse(&kind) else {
         return Err(TestError::Open(format!("unknown bulker implementation type: {kind}")));
     };
-    match tokio::time::timeout(PATIENCE, Warehouse::probe(kind, &credentials)).await {
-        Ok(answered) => answered?,
-        Err(_) => {
-            return Err(TestError::Open(format!("no answer within {} s", PATIENCE.as_secs())));
-        }
-    }
+    let probe = async {
+        // never closed; without a permit it would be one more, no harm
+        let _permit = state.permits.acquire().await.ok();
+        Warehouse::probe(kind, &credentials).await
+    };
+    tokio::time::timeout(PATIENCE, probe).await.map_err(|_| TestError::NoAnswer)??;
     Ok(json_reply(StatusCode::OK, &json!({ "ok": true })))
 }
 

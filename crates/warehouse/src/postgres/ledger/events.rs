@@ -9,10 +9,8 @@ use std::collections::HashMap;
 use crate::{
     ledger::{EventChange, EventState, Origin},
     postgres::{quote_ident, quote_literal},
+    rows::postgres_rules::ORIGINS_TABLE,
 };
-
-/// The states of refused events, in the destination's default schema.
-pub(super) const ORIGINS_TABLE: &str = "bulker_origins";
 
 /// Column definitions of the table.
 pub(super) const COLUMNS: &str = "cluster_id text not null, topic text not null, partition integer not null, \

@@ -23,15 +23,13 @@ use uuid::Uuid;
 pub(crate) use counters::read_all;
 pub(crate) use rights::rights;
 
-use self::events::ORIGINS_TABLE;
 use super::{Postgres, quote_ident, quote_literal};
 use crate::{
     error::LoadError,
     ledger::{EventState, Fence, LedgerChanges, Origin, OriginKey, PartitionKey, Position},
+    rows::postgres_rules::{OFFSETS_TABLE, ORIGINS_TABLE},
 };
 
-/// The table of positions.
-const OFFSETS_TABLE: &str = "bulker_offsets";
 const UNDEFINED_COLUMN: &str = "42703";
 
 /// The ledger of one destination; cheap to clone. What it answers, and its errors, are those of

@@ -2,7 +2,7 @@
 
 use sqlx::{Row, postgres::PgRow};
 
-use super::{OFFSETS_TABLE, events::ORIGINS_TABLE, run, unexpected_columns};
+use super::{OFFSETS_TABLE, ORIGINS_TABLE, run, unexpected_columns};
 use crate::{
     error::LoadError,
     ledger::LedgerRights,

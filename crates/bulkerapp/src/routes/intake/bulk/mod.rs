@@ -30,7 +30,7 @@ use warehouse::{
 
 use crate::{
     metrics::{HANDLER_BULK, HANDLER_BYTES},
-    routes::{Authorized, masked::masked_error, query},
+    routes::{Authorized, encoding::PackedBody, masked::masked_error, query},
     state::BulkState,
 };
 use account::Account;
@@ -55,6 +55,10 @@ enum BulkError {
     Paused(String),
     #[error("missing required parameter: tableName query parameter is required")]
     NoTable,
+    #[error("invalid table name: {0} is a table of the loader's own")]
+    OwnTable(String),
+    #[error(transparent)]
+    Packed(#[from] PackedBody),
     #[error("schema unmarshal error: {0}")]
     Schema(String),
     #[error("create stream error: {0}")]
@@ -90,6 +94,8 @@ impl BulkError {
             BulkError::UnknownDestination(_) => "destination not found",
             BulkError::Paused(_) => "destination is paused",
             BulkError::NoTable => "missing required parameter",
+            BulkError::OwnTable(_) => "invalid table name",
+            BulkError::Packed(_) => "unsupported content encoding",
             BulkError::Schema(_) => "schema unmarshal error",
             BulkError::Create(_) => "create stream error",
             BulkError::Aborted(_) => "aborted",
@@ -104,6 +110,7 @@ impl BulkError {
 impl IntoResponse for BulkError {
     fn into_response(self) -> Response {
         match &self {
+            BulkError::Packed(_) => PackedBody.into_response(),
             BulkError::UnknownDestination(_) => {
                 error_reply(StatusCode::NOT_FOUND, &self.to_string())
             }

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use axum::http::HeaderMap;
 use uuid::Uuid;
-use warehouse::{OptionError, StreamOptions};
+use warehouse::{OptionError, StreamOptions, is_own_table};
 
 use super::BulkError;
-use crate::routes::query;
+use crate::routes::{encoding::check_unpacked, query};
 
 const SCHEMA: &str = "x-jitsu-schema";
 /// What happens to the table when the request does not say.
@@ -47,6 +47,10 @@ impl BulkRequest {
         if table.is_empty() {
             return Err(BulkError::NoTable);
         }
+        if is_own_table(&table) {
+            return Err(BulkError::OwnTable(table.into_owned()));
+        }
+        check_unpacked(headers)?;
         options.deduplicate = !options.primary_key.is_empty();
         if let Some(header) = headers.get(SCHEMA).filter(|value| !value.is_empty()) {
             let text = String::from_utf8_lossy(header.as_bytes()).into_owned();
