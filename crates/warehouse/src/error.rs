@@ -2,6 +2,22 @@
 
 use crate::rows::{options::OptionError, row::RowError};
 
+/// Whose fault a failed load is, and so what helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fault {
+    /// The environment's: what is missing or in the way is waited for, and the same load succeeds.
+    /// A short list: connections, resources, locks, time-outs, shutdown, a database that is
+    /// read-only or damaged, a right or a table that was there before, configuration.
+    Environment,
+    /// The events', or that of the options which they came with: without them the load succeeds.
+    Event,
+    /// All that is on neither list. After [`Refusals::Isolate`](crate::Refusals) the search for a
+    /// row, a column or a set of options at fault is over: it is the table's, and waits for the
+    /// operator.
+    #[default]
+    Unknown,
+}
+
 /// A key that a constraint was violated for, as the server prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyHint {
@@ -35,6 +51,8 @@ pub struct ServerError {
     /// The server's own words where they hold names and no values: which right, column or table is
     /// missing.
     pub(crate) safe_text: Option<String>,
+    /// Whose fault it is, as far as the code and the place of the error tell.
+    pub(crate) fault: Fault,
 }
 
 impl std::fmt::Debug for ServerError {
@@ -161,15 +179,36 @@ impl LoadError {
         self.server_error().is_some_and(|error| error.sqlstate == "42P01")
     }
 
-    /// Whether the table cannot be changed as one event alone may ask for: a type that does not
-    /// exist, a default that is none. Without that event the load may succeed.
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            LoadError::Connection { .. }
+            | LoadError::Tls { .. }
+            | LoadError::CommitUnknown { .. }
+            | LoadError::Fenced
+            | LoadError::Busy(_)
+            | LoadError::Spill(_)
+            | LoadError::Config(_) => Fault::Environment,
+            LoadError::Options(_) | LoadError::Row(_) => Fault::Event,
+            LoadError::Statement { error }
+            | LoadError::Refused { error, .. }
+            | LoadError::Schema { error, .. } => error.fault,
+        }
+    }
+
+    /// Whether a batch without some of its events may succeed.
     pub fn may_be_poison_event(&self) -> bool {
-        let LoadError::Schema { error, .. } = self else {
-            return false;
+        matches!(self, LoadError::Schema { .. }) && self.fault() != Fault::Environment
+    }
+
+    /// Whether the server ended a statement or a transaction that took too long: a smaller load may
+    /// be done in time.
+    pub fn is_too_slow(&self) -> bool {
+        let is_timeout = |error: &ServerError| {
+            matches!(error.sqlstate.as_str(), "57014" | "25P04")
+                && error.fault == Fault::Environment
         };
-        // undefined type, syntax of a type, invalid column definition, type of a default
-        matches!(error.sqlstate.as_str(), "42704" | "42601" | "42611" | "42804" | "42P16")
-            || error.sqlstate.starts_with("22")
+        self.server_error().is_some_and(is_timeout)
     }
 
     /// What the server said, if it was the server.

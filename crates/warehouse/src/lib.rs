@@ -37,7 +37,7 @@ mod load;
 pub mod postgres;
 mod rows;
 
-pub use error::{LoadError, ServerError};
+pub use error::{Fault, LoadError, ServerError};
 pub use kind::{Kind, Ledger, Staged, Warehouse};
 pub use ledger::{
     CountedPosition, EventChange, EventState, Fence, LedgerChanges, LedgerRights, Origin,

@@ -2,7 +2,7 @@
 
 use sqlx::postgres::PgDatabaseError;
 
-use crate::error::{KeyHint, LoadError, ServerError};
+use crate::error::{Fault, KeyHint, LoadError, ServerError};
 
 impl KeyHint {
     /// From `Key (a, b)=(1, 2) …`; the words around it are in the server's language.
@@ -31,8 +31,13 @@ fn copy_line(context: &str) -> Option<u64> {
     })
 }
 
-/// A right, a column, a table or a schema is missing: the words name it, and quote no value.
-const WORDS_ARE_NAMES: [&str; 4] = ["42501", "42703", "42P01", "3F000"];
+/// Classes whose words may quote values of rows: data that does not fit a type, and what functions
+/// say.
+const WORDS_MAY_BE_VALUES: [&str; 7] = ["22", "2F", "38", "39", "HV", "P0", "XX"];
+/// Where the languages of functions raise what a function asks them to: the server's own code is
+/// not what such an error means.
+const RAISING_FILES: [&str; 6] =
+    ["pl_exec.c", "plpy_elog.c", "plpy_plpymodule.c", "plperl.c", "pltcl.c", "plv8.cc"];
 
 /// What a statement was for; it decides what a refusal means.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +74,8 @@ pub(super) fn classify(error: sqlx::Error, purpose: Purpose<'_>) -> LoadError {
 
 fn classify_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadError {
     let detail = error.detail().map(|detail| format!(" {detail}")).unwrap_or_default();
+    let origin = Origin::of(error);
+    let fault = fault(error, origin, purpose);
     let server = Box::new(ServerError {
         sqlstate: error.code().to_owned(),
         table: error.table().map(ToOwned::to_owned),
@@ -78,32 +85,93 @@ fn classify_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadE
         key: error.detail().and_then(KeyHint::parse),
         first_value: error.detail().and_then(first_value),
         full_text: format!("{}{detail}", error.message()),
-        safe_text: has_names_only(error).then(|| error.message().to_owned()),
+        safe_text: words_of_names(error, origin),
+        fault,
     });
-    match (&server.sqlstate[..2.min(server.sqlstate.len())], purpose) {
-        ("08", _) => LoadError::Connection { reason: server.to_string() },
+    let is_environment = fault == Fault::Environment;
+    match (class(error), purpose) {
+        ("08", _) if is_environment => LoadError::Connection { reason: server.to_string() },
         // wrong password or unknown role, unknown database
-        ("28" | "3D", _) => LoadError::Config(server.full_text),
-        // resources, locks and time-outs, system errors, deadlocks, shutdown, a standby after a
-        // failover
-        ("53" | "55" | "57" | "58" | "40" | "25", _) => LoadError::Busy(server),
-        // a right, a column or a type is missing: no row can help that
-        ("42", Purpose::Rows { table }) => {
-            LoadError::Schema { table: table.to_owned(), error: server }
-        }
-        (_, Purpose::Rows { table }) => {
+        ("28" | "3D", _) if is_environment => LoadError::Config(server.full_text),
+        ("53" | "55" | "57" | "58" | "40" | "25", _) if is_environment => LoadError::Busy(server),
+        (_, Purpose::Rows { table }) if fault == Fault::Event => {
             LoadError::Refused { table: table.to_owned(), error: server }
         }
-        (_, Purpose::Schema { table }) => {
+        (_, Purpose::Rows { table } | Purpose::Schema { table }) => {
             LoadError::Schema { table: table.to_owned(), error: server }
         }
         (_, Purpose::Other) => LoadError::Statement { error: server },
     }
 }
 
-/// A trigger may raise any code with any words.
-fn has_names_only(error: &PgDatabaseError) -> bool {
-    WORDS_ARE_NAMES.contains(&error.code()) && error.routine() != Some("exec_stmt_raise")
+/// What of the server an error comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The statement that we sent.
+    Statement,
+    /// A function or a trigger that ran for it: it may be about any other table.
+    Function,
+    /// A function raised it: it may have any code and any words.
+    Raised,
+}
+
+impl Origin {
+    fn of(error: &PgDatabaseError) -> Origin {
+        let file = error.file().and_then(|path| path.rsplit(['/', '\\']).next());
+        if file.is_some_and(|file| RAISING_FILES.contains(&file)) {
+            return Origin::Raised;
+        }
+        // in any language; a place in COPY's data is the statement's own
+        let is_own = |context: &str| context.starts_with("COPY ");
+        match error.r#where() {
+            Some(context) if !is_own(context) => Origin::Function,
+            _ => Origin::Statement,
+        }
+    }
+}
+
+/// Whose fault an error is. What is not known to be the environment's, or the rows', is unknown.
+fn fault(error: &PgDatabaseError, origin: Origin, purpose: Purpose<'_>) -> Fault {
+    let is_own = origin == Origin::Statement;
+    match (class(error), error.code()) {
+        // two sessions that make the same thing collide in the catalog
+        ("23", _) if error.schema() == Some("pg_catalog") => Fault::Environment,
+        // values, constraints, limits of a row or a statement, and what a function says of a row
+        ("21" | "22" | "23" | "44" | "54" | "P0", _) => Fault::Event,
+        // a policy of row level security refuses a row with the code of a missing right
+        (_, "42501") if error.routine() == Some("ExecWithCheckOptions") => Fault::Event,
+        _ if origin == Origin::Raised => Fault::Unknown,
+        // resources, shutdown, system errors, deadlocks, the server's configuration
+        ("53" | "57" | "58" | "40" | "F0", _) => Fault::Environment,
+        // a lock or an object in use; read-only, as a standby is after a failover; transactions
+        // that took too long; damage
+        (_, "55P03" | "55006" | "25006" | "25P02" | "25P03" | "25P04" | "XX001" | "XX002") => {
+            Fault::Environment
+        }
+        ("08" | "28" | "3D", _) if is_own => Fault::Environment,
+        (_, "42501") if is_own => Fault::Environment,
+        // a table or a column that was there when the rows were fitted to it
+        (_, "42P01" | "42703") if is_own && !matches!(purpose, Purpose::Schema { .. }) => {
+            Fault::Environment
+        }
+        ("42" | "3F", _) if matches!(purpose, Purpose::Other) => Fault::Environment,
+        _ => Fault::Unknown,
+    }
+}
+
+fn class(error: &PgDatabaseError) -> &str {
+    error.code().get(..2).unwrap_or_default()
+}
+
+/// What the server says where that holds names and no values. A function may build its statements
+/// from values of rows, and raise what it likes; the details of a constraint quote the row.
+fn words_of_names(error: &PgDatabaseError, origin: Origin) -> Option<String> {
+    if origin != Origin::Statement || WORDS_MAY_BE_VALUES.contains(&class(error)) {
+        return None;
+    }
+    let detail = error.detail().filter(|_| class(error) != "23");
+    let detail = detail.map(|detail| format!("; {detail}")).unwrap_or_default();
+    Some(format!("{}{detail}", error.message()))
 }
 
 fn kind_of(error: &sqlx::Error) -> &'static str {

@@ -18,7 +18,7 @@ use super::{
     transfer::{self, Selection},
 };
 use crate::{
-    error::{LoadError, ServerError},
+    error::{Fault, LoadError, ServerError},
     ledger::{Fence, LedgerChanges},
     load::{
         LoadCounts, LoadOptions, LoadReport, LoadedTable, Refusals, RefusedRow, RowsOf,
@@ -310,6 +310,7 @@ fn null_in_key(table: &str, column: &str) -> ServerError {
         full_text: format!(
             "column \"{column}\" named in key does not exist in any event of the batch"
         ),
+        fault: Fault::Event,
         ..ServerError::default()
     }
 }

@@ -40,6 +40,15 @@ impl Loader {
         Ok(Loader { database, postgres })
     }
 
+    /// A destination whose credentials set these parameters.
+    pub(crate) async fn with_parameters(parameters: &Value) -> Result<Loader> {
+        let database = testkit::postgres().await?;
+        let mut credentials = database.credentials();
+        credentials["parameters"] = parameters.clone();
+        let postgres = Postgres::new(&Credentials::read(&credentials)?, Settings::default())?;
+        Ok(Loader { database, postgres })
+    }
+
     /// Loads events into table `t`.
     pub(crate) async fn load(
         &self,

@@ -1,5 +1,6 @@
 //! The library against real PostgreSQL servers.
 
+mod faults;
 mod ledger;
 mod left_behind;
 mod loader;
