@@ -8,11 +8,14 @@
 //! Invariant: a reader hands out every record of its partition from its start on, in order, or an
 //! error. `auto.offset.reset=error` keeps a gap from passing in silence;
 //! `isolation.level=read_committed` keeps aborted records out.
+//!
+//! What is fetched ahead is memory that no caller sees: [`FetcherSettings::most_ahead`] bounds it
+//! for each reader, and a reader whose caller is busy for long is paused and holds nothing.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -29,6 +32,7 @@ use tracing::{debug, error, warn};
 use crate::{
     ClientSettings, ClientSetupError, OpenError,
     client_log::LogContext,
+    error::code_of,
     native::{FetchError, Fetched, PartitionQueue},
 };
 
@@ -38,23 +42,48 @@ pub(crate) const NO_GROUP: &str = "bulkerapp-fetcher";
 /// How long a broker may take to tell where a topic is.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a tail has in its queue while it is fetched; see [`FetcherSettings::queued_bytes`].
+const TAIL_QUEUE: usize = 64 << 10;
+/// What a tail gets in one answer of a broker, most often.
+const TAIL_FETCH: usize = 256 << 10;
+
 /// How a fetcher reads; fields, so that a test can make them small.
 #[derive(Debug, Clone)]
 pub struct FetcherSettings {
     /// How long a broker may hold a fetch request that finds nothing. It is also how late the end
     /// of a partition is noticed.
     pub fetch_wait_max: Duration,
-    /// Bytes of one partition that are fetched ahead.
+    /// Bytes of one partition that are fetched ahead: with less in its queue, it is fetched.
     pub queued_bytes: usize,
-    /// Bytes of one partition in one answer of a broker.
+    /// Bytes of one partition in one answer of a broker; a batch that is larger comes all the same.
     pub fetch_message_max_bytes: usize,
+}
+
+impl FetcherSettings {
+    /// For partitions that are read at their end, many at a time: as good as nothing is fetched
+    /// ahead, and brokers may hold a request for `fetch_wait_max`, which they answer as soon as
+    /// something is there.
+    pub fn of_tails(&self, fetch_wait_max: Duration) -> FetcherSettings {
+        FetcherSettings {
+            fetch_wait_max,
+            queued_bytes: TAIL_QUEUE,
+            fetch_message_max_bytes: self.fetch_message_max_bytes.min(TAIL_FETCH),
+        }
+    }
+
+    /// Bytes that one reader holds at most of records that it did not hand out, where no batch of
+    /// records is larger than one answer: a queue, one more answer, and both again as they are
+    /// taken out of librdkafka's queue in one go, which then is filled anew.
+    pub fn most_ahead(&self) -> usize {
+        2 * (self.queued_bytes + self.fetch_message_max_bytes)
+    }
 }
 
 impl Default for FetcherSettings {
     fn default() -> Self {
         FetcherSettings {
             fetch_wait_max: Duration::from_millis(20),
-            queued_bytes: 16 << 20,
+            queued_bytes: 4 << 20,
             fetch_message_max_bytes: 1 << 20,
         }
     }
@@ -63,6 +92,9 @@ impl Default for FetcherSettings {
 /// A shared consumer that reads partitions by assignment.
 pub struct Fetcher {
     consumer: Arc<BaseConsumer<LogContext>>,
+    most_ahead: usize,
+    /// Readers that are not paused.
+    fetching: AtomicUsize,
     stopped: Arc<AtomicBool>,
 }
 
@@ -102,7 +134,14 @@ impl Fetcher {
             .map_err(|_| {
                 KafkaError::ClientCreation("no thread for the fetcher's events".to_owned())
             })?;
-        Ok(Fetcher { consumer, stopped })
+        let (most_ahead, fetching) = (settings.most_ahead(), AtomicUsize::new(0));
+        Ok(Fetcher { consumer, most_ahead, fetching, stopped })
+    }
+
+    /// Bytes that all readers together hold at most of records that they did not hand out. Those
+    /// that read to their end hold far less.
+    pub fn most_ahead(&self) -> usize {
+        self.most_ahead * self.fetching.load(Ordering::Relaxed)
     }
 
     /// As [`Fetcher::read`], on a thread that may block. Dropped, it gives the partition back once
@@ -143,16 +182,17 @@ impl Fetcher {
         // the leader of a topic that the client does not know is looked for once a second only,
         // unless we ask
         self.consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT)?;
-        let mut assigned = TopicPartitionList::with_capacity(1);
-        assigned.add_partition_offset(topic, partition, Offset::Offset(start))?;
-        self.consumer.incremental_assign(&assigned)?;
-        Ok(PartitionReader {
+        let mut reader = PartitionReader {
             queue,
             fetcher: self.clone(),
             topic: topic.to_owned(),
             partition,
             start,
-        })
+            next: start,
+            is_fetched: false,
+        };
+        reader.fetch()?;
+        Ok(reader)
     }
 }
 
@@ -169,6 +209,10 @@ pub struct PartitionReader {
     topic: String,
     partition: i32,
     start: i64,
+    /// The first offset that was not handed out.
+    next: i64,
+    /// Assigned, that is.
+    is_fetched: bool,
 }
 
 impl PartitionReader {
@@ -189,22 +233,66 @@ impl PartitionReader {
 
     /// The next record or the partition's end; waits at most `timeout`.
     pub fn next(&mut self, timeout: Duration) -> Result<Fetched, FetchError> {
+        if !self.is_fetched {
+            self.fetch().map_err(|error| FetchError {
+                code: code_of(&error).into(),
+                reason: error.to_string(),
+            })?;
+        }
         loop {
             match self.queue.next(timeout)? {
                 // left over from an earlier reader of the same partition
-                Fetched::Message(message) if message.offset() < self.start => {}
+                Fetched::Message(message) if message.offset() < self.next => {}
+                Fetched::Message(message) => {
+                    self.next = message.offset() + 1;
+                    return Ok(Fetched::Message(message));
+                }
                 fetched => return Ok(fetched),
             }
         }
+    }
+
+    /// Lets go of all records that were not handed out, and fetches none until the next one is
+    /// asked for: for a caller that is busy for long. One answer of a broker may be on its way and
+    /// is kept, unread, until the next call, which may be this one again. Nothing is lost.
+    pub fn pause(&mut self) {
+        if self.is_fetched {
+            self.give_back();
+        }
+        self.queue.clear();
+    }
+
+    /// Records that are here and were not handed out.
+    pub fn records_ahead(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Has the partition fetched from the first record on that was not handed out. Once this
+    /// returns, librdkafka drops what an earlier assignment still brings.
+    fn fetch(&mut self) -> Result<(), KafkaError> {
+        let mut assigned = TopicPartitionList::with_capacity(1);
+        assigned.add_partition_offset(&self.topic, self.partition, Offset::Offset(self.next))?;
+        self.fetcher.consumer.incremental_assign(&assigned)?;
+        self.is_fetched = true;
+        self.fetcher.fetching.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        let mut assigned = TopicPartitionList::with_capacity(1);
+        assigned.add_partition(&self.topic, self.partition);
+        if let Err(error) = self.fetcher.consumer.incremental_unassign(&assigned) {
+            warn!(topic = self.topic, error = %error, "partition could not be given back");
+        }
+        self.is_fetched = false;
+        self.fetcher.fetching.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for PartitionReader {
     fn drop(&mut self) {
-        let mut assigned = TopicPartitionList::with_capacity(1);
-        assigned.add_partition(&self.topic, self.partition);
-        if let Err(error) = self.fetcher.consumer.incremental_unassign(&assigned) {
-            warn!(topic = self.topic, error = %error, "partition could not be given back");
+        if self.is_fetched {
+            self.give_back();
         }
     }
 }

@@ -79,6 +79,12 @@ impl RangeReader {
         self.put_back = Some(message);
     }
 
+    /// Lets go of what was fetched ahead, for a caller that is busy for long; a message that was
+    /// put back stays.
+    pub fn pause(&mut self) {
+        self.reader.pause();
+    }
+
     /// Starts the clock of the stall anew: a reader whose caller was busy heard nothing because it
     /// did not listen.
     pub fn resume(&mut self) {

@@ -76,7 +76,7 @@ pub fn spawn(
     let admin = config.admin.clone();
     let fetcher = Arc::new(Fetcher::new(&config.client, &config.fetcher)?);
     // brokers answer as soon as something is there; until then they may hold the request
-    let tail_settings = FetcherSettings { fetch_wait_max: TAIL_WAIT, ..config.fetcher.clone() };
+    let tail_settings = config.fetcher.of_tails(TAIL_WAIT);
     let tail_fetcher = Arc::new(Fetcher::new(&config.client, &tail_settings)?);
     let refused =
         RefusedProducer::new(config.producer.clone(), admin.clone(), config.refusals.clone());

@@ -262,6 +262,23 @@ impl<C: ConsumerContext> PartitionQueue<C> {
         }
     }
 
+    /// How much is there that was not handed out, ends of the partition and outdated records among
+    /// it.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: the queue is valid until drop.
+        self.taken.len() + unsafe { sys::rd_kafka_queue_length(self.queue) }
+    }
+
+    /// Drops what is there. Once the partition is given back, what librdkafka's own queue holds of
+    /// it is outdated, and the call that would take it frees it instead.
+    pub(crate) fn clear(&mut self) {
+        self.taken.clear();
+        while self.len() > 0 {
+            self.take_what_is_there();
+            self.taken.clear();
+        }
+    }
+
     /// The bulk call waits until its array is full or its time is over, so it is never given time.
     fn take_what_is_there(&mut self) {
         let mut messages = [ptr::null_mut(); BULK];

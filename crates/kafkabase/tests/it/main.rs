@@ -1,6 +1,7 @@
 //! kafkabase against real brokers that go away and come back.
 
 mod admin;
+mod fetcher;
 mod message;
 mod range;
 mod settings;

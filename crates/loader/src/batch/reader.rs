@@ -20,6 +20,8 @@ use super::{
 
 /// How long one wait for a record lasts, and so how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
+/// A read that waits longer for the batches before it keeps nothing of what comes next in memory.
+const PAUSE_AFTER: Duration = Duration::from_secs(5);
 /// A batch's bytes are looked at once per so many records.
 const ACCOUNT_EVERY: u64 = 64;
 
@@ -121,7 +123,17 @@ pub(crate) fn read_batches(
     let mut range = RangeReader::new(reader, plan.end, plan.stall_after);
     let mut batches = 0;
     while next < plan.end {
-        let Ok(permit) = runtime.block_on(permits.clone().acquire_owned()) else {
+        let permit = runtime.block_on(async {
+            let permit = permits.clone().acquire_owned();
+            tokio::pin!(permit);
+            loop {
+                match tokio::time::timeout(PAUSE_AFTER, &mut permit).await {
+                    Ok(permit) => return permit,
+                    Err(_) => range.pause(), // again and again: an answer may be on its way
+                }
+            }
+        });
+        let Ok(permit) = permit else {
             return;
         };
         let size = plan.size_of_next(batches, next);

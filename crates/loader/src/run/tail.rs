@@ -29,6 +29,9 @@ use crate::{
 const EVENTS_AT_ONCE: u64 = 500;
 /// Full loads in a row after which a run is faster.
 const FULL_LOADS: u32 = 4;
+/// Loads that take longer keep nothing of what comes after them in memory: a database that hangs
+/// stops the tails of all of its topics at once.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// How long Kafka may lag behind the position while the topic is quiet.
 const COMMIT_AFTER: Duration = Duration::from_secs(5);
 
@@ -96,7 +99,18 @@ impl Tail<'_> {
                 (committed_at, committed) = (Instant::now(), known.next_offset);
             }
             let is_full = batch.received >= EVENTS_AT_ONCE;
-            let Some(loaded) = self.load(&ledger, known, batch).await? else {
+            let loaded = {
+                let load = self.load(&ledger, known, batch);
+                tokio::pin!(load);
+                loop {
+                    tokio::select! {
+                        loaded = &mut load => break loaded,
+                        // again and again: an answer may have been on its way
+                        () = tokio::time::sleep(PAUSE_AFTER) => reader.pause(),
+                    }
+                }
+            };
+            let Some(loaded) = loaded? else {
                 return Ok(TailEnd::Behind);
             };
             (next, known.next_offset) = (loaded, loaded);
