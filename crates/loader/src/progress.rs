@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use warehouse::Progress;
+
 use crate::{batch::poison::PoisonSearch, retry::state::RetryState};
 
 /// How long it is said that another loader was at work.
@@ -28,6 +30,8 @@ pub(crate) struct TopicProgress {
     group_offset: AtomicI64,
     end: AtomicI64,
     fenced_at: Mutex<Option<Instant>>,
+    /// Counted by the warehouse while a batch is on its way.
+    load: Progress,
     speed: Mutex<Speed>,
     memory: Mutex<RunMemory>,
 }
@@ -57,6 +61,7 @@ impl Default for TopicProgress {
             group_offset: AtomicI64::new(UNKNOWN),
             end: AtomicI64::new(0),
             fenced_at: Mutex::default(),
+            load: Progress::default(),
             speed: Mutex::default(),
             memory: Mutex::default(),
         }
@@ -113,6 +118,12 @@ impl TopicProgress {
     /// Messages per second.
     pub(crate) fn speed(&self) -> f64 {
         self.speed.lock().unwrap_or_else(PoisonError::into_inner).last
+    }
+
+    /// What the loads of the topic count their steps in: a load that takes long is told from one
+    /// that stands still by it.
+    pub(crate) fn load(&self) -> &Progress {
+        &self.load
     }
 
     /// Another loader moved the position while we loaded: it happens when a topic changes hands,

@@ -14,6 +14,7 @@ use crate::{
     },
     load::{LoadOptions, LoadReport},
     postgres::{self, Credentials, Postgres, Settings},
+    progress::Progress,
     rows::batch::Batch,
 };
 
@@ -75,6 +76,14 @@ impl Warehouse {
     pub async fn probe(kind: Kind, credentials: &Value) -> Result<(), LoadError> {
         match kind {
             Kind::Postgres => postgres::probe(&Credentials::read(credentials)?).await,
+        }
+    }
+
+    /// The same destination, whose loads count their steps in `progress`.
+    #[must_use]
+    pub fn watched_by(&self, progress: &Progress) -> Warehouse {
+        match self {
+            Warehouse::Postgres(postgres) => Warehouse::Postgres(postgres.watched_by(progress)),
         }
     }
 

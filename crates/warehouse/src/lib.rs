@@ -35,6 +35,7 @@ mod kind;
 mod ledger;
 mod load;
 pub mod postgres;
+mod progress;
 mod rows;
 
 pub use error::{Fault, LoadError, ServerError};
@@ -46,6 +47,7 @@ pub use ledger::{
 pub use load::{
     LoadCounts, LoadOptions, LoadReport, LoadedTable, Refusals, RefusedRow, RowsOf, SchemaChanges,
 };
+pub use progress::Progress;
 pub use rows::{
     batch::Batch,
     data_type::DataType,

@@ -84,7 +84,8 @@ impl BatchLoad<'_> {
             position: self.position.clone(),
             states,
         });
-        let staged = self.target.warehouse.stage(rows, fence, self.options()).await?;
+        let warehouse = self.target.warehouse.watched_by(self.progress.load());
+        let staged = warehouse.stage(rows, fence, self.options()).await?;
         let decision = events.decide(staged.report(), |attempts| self.refused.route(attempts));
         let BatchDecision { changes, refused, counts, first_reason } = decision;
         self.refused.produce(self.topic, refused).await?;

@@ -45,7 +45,8 @@ impl LoaderSettings {
         // done
         let is_tail = matches!(state.work, Work::Tail(..));
         let patience = if is_tail { self.alarm_after } else { self.heal_after };
-        if stalled_for < patience || task.since.elapsed() < patience {
+        let is_answered = state.still_for(Instant::now()) < patience;
+        if stalled_for < patience || task.since.elapsed() < patience || is_answered {
             return false;
         }
         error!(topic = state.topic.name, "stalled topic: its work is ended and begun anew");

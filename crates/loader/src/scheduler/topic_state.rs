@@ -69,6 +69,9 @@ pub(super) struct TopicState {
     /// When it last moved, or had no reason to.
     moved_at: Instant,
     seen_at: i64,
+    /// When a load of it last got an answer from the warehouse.
+    stepped_at: Instant,
+    seen_steps: u64,
     is_stalled: bool,
 }
 
@@ -89,6 +92,8 @@ impl TopicState {
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             moved_at: Instant::now(),
             seen_at: 0,
+            stepped_at: Instant::now(),
+            seen_steps: 0,
             is_stalled: false,
         }
     }
@@ -140,7 +145,14 @@ impl TopicState {
         }
         let waits_on_purpose = self.held == Some(HoldReason::Paused)
             || (self.is_idle() && self.is_healthy() && self.due > unix_seconds());
-        if at != self.seen_at || waits_on_purpose || self.age(now).is_zero() {
+        let steps = self.progress.load().steps();
+        let has_stepped = std::mem::replace(&mut self.seen_steps, steps) != steps;
+        if has_stepped {
+            self.stepped_at = now;
+        }
+        // a load that takes long moves; one that is tried again and again in vain does not
+        let is_moving = at != self.seen_at || (has_stepped && self.is_healthy());
+        if is_moving || waits_on_purpose || self.age(now).is_zero() {
             (self.seen_at, self.moved_at) = (at, now);
         }
         let still = now.saturating_duration_since(self.moved_at);
@@ -157,6 +169,11 @@ impl TopicState {
             }
         }
         is_stalled.then_some(still)
+    }
+
+    /// For how long no load of it has got an answer from the warehouse.
+    pub(super) fn still_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.stepped_at)
     }
 
     /// Takes note of how a run, or a tail, ended. `None`: it was ended where it stood, or panicked.
@@ -267,6 +284,22 @@ mod tests {
         state.error = Some("no".to_owned());
         state.due = i64::MAX;
         assert_eq!(state.watch(start + 30 * SECOND, ALARM), Some(30 * SECOND));
+    }
+
+    #[test]
+    fn a_load_that_gets_answers_is_no_stall_and_one_that_failed_before_is() {
+        let start = Instant::now();
+        let mut state = with_backlog(start);
+        state.due = 0;
+        let load = state.progress.load().clone();
+        load.step();
+        assert_eq!(state.watch(start + 29 * SECOND, ALARM), None);
+        assert_eq!(state.watch(start + 58 * SECOND, ALARM), None, "it moved 29 s ago");
+        assert_eq!(state.still_for(start + 58 * SECOND), 29 * SECOND);
+        state.error = Some("no".to_owned());
+        load.step();
+        assert_eq!(state.watch(start + 60 * SECOND, ALARM), Some(31 * SECOND));
+        assert_eq!(state.still_for(start + 60 * SECOND), Duration::ZERO, "not to be ended");
     }
 
     #[test]

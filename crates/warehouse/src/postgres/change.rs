@@ -15,6 +15,7 @@ use super::{
     ddl::{self, KeyChange},
     error::Purpose,
     fit::{Against, Fit, Free},
+    in_the_way,
     patience::{Patience, undo_change},
     pool::Postgres,
     quote_ident, quote_literal,
@@ -120,6 +121,9 @@ impl Postgres {
                 Some(known) => Some(known),
                 None => Table::read(connection, &name).await?,
             };
+            if table.is_none() {
+                in_the_way::check(connection, &name).await?;
+            }
             if batch.replaces == Replaces::Partition {
                 check_partition(&batch, &name, table.as_ref())?;
             }

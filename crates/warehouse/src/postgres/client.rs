@@ -11,7 +11,7 @@ use sqlx::{Executor, pool::PoolConnection, postgres::PgRow};
 use tokio::sync::mpsc;
 
 use super::error::{Purpose, classify};
-use crate::error::LoadError;
+use crate::{error::LoadError, progress::Progress};
 
 /// A connection of a destination. Closed instead of pooled after anything went wrong, also by a
 /// dropped call: the server rolls its transaction back, once it notices.
@@ -21,12 +21,18 @@ pub struct Connection {
     /// Begun by [`Connection::begin`], and not ended.
     in_transaction: bool,
     patience: Duration,
+    progress: Progress,
 }
 
 impl Connection {
     /// `patience`: how long a statement may take before the server counts as gone.
-    pub(super) fn new(inner: PoolConnection<sqlx::Postgres>, patience: Duration) -> Connection {
-        Connection { inner, is_sound: true, in_transaction: false, patience }
+    /// Each answer counts as a step of `progress`.
+    pub(super) fn new(
+        inner: PoolConnection<sqlx::Postgres>,
+        patience: Duration,
+        progress: Progress,
+    ) -> Connection {
+        Connection { inner, is_sound: true, in_transaction: false, patience, progress }
     }
 
     /// Runs one or more statements by the simple protocol and returns the rows of all. Several are
@@ -48,7 +54,9 @@ impl Connection {
         self.is_sound = false;
         // every name and value in our statements went through `quote_ident` or `quote_literal`
         let rows = self.inner.fetch_all(sqlx::raw_sql(sql));
-        let rows = in_time(self.patience, purpose, rows).await?;
+        let rows = in_time(self.patience, purpose, rows).await;
+        self.progress.step();
+        let rows = rows?;
         self.is_sound = true;
         Ok(rows)
     }
@@ -83,6 +91,7 @@ impl Connection {
         };
         let hit = in_time(self.patience, purpose, last).await?;
         drop(results);
+        self.progress.step();
         self.is_sound = true;
         Ok(hit)
     }
@@ -107,7 +116,9 @@ impl Connection {
                 break;
             }
         }
-        let stored = in_time(patience, purpose, copy.finish()).await?;
+        let stored = in_time(patience, purpose, copy.finish()).await;
+        self.progress.step();
+        let stored = stored?;
         self.is_sound = true;
         Ok(stored)
     }

@@ -7,7 +7,7 @@ use super::{
     quote_ident, quote_literal, types,
 };
 
-/// Characters of a table's name in the name of its staging table.
+/// Bytes of a table's name in the name of its staging table, which has 20 more and must not be cut.
 const STAGING_NAME: usize = 43;
 /// Constraints whose name starts so are ours to change.
 const MANAGED_KEY_PREFIX: &str = "jitsu_pk_";
@@ -135,7 +135,11 @@ pub(super) struct Staging {
 
 impl Staging {
     pub(super) fn new(target: &TableName, is_temporary: bool) -> Staging {
-        let start: String = target.table.chars().take(STAGING_NAME).collect();
+        let mut end = STAGING_NAME.min(target.table.len());
+        while !target.table.is_char_boundary(end) {
+            end -= 1;
+        }
+        let start = &target.table[..end];
         // 16 digits, as many as the original's milliseconds and random number have
         let digits = Uuid::new_v4().as_u128() % 10_000_000_000_000_000;
         let schema = (!is_temporary).then(|| target.schema.clone());
@@ -269,6 +273,15 @@ mod tests {
         assert_eq!(key_change(&name(), Some(&present), &[]), KeyChange::Nothing, "another column");
         present.columns = vec!["eventn_ctx_event_id".to_owned()];
         assert_eq!(key_change(&name(), Some(&present), &[]), KeyChange::Drop("S_T_PK".to_owned()));
+    }
+
+    #[test]
+    fn a_staging_table_has_a_name_that_is_not_cut() {
+        for letter in ["t", "é", "表", "😀"] {
+            let table = letter.repeat(63 / letter.len());
+            let staging = Staging::new(&TableName { schema: "s".to_owned(), table }, false);
+            assert!(staging.name.len() <= 63, "{}", staging.name);
+        }
     }
 
     #[test]

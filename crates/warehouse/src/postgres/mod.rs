@@ -13,6 +13,7 @@ mod encode;
 mod error;
 mod fit;
 mod fit_column;
+mod in_the_way;
 mod insert;
 mod isolate;
 mod key;

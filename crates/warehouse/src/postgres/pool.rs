@@ -12,7 +12,7 @@ use super::{
     known::{FullTables, RefusedKeys, Repeats},
     quote_ident,
 };
-use crate::error::LoadError;
+use crate::{error::LoadError, progress::Progress};
 
 /// How much later than the server we give up on a statement. The server's own time-out comes first,
 /// unless the server, or the network to it, is gone without a word.
@@ -57,7 +57,10 @@ impl Default for Settings {
 
 /// A PostgreSQL destination; cheap to clone.
 #[derive(Clone)]
-pub struct Postgres(Arc<Inner>);
+pub struct Postgres {
+    inner: Arc<Inner>,
+    progress: Progress,
+}
 
 struct Inner {
     pool: PgPool,
@@ -83,7 +86,7 @@ impl Postgres {
             .acquire_timeout(credentials.connect_timeout().unwrap_or(settings.connect_timeout))
             .idle_timeout(Duration::from_secs(180))
             .connect_lazy_with(options);
-        Ok(Postgres(Arc::new(Inner {
+        let inner = Inner {
             pool,
             default_schema,
             session_settings: credentials.session_settings(),
@@ -91,28 +94,35 @@ impl Postgres {
             refused_keys: RefusedKeys::default(),
             repeats: Repeats::default(),
             full_tables: FullTables::default(),
-        })))
+        };
+        Ok(Postgres { inner: Arc::new(inner), progress: Progress::default() })
+    }
+
+    /// The same destination, whose loads count their steps here.
+    #[must_use]
+    pub fn watched_by(&self, progress: &Progress) -> Postgres {
+        Postgres { inner: self.inner.clone(), progress: progress.clone() }
     }
 
     /// The schema of tables without a namespace.
     pub(super) fn default_schema(&self) -> &str {
-        &self.0.default_schema
+        &self.inner.default_schema
     }
 
     pub(super) fn settings(&self) -> &Settings {
-        &self.0.settings
+        &self.inner.settings
     }
 
     pub(super) fn refused_keys(&self) -> &RefusedKeys {
-        &self.0.refused_keys
+        &self.inner.refused_keys
     }
 
     pub(super) fn repeats(&self) -> &Repeats {
-        &self.0.repeats
+        &self.inner.repeats
     }
 
     pub(super) fn full_tables(&self) -> &FullTables {
-        &self.0.full_tables
+        &self.inner.full_tables
     }
 
     /// A connection that answers, from the pool or new, within `connect_timeout`. A drop leaves
@@ -120,19 +130,19 @@ impl Postgres {
     ///
     /// Errors: why there is none, [`LoadError::Connection`] where all are in use for too long.
     pub async fn connection(&self) -> Result<Connection, LoadError> {
-        let connection = match self.0.pool.acquire().await {
+        let connection = match self.inner.pool.acquire().await {
             Ok(connection) => connection,
             Err(sqlx::Error::PoolTimedOut) => return Err(self.why_no_connection().await),
             Err(error) => return Err(classify(error, Purpose::Other)),
         };
-        let patience = self.0.settings.statement_timeout + GRACE;
-        Ok(Connection::new(connection, patience))
+        let patience = self.inner.settings.statement_timeout + GRACE;
+        Ok(Connection::new(connection, patience, self.progress.clone()))
     }
 
     /// The pool tries until its time is over, and keeps to itself what went wrong: one more attempt
     /// tells.
     async fn why_no_connection(&self) -> LoadError {
-        let options = self.0.pool.connect_options();
+        let options = self.inner.pool.connect_options();
         let place = format!("{}:{}", options.get_host(), options.get_port());
         let reason = match tokio::time::timeout(ASK_WHY_FOR, options.connect()).await {
             Err(_) => format!("{place} does not answer"),
@@ -151,23 +161,25 @@ impl Postgres {
     /// Closes all connections; those in use once they come back, which it waits for. Afterwards,
     /// and after a drop, no connection can be had.
     pub async fn close(&self) {
-        self.0.pool.close().await;
+        self.inner.pool.close().await;
     }
 
-    /// Begins a transaction with its limits, in one round trip.
+    /// Begins a transaction with its limits, in one round trip. Whatever the role's default is, it
+    /// keeps no snapshot from one statement to the next: an index that is built concurrently waits
+    /// for each that is older than it, the one beside a key of ours included.
     pub(super) fn begin_sql(&self) -> String {
         let Settings { lock_timeout, statement_timeout, idle_in_transaction_timeout, .. } =
-            &self.0.settings;
+            &self.inner.settings;
         format!(
-            "begin; set local lock_timeout = {}; set local statement_timeout = {}; \
+            "begin isolation level read committed; set local lock_timeout = {}; set local statement_timeout = {}; \
              set local idle_in_transaction_session_timeout = {}; set local time zone 'UTC'; \
              set local tcp_keepalives_idle = 30; set local tcp_keepalives_interval = 10; \
              set local tcp_keepalives_count = 3; set local search_path = {}{}",
             lock_timeout.as_millis(),
             statement_timeout.as_millis(),
             idle_in_transaction_timeout.as_millis(),
-            quote_ident(&self.0.default_schema),
-            self.0.session_settings,
+            quote_ident(&self.inner.default_schema),
+            self.inner.session_settings,
         )
     }
 }

@@ -37,6 +37,9 @@ pub struct Batch {
     pub(crate) options: Arc<StreamOptions>,
     pub(crate) replaces: Replaces,
     pub(crate) rows: Rows,
+    /// Whether the options came with the events, so that what they ask for is the events' to
+    /// answer for.
+    pub(crate) has_event_options: bool,
     parser: Parser,
     /// What the rows have in common, if they were pushed by [`Batch::push_alike`].
     shape: Option<u64>,
@@ -67,7 +70,15 @@ impl Batch {
             let name = same_case(&field.name, options.to_same_case);
             parser.columns.declare(&identifier(&name, NameOf::Column), field.data_type);
         }
-        Ok(Batch { table, replaces, rows: Rows::default(), parser, shape: None, options })
+        Ok(Batch {
+            table,
+            options,
+            replaces,
+            rows: Rows::default(),
+            has_event_options: false,
+            parser,
+            shape: None,
+        })
     }
 
     /// Keeps rows beyond the limit on disk. To be called before the first row.
@@ -76,6 +87,15 @@ impl Batch {
         if self.is_empty() {
             self.rows = Rows::with_limit(limit);
         }
+        self
+    }
+
+    /// Says that the options came with the events. What they ask for and cannot be had (a schema, a
+    /// key, a type) refuses the events of this batch instead of failing the load, where refused
+    /// rows are isolated.
+    #[must_use]
+    pub fn with_event_options(mut self) -> Batch {
+        self.has_event_options = true;
         self
     }
 
@@ -138,9 +158,16 @@ impl Batch {
         Some(identifier(&name, NameOf::Table).into_owned())
     }
 
-    /// Final names of the key columns, in key order.
+    /// Final names of the key columns, in key order, each once.
     pub(crate) fn key_columns(&self) -> Vec<String> {
-        self.options.primary_key.iter().map(|name| self.column_name(name)).collect()
+        let mut columns = Vec::with_capacity(self.options.primary_key.len());
+        for name in &self.options.primary_key {
+            let column = self.column_name(name);
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
+        }
+        columns
     }
 
     /// The final name of a column that an option names.

@@ -29,6 +29,7 @@ const MAX_BATCHES: usize = 64;
 pub struct MicroBatch {
     table: String,
     options: Arc<StreamOptions>,
+    has_event_options: bool,
     batches: Vec<Batch>,
 }
 
@@ -51,7 +52,15 @@ impl MicroBatch {
         options.temporary_batch_size = 0;
         options.validate()?;
         table_name(table, &options)?;
-        Ok(MicroBatch { table: table.to_owned(), options: Arc::new(options), batches: Vec::new() })
+        let (table, options) = (table.to_owned(), Arc::new(options));
+        Ok(MicroBatch { table, options, has_event_options: false, batches: Vec::new() })
+    }
+
+    /// Says that the options came with the events, as [`Batch::with_event_options`] does.
+    #[must_use]
+    pub fn with_event_options(mut self) -> MicroBatch {
+        self.has_event_options = true;
+        self
     }
 
     /// Adds one event (JSON). A refused one leaves the rows as they were.
@@ -65,6 +74,7 @@ impl MicroBatch {
         }
         let mut batch = Batch::new(&self.table, self.options.clone())
             .expect("the options were validated when the micro-batch was made");
+        batch.has_event_options = self.has_event_options;
         batch.push_alike(event)?;
         self.batches.push(batch);
         Ok(RowIndex { batch: self.batches.len() - 1, row: 0 })

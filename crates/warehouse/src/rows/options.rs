@@ -167,7 +167,7 @@ const IGNORED: [&str; 15] = [
 
 impl StreamOptions {
     /// Takes one option in serialized form. A key given twice replaces its value; `primaryKey` and
-    /// `discriminatorField` append to it.
+    /// `discriminatorField` append to it, the former only what it does not name yet.
     ///
     /// Errors: [`OptionError::Unknown`] and [`OptionError::Value`]; the options are as they were.
     pub fn set(&mut self, key: &str, value: &Value) -> Result<(), OptionError> {
@@ -207,7 +207,13 @@ impl StreamOptions {
             "spreadTablesSchedule" => self.spread_tables_schedule = bool(value)?,
             "functionsEnv" => self.functions_env = object_or_text(value)?,
             "temporaryBatchSize" => self.temporary_batch_size = int(value)?,
-            "primaryKey" => self.primary_key.extend(names(value)?),
+            "primaryKey" => {
+                for name in names(value)? {
+                    if !self.primary_key.contains(&name) {
+                        self.primary_key.push(name);
+                    }
+                }
+            }
             "deduplicate" => self.deduplicate = bool(value)?,
             "deduplicateWindow" => self.deduplicate_window = int(value)?,
             "discriminatorField" => self.discriminator_field.extend(names(value)?),
@@ -405,8 +411,8 @@ mod tests {
     fn giving_the_key_twice_appends() {
         let mut options = StreamOptions::default();
         options.set("primaryKey", &json!("a")).unwrap();
-        options.set("primaryKey", &json!("b")).unwrap();
-        assert_eq!(options.primary_key, ["a", "b"]);
+        options.set("primaryKey", &json!("b,a")).unwrap();
+        assert_eq!(options.primary_key, ["a", "b"], "each once");
     }
 
     #[test]

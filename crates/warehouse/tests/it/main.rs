@@ -1,6 +1,7 @@
 //! The library against real PostgreSQL servers.
 
 mod faults;
+mod keys;
 mod ledger;
 mod left_behind;
 mod loader;
