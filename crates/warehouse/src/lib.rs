@@ -51,11 +51,12 @@ pub use progress::Progress;
 pub use rows::{
     batch::Batch,
     data_type::DataType,
+    disk_limit::DiskLimit,
     identifier::{NameOf, identifier},
     json::check_event,
     micro_batch::{MicroBatch, RowIndex},
     options::{LoadMode, OptionError, SchemaField, StreamOptions},
     own_table::is_own_table,
     row::RowError,
-    row_store::MemoryLimit,
+    row_store::{MemoryLimit, SpillError},
 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use warehouse::{
-    MemoryLimit, StreamOptions,
+    DiskLimit, MemoryLimit, StreamOptions,
     bulk::{BatchStream, BulkMode},
     postgres::{Credentials, Postgres, Settings},
 };
@@ -36,7 +36,11 @@ async fn a_batch_beyond_its_limit_loads_in_bounded_memory() -> Result<()> {
     let credentials = Credentials::read(&database.credentials())?;
     let postgres = Postgres::new(&credentials, Settings::default())?;
     let options = Arc::new(StreamOptions::default());
-    let limit = MemoryLimit { bytes: 128 * MEBIBYTE, folder: std::env::temp_dir() };
+    let limit = MemoryLimit {
+        bytes: 128 * MEBIBYTE,
+        folder: std::env::temp_dir(),
+        disk: DiskLimit::default(),
+    };
     let mut stream =
         BatchStream::new(postgres, "t", BulkMode::Batch, options)?.with_memory_limit(limit);
     // given a batch of few columns with long texts, larger than all the memory that it may take

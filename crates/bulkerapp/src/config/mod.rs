@@ -84,9 +84,18 @@ pub struct ServerConfig {
     /// Calls of `/bulk` that load at a time; more wait with their bodies unread.
     #[arg(long, default_value = "8", value_parser = integer::<u32>)]
     pub bulk_max_requests: u32,
+    /// Calls of `/bulk` that wait; more are answered with 503.
+    #[arg(long, default_value = "64", value_parser = integer::<u32>)]
+    pub bulk_max_waiting: u32,
+    /// Bytes per second of a body below which its sender is given up while other calls wait.
+    #[arg(long, default_value = "1024", value_parser = integer::<u32>)]
+    pub bulk_min_bytes_per_sec: u32,
     /// MiB of rows that they hold together; rows beyond it are in files without a name in TMPDIR.
     #[arg(long, default_value = "64", value_parser = integer::<u32>)]
     pub bulk_memory_limit_mb: u32,
+    /// MiB that these files have together; beyond it a call is answered with 507.
+    #[arg(long, default_value = "10240", value_parser = integer::<u32>)]
+    pub bulk_disk_limit_mb: u32,
     /// Prometheus that `/connections-metrics` asks.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prometheus_url: String,

@@ -15,7 +15,11 @@ use crate::{
     config::Config,
     destinations::{Configuration, ConfigurationStatus, Destinations, Targets},
     failed_events::FailedEvents,
-    intake::{bulk_permits::BulkPermits, spool, table_topics::TableTopics},
+    intake::{
+        bulk_permits::{BulkLimits, BulkPermits},
+        spool,
+        table_topics::TableTopics,
+    },
     metrics,
     state::{
         AdminState, AppState, BulkState, IntakeState, ObserveState, Pieces, ProbesState, TestState,
@@ -100,11 +104,14 @@ impl Shared {
             destinations: self.destinations.clone(),
             targets: self.targets.clone(),
             pauses: self.pauses.clone(),
-            permits: BulkPermits::new(
-                config.server.bulk_max_requests as usize,
-                (config.server.bulk_memory_limit_mb as usize) << 20,
-                std::env::temp_dir(),
-            ),
+            permits: BulkPermits::new(BulkLimits {
+                calls: config.server.bulk_max_requests as usize,
+                waiting: config.server.bulk_max_waiting as usize,
+                memory: (config.server.bulk_memory_limit_mb as usize) << 20,
+                disk: u64::from(config.server.bulk_disk_limit_mb) << 20,
+                folder: std::env::temp_dir(),
+                least_pace: u64::from(config.server.bulk_min_bytes_per_sec),
+            }),
             events_log: self.events_log.clone(),
         };
         let failed_events = FailedEvents::new(

@@ -19,9 +19,10 @@ pub(super) fn workers_per_destination(config: &Config) -> u32 {
 pub(crate) fn open_targets(config: &Config, destinations: Arc<Destinations>) -> Arc<Targets> {
     let per_destination = workers_per_destination(config);
     // a run, and a tail, needs two connections at most, one loads, one asks; a call of /bulk needs
-    // one
+    // one, and as many load whose bodies are here as of those whose bodies are not
     let for_loader = per_destination.saturating_mul(4);
-    let connections = for_loader.saturating_add(config.server.bulk_max_requests);
+    let for_bulk = config.server.bulk_max_requests.saturating_mul(2);
+    let connections = for_loader.saturating_add(for_bulk);
     let defaults = TargetDefaults {
         period: i64::from(config.server.batch_runner_default_period_sec),
         retry_period: i64::from(config.retries.batch_runner_default_retry_period_sec),

@@ -356,9 +356,93 @@ async fn a_disk_that_takes_no_rows_ends_the_load_before_memory_does() -> Result<
     let few = load(&app, "tableName=t&mode=batch", row.repeat(300).as_bytes()).await?;
     assert_eq!(few.status, 200, "{}", few.body);
     let many = load(&app, "tableName=t&mode=batch", row.repeat(3_000).as_bytes()).await?;
-    let expected = "stream consume error: rows beyond the memory limit cannot be kept on disk";
-    assert_eq!((many.status, many.body), (400, format!("{{\"error\":\"{expected}\"}}")));
+    let expected = "no room for rows: rows beyond the memory limit cannot be kept on disk: \
+                    the temporary folder says entity not found";
+    assert_eq!((many.status, many.body), (507, format!("{{\"error\":\"{expected}\"}}")));
     assert_eq!(database.count("t").await?, 300);
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_call_fill_the_disk_up_to_a_limit_and_leave_it_with_the_call() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let setup = Setup::new(&kafka, &database)
+        .with("BULKER_ENABLE_CONSUMERS", "false")
+        .with("BULKER_BULK_MEMORY_LIMIT_MB", "1")
+        .with("BULKER_BULK_DISK_LIMIT_MB", "16");
+    let app = setup.start().await?;
+    let row = format!("{{\"text\":\"{}\"}}\n", "x".repeat(10_000));
+    for _ in 0..2 {
+        let fits =
+            load(&app, "tableName=t&mode=replace_table", row.repeat(1_500).as_bytes()).await?;
+        assert_eq!(fits.status, 200, "{}", fits.body);
+        // given 40 MB of rows, when they are more than memory and disk may have, then nothing is stored
+        let large =
+            load(&app, "tableName=t&mode=replace_table", row.repeat(4_000).as_bytes()).await?;
+        let expected =
+            "no room for rows: rows beyond the memory limit are at the limit of the disk, too";
+        assert_eq!((large.status, large.body), (507, format!("{{\"error\":\"{expected}\"}}")));
+        assert_eq!(database.count("t").await?, 1_500);
+    }
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_has_an_end_and_no_place_for_clients_that_are_gone() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let setup = Setup::new(&kafka, &database)
+        .with("BULKER_ENABLE_CONSUMERS", "false")
+        .with("BULKER_BULK_MAX_REQUESTS", "1")
+        .with("BULKER_BULK_MAX_WAITING", "1");
+    let app = setup.start().await?;
+    // given a call in the middle of its body, and one that waits for its turn
+    let mut first = Upload::begin(&app, "tableName=t&mode=stream").await?;
+    first.send(b"{\"id\":1}\n").await?;
+    wait_until(PATIENCE, || async { database.count("t").await.is_ok_and(|count| count == 1) })
+        .await?;
+    let mut second = Upload::begin(&app, "tableName=u&mode=batch").await?;
+    second.send(b"{\"id\":1}\n").await?;
+    // when there is one more, then it is refused
+    let is_full = || async {
+        let third = load(&app, "tableName=u&mode=batch", b"{\"id\":2}").await;
+        third.is_ok_and(|answer| {
+            answer.status == 503
+                && answer.header("retry-after").is_some()
+                && answer.body.contains("1 calls wait for their turn already")
+        })
+    };
+    wait_until(PATIENCE, is_full).await?;
+    // when the one that waits goes away, then its place is free, and a body that is here as a whole
+    // does not wait for the one that is not
+    drop(second);
+    let has_room = || async {
+        let fourth = load(&app, "tableName=u&mode=batch", b"{\"id\":4}").await;
+        fourth.is_ok_and(|answer| answer.status == 200)
+    };
+    wait_until(PATIENCE, has_room).await?;
+    let stored = "select string_agg(id::text, ' ') from u where id in (1, 4)";
+    assert_eq!(database.value(stored).await?, "4");
+    assert!(first.finish().await?.starts_with("HTTP/1.1 200 "));
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_clients_invent_leave_nothing_in_the_events_log() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let redis = OwnRedis::start().await?;
+    let setup = Setup::new(&kafka, &database)
+        .with("BULKER_ENABLE_CONSUMERS", "false")
+        .with("BULKER_REDIS_URL", redis.url());
+    let app = setup.start().await?;
+    let bearer = format!("Bearer {TOKEN}");
+    let headers = [("authorization", bearer.as_str())];
+    let invented = app.request("POST", "/bulk/invented?tableName=t", &headers, b"{}").await?;
+    assert_eq!(invented.status, 404);
+    load(&app, "tableName=t&mode=batch", b"{\"id\":1}").await?;
+    let log = async |actor: &str| app.ask(&format!("/log/bulker_batch.all/{actor}")).await;
+    let is_written = || async { log(DESTINATION).await.is_ok_and(|log| log.body != "[]") };
+    wait_until(PATIENCE, is_written).await?;
+    assert_eq!(log("invented").await?.body, "[]");
     app.stop().await
 }
 

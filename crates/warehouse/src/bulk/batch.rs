@@ -14,7 +14,7 @@ use super::{
     state::{Phase, State, Status},
 };
 use crate::{
-    Batch, MemoryLimit, OptionError, RowError, StreamOptions,
+    Batch, MemoryLimit, OptionError, RowError, SpillError, StreamOptions,
     load::{LoadOptions, LoadReport, Refusals, RowsOf, SchemaChanges},
     postgres::Postgres,
     rows::batch::Replaces,
@@ -69,10 +69,14 @@ impl BatchStream {
         &self.state
     }
 
-    /// Bytes of heap that the events take, roughly. Well beyond the memory limit, the disk takes no
-    /// rows.
+    /// Bytes of heap that the events take, roughly.
     pub fn byte_size(&self) -> usize {
         self.batch.as_ref().map_or(0, Batch::byte_size)
+    }
+
+    /// Why they take more than the memory limit, if they do.
+    pub fn spill_error(&self) -> Option<SpillError> {
+        self.batch.as_ref().and_then(Batch::spill_error)
     }
 
     /// Takes one event (JSON). A text that is no JSON object is not even counted.

@@ -22,7 +22,7 @@ use crate::{
     rows::{
         options::{OptionError, StreamOptions},
         row::RowError,
-        row_store::MemoryLimit,
+        row_store::{MemoryLimit, SpillError},
     },
 };
 
@@ -92,6 +92,14 @@ impl Stream {
         match self {
             Stream::Batch(stream) => stream.byte_size(),
             Stream::Event(_) => 0,
+        }
+    }
+
+    /// Why they take more than the memory limit, if they do.
+    pub fn spill_error(&self) -> Option<SpillError> {
+        match self {
+            Stream::Batch(stream) => stream.spill_error(),
+            Stream::Event(_) => None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::rows::{
     own_table::is_ledger_table,
     parser::Parser,
     row::{Cell, RowError},
-    row_store::{MemoryLimit, Rows},
+    row_store::{MemoryLimit, Rows, SpillError},
     scratch::{NO_SLOT, Scratch},
     walk::{self, PARTITION},
 };
@@ -135,6 +135,11 @@ impl Batch {
     /// Bytes of heap that the batch holds, roughly.
     pub fn byte_size(&self) -> usize {
         self.rows.held_bytes() + self.parser.byte_size()
+    }
+
+    /// Why it holds more in memory than its limit, if it does.
+    pub fn spill_error(&self) -> Option<SpillError> {
+        self.rows.spill_error()
     }
 
     /// The partition whose rows this batch replaces.

@@ -7,6 +7,7 @@ pub(crate) mod columns;
 pub(crate) mod convert;
 pub(crate) mod data_type;
 pub(crate) mod dedup;
+pub(crate) mod disk_limit;
 mod hints;
 pub(crate) mod identifier;
 pub(crate) mod json;

@@ -3,13 +3,17 @@
 //! Rows lie one after another in chunks, so a batch costs a handful of allocations. Full chunks go
 //! to an unnamed file once the batch holds more memory than it may; the system frees that file with
 //! the batch, also when the process is killed. A disk that takes nothing leaves the rows where they
-//! are, in memory: no row is lost, and [`Rows::held_bytes`] tells the owner to stop filling.
+//! are, in memory: no row is lost, [`Rows::held_bytes`] tells the owner to stop filling, and
+//! [`Rows::spill_error`] why.
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf};
 
 use tracing::warn;
 
-use crate::rows::row::{Cell, Row};
+use crate::rows::{
+    disk_limit::{DiskLimit, DiskShare},
+    row::{Cell, Row},
+};
 
 /// Bytes of one chunk; a larger row gets a chunk of its own.
 const CHUNK: usize = 1 << 20;
@@ -21,6 +25,19 @@ pub struct MemoryLimit {
     pub bytes: usize,
     /// Where rows beyond it are written.
     pub folder: PathBuf,
+    /// How much of them.
+    pub disk: DiskLimit,
+}
+
+/// Why rows beyond the memory limit are still in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SpillError {
+    /// All batches together have as many bytes in files as they may.
+    #[error("rows beyond the memory limit are at the limit of the disk, too")]
+    DiskLimit,
+    /// The folder, or the disk that it is on, takes nothing more.
+    #[error("rows beyond the memory limit cannot be kept on disk: the temporary folder says {0}")]
+    Folder(io::ErrorKind),
 }
 
 /// Rows in chunks.
@@ -33,6 +50,9 @@ pub(crate) struct Rows {
     limit: Option<MemoryLimit>,
     file: Option<File>,
     file_end: u64,
+    /// Of the disk's limit.
+    share: Option<DiskShare>,
+    spill_error: Option<SpillError>,
 }
 
 #[derive(Debug)]
@@ -49,7 +69,7 @@ enum Place {
 
 impl Rows {
     pub(super) fn with_limit(limit: MemoryLimit) -> Rows {
-        Rows { limit: Some(limit), ..Rows::default() }
+        Rows { share: Some(limit.disk.share()), limit: Some(limit), ..Rows::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -59,6 +79,11 @@ impl Rows {
     /// Bytes of heap.
     pub(super) fn held_bytes(&self) -> usize {
         self.held
+    }
+
+    /// Why there is more in memory than there should be.
+    pub(super) fn spill_error(&self) -> Option<SpillError> {
+        self.spill_error
     }
 
     pub(super) fn push<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>> + Clone) {
@@ -144,27 +169,30 @@ impl Rows {
             Ok(spare) => spare,
             Err(error) => {
                 self.limit = None; // nothing is lost; the owner sees the bytes that are held
-                warn!(%error, "rows beyond the memory limit cannot be written to disk; they stay in memory");
+                self.spill_error = Some(error);
                 None
             }
         }
     }
 
-    fn spill(&mut self, size: usize) -> io::Result<Option<Vec<u8>>> {
+    fn spill(&mut self, size: usize) -> Result<Option<Vec<u8>>, SpillError> {
         let Some(limit) = &self.limit else {
             return Ok(None);
         };
         let file = match &self.file {
             Some(file) => file,
-            None => self.file.insert(tempfile::tempfile_in(&limit.folder)?),
+            None => self.file.insert(tempfile::tempfile_in(&limit.folder).map_err(refused)?),
         };
         let mut spare = None;
         for chunk in &mut self.chunks {
             let Place::Memory(bytes) = &mut chunk.place else {
                 continue;
             };
-            file.write_all_at(bytes, self.file_end)?;
             let length = bytes.len();
+            if self.share.as_mut().is_some_and(|share| !share.grow(length as u64)) {
+                return Err(SpillError::DiskLimit);
+            }
+            file.write_all_at(bytes, self.file_end).map_err(refused)?;
             let mut emptied = std::mem::take(bytes);
             chunk.place = Place::Disk { start: self.file_end, length };
             self.file_end += length as u64;
@@ -177,6 +205,12 @@ impl Rows {
         }
         Ok(spare)
     }
+}
+
+/// Says so in the log, with the folder.
+fn refused(error: io::Error) -> SpillError {
+    warn!(%error, "rows beyond the memory limit cannot be written to disk; they stay in memory");
+    SpillError::Folder(error.kind())
 }
 
 fn rows_in(bytes: &[u8]) -> impl Iterator<Item = Row<'_>> {
@@ -193,6 +227,10 @@ fn rows_in(bytes: &[u8]) -> impl Iterator<Item = Row<'_>> {
 mod tests {
     use super::*;
     use crate::rows::row::{Flags, Kind};
+
+    fn limited(bytes: usize, folder: PathBuf, disk: DiskLimit) -> Rows {
+        Rows::with_limit(MemoryLimit { bytes, folder, disk })
+    }
 
     fn push(rows: &mut Rows, text: &str) {
         let flags = Flags::new(Kind::String);
@@ -225,7 +263,7 @@ mod tests {
     #[test]
     fn rows_beyond_the_limit_are_on_disk_and_come_back_in_order() {
         let bytes = 3 * CHUNK;
-        let mut rows = Rows::with_limit(MemoryLimit { bytes, folder: std::env::temp_dir() });
+        let mut rows = limited(bytes, std::env::temp_dir(), DiskLimit::default());
         for number in 0..20 {
             push(&mut rows, &"x".repeat(CHUNK / 2 + number));
             assert!(rows.held_bytes() <= bytes + CHUNK, "{} bytes", rows.held_bytes());
@@ -241,12 +279,33 @@ mod tests {
 
     #[test]
     fn a_folder_that_takes_nothing_leaves_the_rows_in_memory() {
-        let folder = PathBuf::from("/nonexistent");
-        let mut rows = Rows::with_limit(MemoryLimit { bytes: CHUNK, folder });
+        let mut rows = limited(CHUNK, PathBuf::from("/nonexistent"), DiskLimit::default());
         for _ in 0..5 {
             push(&mut rows, &"x".repeat(CHUNK / 2));
         }
         assert_eq!(lengths(&rows, 0..5).len(), 5);
         assert!(rows.held_bytes() > CHUNK);
+        assert_eq!(rows.spill_error(), Some(SpillError::Folder(io::ErrorKind::NotFound)));
+    }
+
+    #[test]
+    fn a_disk_that_others_have_all_of_leaves_the_rows_in_memory_until_they_are_gone() {
+        let disk = DiskLimit::new(4 * CHUNK as u64);
+        let fill = |rows: &mut Rows| {
+            for _ in 0..4 {
+                push(rows, &"x".repeat(CHUNK / 2));
+            }
+        };
+        let new = || limited(CHUNK, std::env::temp_dir(), disk.clone());
+        let (mut first, mut second) = (new(), new());
+        (0..2).for_each(|_| fill(&mut first));
+        fill(&mut second);
+        assert_eq!(first.spill_error(), None);
+        assert_eq!(second.spill_error(), Some(SpillError::DiskLimit));
+        assert_eq!(lengths(&second, 0..4).len(), 4, "no row is lost");
+        drop(first);
+        let mut third = new();
+        fill(&mut third);
+        assert_eq!(third.spill_error(), None);
     }
 }

@@ -9,7 +9,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use serde_json::{Map, Value, json};
-use warehouse::{Batch, MemoryLimit, NameOf, RowError, StreamOptions, identifier};
+use warehouse::{Batch, DiskLimit, MemoryLimit, NameOf, RowError, StreamOptions, identifier};
 
 use crate::loader::{FAIL, ISOLATE, Loader, batch};
 
@@ -174,7 +174,7 @@ async fn the_order_of_events_does_not_change_the_set_of_rows() -> Result<()> {
 async fn a_batch_on_disk_loads_as_one_in_memory() -> Result<()> {
     let mut runner = runner();
     let events: Vec<_> = (0..2_000).map(|_| generated(&mut runner, &event()).to_string()).collect();
-    let limit = MemoryLimit { bytes: 1, folder: std::env::temp_dir() };
+    let limit = MemoryLimit { bytes: 1, folder: std::env::temp_dir(), disk: DiskLimit::default() };
     let (mut contents, mut sizes) = (Vec::new(), Vec::new());
     for limit in [None, Some(limit)] {
         let loader = Loader::new().await?;
