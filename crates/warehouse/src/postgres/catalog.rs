@@ -29,6 +29,22 @@ pub(crate) struct Table {
     pub(crate) key: Option<Key>,
     /// Columns that the table ever had: dropped ones count against PostgreSQL's limit.
     pub(crate) attribute_count: usize,
+    pub(crate) way: Way,
+    /// Another one after each change of the shape; see [`version_sql`].
+    pub(super) version: String,
+    /// Whether our role may lock the whole table. With rights on columns alone it may not.
+    pub(super) is_lockable: bool,
+}
+
+/// How rows get into a table so that all happens that INSERT would make happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Way {
+    /// By COPY.
+    #[default]
+    Copy,
+    /// By INSERT: COPY knows no rules, is refused under row level security, and stands still where
+    /// a trigger has so much to say that it waits for us to listen.
+    Insert,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +53,23 @@ pub(crate) struct TableColumn {
     pub(crate) data_type: DataType,
     /// As the catalog prints it.
     pub(crate) sql_type: String,
+    pub(crate) filled: Filled,
+}
+
+/// What a column has in a row that does not name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Filled {
+    /// NULL.
+    #[default]
+    Never,
+    /// Its default, or the next value of its identity.
+    ByDefault,
+    /// The time at which the transaction began.
+    ByClock,
+    /// The next value of its identity; a row that names it has to override that.
+    Always,
+    /// What PostgreSQL computes; no row may name it.
+    Computed,
 }
 
 /// The primary key.
@@ -60,29 +93,38 @@ impl Table {
         let mut table = Table::default();
         let mut key: Vec<(i64, String)> = Vec::new();
         for row in &rows {
-            let read = || -> Result<_, sqlx::Error> {
-                let name: Option<String> = row.try_get(0)?;
-                let sql_type: Option<String> = row.try_get(1)?;
-                let attribute_count: i16 = row.try_get(4)?;
-                Ok((name, sql_type, key_part(row)?, attribute_count))
-            };
-            let (name, sql_type, part, attribute_count) =
-                read().map_err(|_| LoadError::config("the catalog answers in another shape"))?;
-            table.attribute_count = usize::try_from(attribute_count).unwrap_or(0);
-            let (Some(name), Some(sql_type)) = (name, sql_type) else {
-                continue; // a table without columns
-            };
-            if let Some((constraint, position)) = part {
-                table.key.get_or_insert_with(|| Key { constraint, columns: Vec::new() });
-                key.push((position, name.clone()));
-            }
-            table.columns.push(TableColumn { data_type: data_type(&sql_type), name, sql_type });
+            let part = table
+                .read_row(row)
+                .map_err(|_| LoadError::config("the catalog answers in another shape"))?;
+            key.extend(part);
         }
         key.sort_unstable();
         if let Some(found) = &mut table.key {
             found.columns = key.into_iter().map(|(_, name)| name).collect();
         }
         Ok(Some(table))
+    }
+
+    /// Takes one row of [`shape_sql`]; answers the column's place in the key, if it has one.
+    fn read_row(&mut self, row: &PgRow) -> Result<Option<(i64, String)>, sqlx::Error> {
+        let attribute_count: i16 = row.try_get(4)?;
+        self.attribute_count = usize::try_from(attribute_count).unwrap_or(0);
+        self.way = if row.try_get(5)? { Way::Insert } else { Way::Copy };
+        self.version = row.try_get(6)?;
+        self.is_lockable = row.try_get(7)?;
+        let (Some(name), Some(sql_type)): (Option<String>, Option<String>) =
+            (row.try_get(0)?, row.try_get(1)?)
+        else {
+            return Ok(None); // a table without columns
+        };
+        let part = key_part(row)?.map(|(constraint, position)| {
+            self.key.get_or_insert_with(|| Key { constraint, columns: Vec::new() });
+            (position, name.clone())
+        });
+        let filled = filled(row)?;
+        let data_type = data_type(&sql_type);
+        self.columns.push(TableColumn { name, data_type, sql_type, filled });
+        Ok(part)
     }
 
     /// What a report says of the table.
@@ -100,6 +142,17 @@ impl Table {
     pub(crate) fn column(&self, name: &str) -> Option<&TableColumn> {
         self.columns.iter().find(|column| column.name == name)
     }
+
+    /// What the column has in a row that does not name it.
+    pub(super) fn filled(&self, column: &str) -> Filled {
+        self.column(column).map_or(Filled::Never, |column| column.filled)
+    }
+
+    /// Whether rows that were fitted to this table fit `later`, what that table became.
+    pub(super) fn is_contained_in(&self, later: &Table) -> bool {
+        let is_there = |column| later.columns.contains(column);
+        self.version == later.version || self.way == later.way && self.columns.iter().all(is_there)
+    }
 }
 
 fn key_part(row: &PgRow) -> Result<Option<(String, i64)>, sqlx::Error> {
@@ -108,12 +161,31 @@ fn key_part(row: &PgRow) -> Result<Option<(String, i64)>, sqlx::Error> {
     Ok(constraint.zip(position))
 }
 
-/// A row per column: name, type, the key constraint with the column's place in it, and the number
-/// of columns, dropped ones included.
+fn filled(row: &PgRow) -> Result<Filled, sqlx::Error> {
+    let (identity, generated): (String, String) = (row.try_get(8)?, row.try_get(9)?);
+    let (has_default, is_clock): (bool, bool) = (row.try_get(10)?, row.try_get(11)?);
+    Ok(match (generated.as_str(), identity.as_str()) {
+        ("", "a") => Filled::Always,
+        ("", "") if is_clock => Filled::ByClock,
+        ("", "") if !has_default => Filled::Never,
+        ("", _) => Filled::ByDefault,
+        _ => Filled::Computed, // stored or, from PostgreSQL 18 on, virtual
+    })
+}
+
+/// A row per column: name, type, the key constraint with the column's place in it, the number of
+/// columns, dropped ones included, whether rows have to be inserted, the version, whether the table
+/// can be locked, and what fills the column. The default of a column is looked at in keys only.
 fn shape_sql(name: &TableName) -> String {
     format!(
         "select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), \
-         k.conname::text, pg_catalog.array_position(k.conkey, a.attnum)::bigint, c.relnatts \
+         k.conname::text, pg_catalog.array_position(k.conkey, a.attnum)::bigint, c.relnatts, \
+         {NEEDS_INSERT}, {}, \
+         pg_catalog.has_table_privilege(c.oid, 'insert, update, delete, truncate'), \
+         a.attidentity::text, a.attgenerated::text, a.atthasdef, \
+         k.conname is not null and a.atthasdef and exists (select from pg_catalog.pg_attrdef d \
+         where d.adrelid = c.oid and d.adnum = a.attnum \
+         and pg_catalog.pg_get_expr(d.adbin, c.oid) ~* '{CLOCK}') \
          from pg_catalog.pg_class c \
          join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
          left join pg_catalog.pg_attribute a \
@@ -121,7 +193,43 @@ fn shape_sql(name: &TableName) -> String {
          left join pg_catalog.pg_constraint k \
          on k.conrelid = c.oid and k.contype = 'p' and a.attnum = any (k.conkey) \
          where c.relkind in ('r', 'p') and n.nspname = {} and c.relname = {} order by a.attnum",
+        version_sql("c"),
         quote_literal(&name.schema),
         quote_literal(&name.table)
+    )
+}
+
+/// Whether COPY cannot do what INSERT does. Of triggers those count that fire while rows are still
+/// being sent.
+const NEEDS_INSERT: &str = "pg_catalog.row_security_active(c.oid) or c.relhasrules and exists \
+    (select from pg_catalog.pg_rewrite r where r.ev_class = c.oid and r.ev_type = '3' \
+    and r.ev_enabled <> 'D') or c.relhastriggers and exists (select from pg_catalog.pg_trigger t \
+    where t.tgrelid = c.oid and t.tgenabled <> 'D' and not t.tgisinternal and t.tgtype & 7 = 7) \
+    and pg_catalog.has_database_privilege(pg_catalog.current_database(), 'temporary')";
+
+/// Defaults that are one moment for a whole transaction, with or without a cast around them.
+const CLOCK: &str = "current_timestamp|localtimestamp|(now|transaction_timestamp)[(][)]";
+
+/// Stands for the shape of the table of this alias: a transaction that changed any of its catalog
+/// entries has left its number there.
+fn version_sql(class: &str) -> String {
+    format!(
+        "concat_ws(' ', {class}.oid, {class}.xmin, \
+         (select concat_ws(' ', count(*), sum(a.xmin::text::bigint)) \
+         from pg_catalog.pg_attribute a where a.attrelid = {class}.oid), \
+         (select concat_ws(' ', k.oid, k.xmin) from pg_catalog.pg_constraint k \
+         where k.conrelid = {class}.oid and k.contype = 'p'))"
+    )
+}
+
+/// Locks a table as every statement does that changes its rows, and answers its version. From then
+/// on, and until the transaction ends, its shape stays.
+pub(super) fn lock_shape_sql(name: &TableName, is_lockable: bool) -> String {
+    let lock = format!("lock table only {} in row exclusive mode; ", name.quoted());
+    format!(
+        "{}select {} from pg_catalog.pg_class c where c.oid = {}::regclass",
+        if is_lockable { lock.as_str() } else { "" },
+        version_sql("c"),
+        quote_literal(&name.quoted())
     )
 }

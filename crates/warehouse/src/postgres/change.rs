@@ -10,7 +10,7 @@ use std::{collections::HashSet, sync::Arc};
 use tracing::warn;
 
 use super::{
-    catalog::{Table, TableName},
+    catalog::{Filled, Table, TableName, Way},
     client::Connection,
     ddl::{self, KeyChange},
     error::Purpose,
@@ -44,9 +44,23 @@ pub(super) struct Prepared {
     pub(super) is_new: bool,
     /// A column of the key that no event of the batch has. Without it no row can be stored.
     pub(super) absent_key: Option<String>,
-    /// What a row lacks stays as it is in the row that it is merged into.
-    pub(super) keeps_absent: bool,
+    /// Whether each row stands for itself: what it lacks keeps its value in the row that it is
+    /// merged into, or gets its default.
+    pub(super) is_by_event: bool,
+    pub(super) one_by_one: OneByOne,
     is_literal: bool,
+}
+
+/// Whether rows have to be inserted one after the other, because a statement for all of them would
+/// leave something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OneByOne {
+    Never,
+    /// Unless all keys are new: part of each key is the table's to fill, so two rows may turn out
+    /// to have the same.
+    IfKeysRepeat,
+    /// Some rows name columns that others leave to the table.
+    Always,
 }
 
 impl Prepared {
@@ -69,10 +83,58 @@ impl Prepared {
         if self.is_literal { part } else { 0 }
     }
 
+    /// Whether the table has to stay as it is for the rows. One whose rows are all replaced is looked
+    /// at once more when it is locked for that.
+    pub(super) fn is_fitted_to_table(&self) -> bool {
+        self.batch.replaces != Replaces::Table || self.is_new
+    }
+
+    /// Whether rows go straight into the table: COPY does all that has to be done.
+    pub(super) fn goes_by_copy(&self) -> bool {
+        self.may_be_copied() && self.one_by_one == OneByOne::Never && self.merged_by().is_none()
+    }
+
+    /// Whether rows that are not merged may go straight into the table.
+    pub(super) fn may_be_copied(&self) -> bool {
+        let takes_copy = self.table.as_ref().is_none_or(|table| table.way == Way::Copy);
+        takes_copy && !self.fit.needs_cast()
+    }
+
+    /// The constraint of the key that rows are merged by.
+    pub(super) fn merged_by(&self) -> Option<&str> {
+        let key = self.table.as_ref().and_then(|table| table.key.as_ref());
+        let key = key.filter(|_| self.batch.options.merges_into_table());
+        key.map(|key| key.constraint.as_str())
+    }
+
+    /// Quoted names of the batch's columns whose identity is always the table's own.
+    pub(super) fn always_own(&self) -> Vec<String> {
+        let is_own = |name: &String| {
+            self.table.as_ref().is_some_and(|table| table.filled(name) == Filled::Always)
+        };
+        let names = self.fit.columns.iter().map(|column| &column.name);
+        names.filter(|name| is_own(name)).map(|name| quote_ident(name)).collect()
+    }
+
+    /// What a row has in a column of the batch that it has no value for. `None`: the column is not
+    /// named in it.
+    pub(super) fn absent_value(&self, column: &str) -> Option<String> {
+        let table = self.table.as_ref();
+        let key = table.and_then(|table| table.key.as_ref());
+        let is_left_to_table = key.is_some_and(|key| key.columns.iter().any(|name| name == column))
+            && table.is_some_and(|table| table.filled(column) != Filled::Never);
+        (!self.is_by_event && !is_left_to_table).then(|| "null".to_owned())
+    }
+
     /// Which rows are sent: of those with equal keys one, and none of `refused`. `None`: all.
     pub(super) fn survivors(&self, refused: &[usize]) -> Result<Option<Arc<Vec<bool>>>, LoadError> {
         let Prepared { batch, fit, .. } = self;
-        if batch.options.deduplicate {
+        let compares = match self.is_by_event {
+            // without a merge the first one is stored, and the second refused
+            true => batch.options.merges_into_table() && self.one_by_one != OneByOne::Always,
+            false => batch.options.deduplicate,
+        };
+        if compares {
             let (key, part) = (self.row_key(), self.part());
             let survivors = dedup::survivors(batch, &key, refused, part, |row, cell, out| {
                 fit.stored(row, cell, out)
@@ -93,8 +155,9 @@ impl Prepared {
 pub(super) struct Rules {
     pub(super) changes: SchemaChanges,
     pub(super) style: TextStyle,
-    /// Whether the first row makes the table with all its columns.
-    pub(super) first_row_is_free: bool,
+    /// Whether the rows are those of single events. The first one makes the table with all its
+    /// columns.
+    pub(super) is_by_event: bool,
     /// Whether the original is followed to the letter, also where that refuses what could be
     /// loaded.
     pub(super) is_literal: bool,
@@ -142,7 +205,8 @@ impl Postgres {
             if is_complete {
                 self.report_limit(&name, &fit);
                 let fit = Arc::new(fit);
-                let (is_literal, keeps_absent) = (rules.is_literal, rules.first_row_is_free);
+                let one_by_one = one_by_one(&batch, table.as_ref(), &fit, rules)?;
+                let (is_literal, is_by_event) = (rules.is_literal, rules.is_by_event);
                 return Ok(Prepared {
                     batch,
                     name,
@@ -150,7 +214,8 @@ impl Postgres {
                     table,
                     is_new,
                     absent_key,
-                    keeps_absent,
+                    is_by_event,
+                    one_by_one,
                     is_literal,
                 });
             }
@@ -258,12 +323,67 @@ fn fit(
     let free = match (replaces_all, table) {
         (true, _) if !batch.options.schema.is_empty() => Free::Declared,
         (true, _) => Free::FirstRow,
-        (false, None) if rules.first_row_is_free => Free::FirstRow,
+        (false, None) if rules.is_by_event => Free::FirstRow,
         (false, _) => Free::None,
     };
-    // the rows of a table that is replaced are not fitted to its columns
-    let table = table.filter(|_| !replaces_all);
-    Fit::new(batch, Against { table, made, free, style: rules.style }).map_err(LoadError::from)
+    let against = Against {
+        // the rows of a table that is replaced are not fitted to its columns
+        table: table.filter(|_| !replaces_all),
+        target: table,
+        made,
+        free,
+        style: rules.style,
+        is_by_event: rules.is_by_event,
+    };
+    Fit::new(batch, against).map_err(LoadError::from)
+}
+
+/// Where the original is followed to the letter, a batch is one statement whatever comes of it.
+fn one_by_one(
+    batch: &Batch,
+    table: Option<&Table>,
+    fit: &Fit,
+    rules: Rules,
+) -> Result<OneByOne, LoadError> {
+    if rules.is_literal {
+        return Ok(OneByOne::Never);
+    }
+    if rules.is_by_event && fit.is_uneven {
+        return Ok(OneByOne::Always);
+    }
+    let Some(table) = table.filter(|_| batch.options.merges_into_table()) else {
+        return Ok(OneByOne::Never);
+    };
+    let wanted = batch.key_columns();
+    // a batch is refused what it lacks of the key that its stream names
+    let may_be_left = |column: &&String| {
+        table.filled(column) != Filled::Never && (rules.is_by_event || !wanted.contains(column))
+    };
+    let key = table.key.iter().flat_map(|key| &key.columns);
+    let mut is_missing = false;
+    for column in key.filter(may_be_left) {
+        let slot = batch.columns().slot_of(column);
+        match slot.filter(|slot| fit.column_of_slot[*slot as usize].is_some()) {
+            None => is_missing = true,
+            // events of one batch have the same columns
+            Some(slot) if rules.is_by_event || is_in_every_row(batch, slot)? => {}
+            Some(_) => return Ok(OneByOne::Always),
+        }
+    }
+    Ok(match is_missing {
+        true if table.way == Way::Insert => OneByOne::Always,
+        true => OneByOne::IfKeysRepeat,
+        false => OneByOne::Never,
+    })
+}
+
+fn is_in_every_row(batch: &Batch, slot: u32) -> Result<bool, LoadError> {
+    let mut is_missing = false;
+    batch.rows.visit(0..batch.row_count(), |_, row| {
+        is_missing = row.cell(slot).is_none();
+        !is_missing
+    })?;
+    Ok(!is_missing)
 }
 
 /// The timestamp column that a new table gets an index for.
@@ -300,7 +420,7 @@ fn absent_key(
     wanted: &[String],
     rules: Rules,
 ) -> Option<String> {
-    if rules.first_row_is_free {
+    if rules.is_by_event {
         return None; // a single event gets the column's default
     }
     let present = table.and_then(|table| table.key.as_ref());
@@ -309,9 +429,17 @@ fn absent_key(
         Some(key) if ddl::key_change(name, present, wanted) == KeyChange::Nothing => &key.columns,
         _ => wanted,
     };
-    let wanted = if rules.is_literal || wanted.is_empty() { wanted } else { key };
-    let is_absent = |column: &&String| !fit.columns.iter().any(|present| present.name == **column);
-    wanted.iter().find(is_absent).cloned()
+    let wanted_or_present = if rules.is_literal || wanted.is_empty() { wanted } else { key };
+    let is_absent = |column: &&String| {
+        let fills_itself = match table.map_or(Filled::Never, |table| table.filled(column)) {
+            Filled::Never => false,
+            Filled::Computed => !rules.is_literal,
+            // the default of a key of ours is a makeshift for the rows that were there before it
+            _ => !rules.is_literal && !wanted.contains(column),
+        };
+        !fills_itself && !fit.columns.iter().any(|present| present.name == **column)
+    };
+    wanted_or_present.iter().find(is_absent).cloned()
 }
 
 fn check_partition(

@@ -190,33 +190,40 @@ pub(super) fn delete_partition_sql(name: &TableName, column: &str, partition: &s
     )
 }
 
-/// Moves the staging table's rows into the target; `selected` are the expressions for `columns`.
-/// `keeps_absent`: a NULL leaves the stored value alone.
-pub(super) fn merge_sql(
-    staging: &str,
-    target: &TableName,
-    columns: &[String],
-    selected: &[String],
-    key_constraint: Option<&str>,
-    keeps_absent: bool,
-) -> String {
-    let (names, selected) = (columns.join(", "), selected.join(", "));
-    let conflict = key_constraint.map_or_else(String::new, |constraint| {
-        let update = |column: &String| match keeps_absent {
-            true => format!("{column} = coalesce(excluded.{column}, stored.{column})"),
-            false => format!("{column} = excluded.{column}"),
-        };
-        let updates: Vec<_> = columns.iter().map(update).collect();
-        format!(
-            " on conflict on constraint {} do update set {}",
-            quote_ident(constraint),
-            updates.join(", ")
-        )
-    });
-    format!(
-        "insert into {} as stored ({names}) select {selected} from {staging}{conflict}",
-        target.quoted()
-    )
+/// A statement that puts rows into a table, but for the rows.
+pub(super) struct Insertion<'a> {
+    pub(super) target: &'a TableName,
+    /// Quoted, in the order of the rows' values.
+    pub(super) columns: &'a [String],
+    /// Those of them whose identity is always the table's own, unless that is overridden.
+    pub(super) always_own: &'a [String],
+    /// The constraint of the key that rows are merged by.
+    pub(super) merged_by: Option<&'a str>,
+}
+
+impl Insertion<'_> {
+    /// `rows` is what follows the names of the columns: `values (…)` or a query.
+    pub(super) fn sql(&self, rows: &str) -> String {
+        let Insertion { target, columns, always_own, merged_by } = self;
+        let target = target.quoted();
+        if columns.is_empty() {
+            return format!("insert into {target} default values");
+        }
+        // as COPY does
+        let overriding = if always_own.is_empty() { "" } else { " overriding system value" };
+        let conflict = merged_by.map_or_else(String::new, |constraint| {
+            // what is always the table's own can be set once and not changed
+            let updated = columns.iter().filter(|column| !always_own.contains(column));
+            let updates: Vec<_> =
+                updated.map(|column| format!("{column} = excluded.{column}")).collect();
+            let then = match updates.is_empty() {
+                true => "nothing".to_owned(),
+                false => format!("update set {}", updates.join(", ")),
+            };
+            format!(" on conflict on constraint {} do {then}", quote_ident(constraint))
+        });
+        format!("insert into {target} ({}){overriding} {rows}{conflict}", columns.join(", "))
+    }
 }
 
 #[cfg(test)]
@@ -282,6 +289,24 @@ mod tests {
             let staging = Staging::new(&TableName { schema: "s".to_owned(), table }, false);
             assert!(staging.name.len() <= 63, "{}", staging.name);
         }
+    }
+
+    #[test]
+    fn an_identity_is_set_by_its_first_row_and_not_changed_by_the_next() {
+        let target = name();
+        let (id, name) = ("\"id\"".to_owned(), "\"name\"".to_owned());
+        let insertion = |columns: &[String]| {
+            let always_own = [id.clone()];
+            Insertion { target: &target, columns, always_own: &always_own, merged_by: Some("k") }
+                .sql("values (…)")
+        };
+        let start = r#"insert into "s"."t" ("id""#;
+        let rest = r#" overriding system value values (…) on conflict on constraint "k" do"#;
+        assert_eq!(
+            insertion(&[id.clone(), name]),
+            format!(r#"{start}, "name"){rest} update set "name" = excluded."name""#)
+        );
+        assert_eq!(insertion(std::slice::from_ref(&id)), format!("{start}){rest} nothing"));
     }
 
     #[test]

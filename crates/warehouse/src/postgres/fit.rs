@@ -5,10 +5,13 @@
 //! is what event after event would have decided: a column counts from the row that brings it, the
 //! column of unmapped values from the first row that needs it.
 
-use std::{collections::HashSet, io};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 use super::{
-    catalog::Table,
+    catalog::{Filled, Table, TableColumn},
     ddl::NewColumn,
     fit_column::{Action, Conversion, FitColumn, ddl_type},
     quote_ident,
@@ -32,11 +35,15 @@ const MAX_ATTRIBUTES: usize = 1600;
 pub(super) struct Against<'a> {
     /// `None`: a table that is to be made.
     pub(super) table: Option<&'a Table>,
+    /// The table that rows end up in, also if they are not fitted to its columns.
+    pub(super) target: Option<&'a Table>,
     /// Columns that were made for this batch: their type is the batch's own, so its values are not
     /// converted to it.
     pub(super) made: &'a HashSet<String>,
     pub(super) free: Free,
     pub(super) style: TextStyle,
+    /// Whether each row stands for itself: what it lacks is not NULL.
+    pub(super) is_by_event: bool,
 }
 
 /// Which columns are made whatever `schemaFreeze` and `maxColumnsCount` say, and do not count.
@@ -62,14 +69,16 @@ pub(super) struct Fit {
     pub(super) unmapped: Option<u32>,
     /// Columns for which PostgreSQL has no room.
     pub(super) beyond_limit: usize,
+    /// Some column takes the values of some rows and not those of others.
+    pub(super) is_uneven: bool,
 }
 
 impl Fit {
     pub(super) fn new(batch: &Batch, against: Against<'_>) -> io::Result<Fit> {
+        let present = by_name(against.table);
         let fitted = |slot: u32| {
             let column = &batch.columns()[slot as usize];
-            let present = against.table.and_then(|table| table.column(&column.name));
-            match present {
+            match present.get(&*column.name) {
                 Some(present) if !against.made.contains(&present.name) => FitColumn::to_present(
                     column,
                     present.data_type,
@@ -81,14 +90,21 @@ impl Fit {
         };
         let mut candidates: Vec<Option<FitColumn>> =
             (0..).take(batch.columns().len()).map(|slot| Some(fitted(slot))).collect();
-        let first_misfit = first_misfit(batch, &candidates)?;
-        let mut making = Making::new(batch, against, first_misfit);
+        let misfits = Misfits::look(batch, &candidates, against.is_by_event)?;
+        let is_uneven = misfits.by_slot.iter().any(|count| (1..batch.row_count()).contains(count));
+        let mut making = Making::new(batch, against, present, misfits);
         for slot in order(batch, against)? {
             if let Some(candidate) = candidates[slot as usize].take() {
                 making.take(slot, candidate);
             }
         }
-        Ok(making.finish())
+        let mut fit = making.finish();
+        fit.is_uneven = is_uneven;
+        if against.table.is_some_and(|table| !table.is_lockable) {
+            // a column may get another type under us, and has to read what we send then, too
+            fit.columns.iter_mut().for_each(|column| column.wire = None);
+        }
+        Ok(fit)
     }
 
     /// Appends the text that a value has in its column, equal numbers spelled equally, and answers
@@ -124,6 +140,12 @@ impl Fit {
 struct Making<'a> {
     batch: &'a Batch,
     against: Against<'a>,
+    /// The columns of the table that rows are fitted to.
+    present: HashMap<&'a str, &'a TableColumn>,
+    /// Columns whose values PostgreSQL computes.
+    computed: HashSet<&'a str>,
+    /// By slot: rows whose value the column does not take.
+    misfits: Vec<usize>,
     fit: Fit,
     /// Columns that count, against `maxColumnsCount`.
     count: usize,
@@ -132,16 +154,32 @@ struct Making<'a> {
 }
 
 impl<'a> Making<'a> {
-    fn new(batch: &'a Batch, against: Against<'a>, unmapped_since: Option<usize>) -> Making<'a> {
+    fn new(
+        batch: &'a Batch,
+        against: Against<'a>,
+        present: HashMap<&'a str, &'a TableColumn>,
+        misfits: Misfits,
+    ) -> Making<'a> {
         let fit = Fit {
             columns: Vec::with_capacity(batch.columns().order().len()),
             missing: Vec::new(),
             column_of_slot: vec![None; batch.columns().len()],
             unmapped: None,
             beyond_limit: 0,
+            is_uneven: false,
         };
-        let count = against.table.map_or(0, |table| table.columns.len());
-        Making { batch, against, fit, count, unmapped_since }
+        let columns = against.target.into_iter().flat_map(|table| &table.columns);
+        let computed = columns.filter(|column| column.filled == Filled::Computed);
+        Making {
+            batch,
+            against,
+            count: present.len(),
+            present,
+            computed: computed.map(|column| column.name.as_str()).collect(),
+            misfits: misfits.by_slot,
+            fit,
+            unmapped_since: misfits.first_row,
+        }
     }
 
     fn take(&mut self, slot: u32, candidate: FitColumn) {
@@ -156,9 +194,9 @@ impl<'a> Making<'a> {
             self.fit.column_of_slot[slot as usize] = Some(unmapped);
             return;
         }
-        let is_present =
-            self.against.table.is_some_and(|table| table.column(&column.name).is_some());
-        if !is_present && !self.may_be_made(column) {
+        let is_present = self.present.contains_key(&*column.name);
+        let is_computed = self.computed.contains(&*column.name);
+        if is_computed || (!is_present && !self.may_be_made(column)) {
             if let Some(row) = column.first_row {
                 self.unmapped_since = Some(self.unmapped_since.map_or(row, |since| since.min(row)));
             }
@@ -167,6 +205,9 @@ impl<'a> Making<'a> {
         if !is_present {
             let ddl_type = ddl_type(column).to_owned();
             self.fit.missing.push(NewColumn { name: column.name.to_string(), ddl_type });
+        }
+        if self.against.is_by_event && self.misfits[slot as usize] == self.batch.row_count() {
+            return; // no row names it: it keeps what it has, or gets its default
         }
         self.fit.column_of_slot[slot as usize] = u32::try_from(self.fit.columns.len()).ok();
         self.fit.columns.push(candidate);
@@ -198,7 +239,7 @@ impl<'a> Making<'a> {
     }
 
     fn table_has(&self, name: &str) -> bool {
-        self.against.table.is_some_and(|table| table.column(name).is_some())
+        self.present.contains_key(name)
     }
 
     fn add_unmapped(&mut self) {
@@ -246,28 +287,50 @@ fn order(batch: &Batch, against: Against<'_>) -> io::Result<Vec<u32>> {
     Ok(slots)
 }
 
-/// The first row with a value that its column does not take.
-fn first_misfit(batch: &Batch, columns: &[Option<FitColumn>]) -> io::Result<Option<usize>> {
-    let conversions: Vec<Option<Conversion>> = columns
-        .iter()
-        .map(|column| match column.as_ref()?.action {
-            Action::Convert(conversion) => Some(conversion),
-            Action::Copy | Action::Timestamp => None,
-        })
-        .collect();
-    let mut found = None;
-    if conversions.iter().all(Option::is_none) {
-        return Ok(found);
+/// Values that their columns do not take.
+struct Misfits {
+    /// The first row that has one.
+    first_row: Option<usize>,
+    /// By slot: how many rows have one; 0 for all where only the first row was asked for.
+    by_slot: Vec<usize>,
+}
+
+impl Misfits {
+    fn look(batch: &Batch, columns: &[Option<FitColumn>], counts_all: bool) -> io::Result<Misfits> {
+        let conversions: Vec<Option<Conversion>> = columns
+            .iter()
+            .map(|column| match column.as_ref()?.action {
+                Action::Convert(conversion) => Some(conversion),
+                Action::Copy | Action::Timestamp => None,
+            })
+            .collect();
+        let mut misfits = Misfits { first_row: None, by_slot: vec![0; columns.len()] };
+        if conversions.iter().all(Option::is_none) {
+            return Ok(misfits);
+        }
+        let mut scratch = String::new();
+        batch.rows.visit(0..batch.row_count(), |number, row| {
+            for cell in row.cells() {
+                scratch.clear();
+                let conversion = conversions[cell.slot as usize];
+                if conversion.is_none_or(|conversion| conversion.apply(number, &cell, &mut scratch))
+                {
+                    continue;
+                }
+                misfits.first_row.get_or_insert(number);
+                if !counts_all {
+                    return false;
+                }
+                misfits.by_slot[cell.slot as usize] += 1;
+            }
+            true
+        })?;
+        Ok(misfits)
     }
-    let mut scratch = String::new();
-    batch.rows.visit(0..batch.row_count(), |number, row| {
-        let fits = row.cells().all(|cell| {
-            scratch.clear();
-            let conversion = conversions[cell.slot as usize];
-            conversion.is_none_or(|conversion| conversion.apply(number, &cell, &mut scratch))
-        });
-        found = (!fits).then_some(number);
-        fits
-    })?;
-    Ok(found)
+}
+
+/// The table's columns by their names.
+fn by_name(table: Option<&Table>) -> HashMap<&str, &TableColumn> {
+    let columns = table.into_iter().flat_map(|table| &table.columns);
+    columns.map(|column| (column.name.as_str(), column)).collect()
 }

@@ -1,17 +1,10 @@
 //! One event at a time: visible at once, with statements of its own.
-//!
-//! Columns that the event does not have keep what the table has, or get their default.
 
 use std::sync::Arc;
 
 use super::{
-    catalog::Table,
-    change::{Prepared, Rules},
-    client::Connection,
-    encode::Encoder,
-    error::Purpose,
+    catalog::Table, change::Rules, client::Connection, error::Purpose, one_by_one::RowInsert,
     pool::Postgres,
-    quote_ident, quote_literal,
 };
 use crate::{
     error::LoadError,
@@ -23,7 +16,7 @@ use crate::{
 const RULES: Rules = Rules {
     changes: SchemaChanges::BeforeLoad,
     style: TextStyle::Milliseconds,
-    first_row_is_free: true,
+    is_by_event: true,
     is_literal: true,
 };
 
@@ -50,48 +43,17 @@ impl Postgres {
         known: Option<Table>,
     ) -> Result<Option<Table>, LoadError> {
         let prepared = self.prepare(connection, Arc::new(batch), RULES, known).await?;
-        let Some(insert) = insert_sql(&prepared)? else {
+        let mut inserting = RowInsert::new(&prepared);
+        let mut insert = None;
+        prepared.batch.rows.visit(0..1, |number, row| {
+            insert = inserting.sql(number, row);
+            true
+        })?;
+        let Some(insert) = insert else {
             return Err(LoadError::Row(RowError::NoColumn));
         };
         let purpose = Purpose::Rows { table: &prepared.name.table };
         connection.run_for(&format!("{}; {insert}; commit", self.begin_sql()), purpose).await?;
         Ok(prepared.table)
     }
-}
-
-/// `None`: the row has no value.
-fn insert_sql(prepared: &Prepared) -> Result<Option<String>, LoadError> {
-    let Prepared { batch, name, fit, table, .. } = prepared;
-    let mut values = Vec::new();
-    batch.rows.visit(0..1, |number, row| {
-        values = Encoder::new(fit, batch.columns()).texts(number, row);
-        true
-    })?;
-    if values.is_empty() {
-        return Ok(None);
-    }
-    let (mut columns, mut literals, mut updates) = (Vec::new(), Vec::new(), Vec::new());
-    for (column, text) in values {
-        let column = &fit.columns[column as usize];
-        let quoted = quote_ident(&column.name);
-        let cast = column.cast.as_ref().map(|cast| format!("::{cast}")).unwrap_or_default();
-        literals.push(format!("{}{cast}", quote_literal(&text)));
-        updates.push(format!("{quoted} = excluded.{quoted}"));
-        columns.push(quoted);
-    }
-    let key = table.as_ref().and_then(|table| table.key.as_ref());
-    let conflict = match key.filter(|_| batch.options.deduplicate) {
-        Some(key) => format!(
-            " on conflict on constraint {} do update set {}",
-            quote_ident(&key.constraint),
-            updates.join(", ")
-        ),
-        None => String::new(),
-    };
-    Ok(Some(format!(
-        "insert into {} ({}) values ({}){conflict}",
-        name.quoted(),
-        columns.join(", "),
-        literals.join(", ")
-    )))
 }

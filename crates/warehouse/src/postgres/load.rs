@@ -7,8 +7,10 @@
 
 use std::{sync::Arc, time::Instant};
 
+use sqlx::Row;
+
 use super::{
-    catalog::Table,
+    catalog::{Table, TableName, lock_shape_sql},
     change::{Prepared, Rules},
     client::Connection,
     error::Purpose,
@@ -29,6 +31,9 @@ use crate::{
         convert::TextStyle,
     },
 };
+
+/// How often a load starts over because a table changed under it.
+const MAX_CHANGES: usize = 5;
 
 /// Rows that the database has, in a transaction that is open: not visible, the position locked.
 /// Dropped without a commit, its connection is closed and the server rolls all of it back, changes
@@ -66,6 +71,7 @@ impl Postgres {
             return Ok(Staged { connection: None, report: LoadReport::default(), fence });
         }
         let mut isolation = Isolation::default();
+        let mut changes = 0;
         loop {
             let mut connection = self.connection().await?;
             let mut report = LoadReport::default();
@@ -76,6 +82,14 @@ impl Postgres {
                     return Ok(Staged { connection: Some(connection), report, fence });
                 }
                 Ok(Ended::RolledBack) => {} // more is known about its rows now
+                Ok(Ended::TableChanged { table }) => {
+                    changes += 1;
+                    if changes >= MAX_CHANGES {
+                        return Err(LoadError::config(format!(
+                            "table {table} changes faster than a batch can be fitted to it"
+                        )));
+                    }
+                }
                 Err(LoadError::Fenced) => return Err(LoadError::Fenced),
                 Err(error) => {
                     let in_step = error.server_error().is_some();
@@ -166,6 +180,8 @@ enum Ended {
     Staged,
     /// It was rolled back: its rows have to be tried again, in another transaction.
     RolledBack,
+    /// It was rolled back: this table is not what the rows were fitted to.
+    TableChanged { table: String },
 }
 
 /// One attempt to stage all batches in one transaction.
@@ -206,11 +222,9 @@ impl Attempt<'_> {
         if !has_begun {
             self.begin(connection).await?;
         }
-        if let Some(fence_sql) = &self.fence_sql
-            && connection.run(fence_sql).await?.len() != 1
-        {
+        if let Some(table) = self.lock(connection, &prepared).await? {
             connection.roll_back().await?;
-            return Err(LoadError::Fenced);
+            return Ok(Ended::TableChanged { table });
         }
         for (index, prepared) in &prepared {
             if !self.send(connection, *index, prepared, report).await? {
@@ -222,6 +236,54 @@ impl Attempt<'_> {
         Ok(Ended::Staged)
     }
 
+    /// Locks the position and the tables, in one round trip, and looks whether each table still is
+    /// what its rows were fitted to: whoever changed it in between, its values would be read as
+    /// what they are not. Answers a table that is not.
+    async fn lock(
+        &self,
+        connection: &mut Connection,
+        prepared: &[(usize, Prepared)],
+    ) -> Result<Option<String>, LoadError> {
+        let mut tables: Vec<(&TableName, &Table)> = Vec::new();
+        for (_, prepared) in prepared {
+            let Some(table) = prepared.table.as_ref().filter(|_| prepared.is_fitted_to_table())
+            else {
+                continue;
+            };
+            match tables.iter_mut().find(|(name, _)| *name == &prepared.name) {
+                Some((_, earlier)) if earlier.is_contained_in(table) => *earlier = table,
+                Some((name, _)) => return Ok(Some(name.table.clone())),
+                None => tables.push((&prepared.name, table)),
+            }
+        }
+        let locks = tables.iter().map(|(name, table)| lock_shape_sql(name, table.is_lockable));
+        let statements: Vec<_> = self.fence_sql.iter().cloned().chain(locks).collect();
+        if statements.is_empty() {
+            return Ok(None);
+        }
+        let rows = match connection.run(&statements.join("; ")).await {
+            Err(error) if error.is_undefined_table() => {
+                // one of ours, or one of the ledger's
+                return first_changed(connection, &tables).await?.map(Some).ok_or(error);
+            }
+            rows => rows?,
+        };
+        let Some(fences) = rows.len().checked_sub(tables.len()) else {
+            return Err(LoadError::config("the catalog answers in another shape"));
+        };
+        if fences != usize::from(self.fence_sql.is_some()) {
+            connection.roll_back().await?;
+            return Err(LoadError::Fenced);
+        }
+        for ((name, table), row) in tables.iter().zip(&rows[fences..]) {
+            let is_as_it_was = row.try_get(0).ok() == Some(table.version.as_str());
+            if !is_as_it_was && !still_fits(connection, name, table).await? {
+                return Ok(Some(name.table.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     fn rules(&self, batch: &Batch) -> Rules {
         let changes = match batch.replaces {
             Replaces::Nothing => self.options.schema_changes,
@@ -231,7 +293,7 @@ impl Attempt<'_> {
         Rules {
             changes,
             style: if is_event { TextStyle::Milliseconds } else { TextStyle::Short },
-            first_row_is_free: is_event,
+            is_by_event: is_event,
             is_literal: changes == SchemaChanges::InLoad,
         }
     }
@@ -290,7 +352,6 @@ impl Attempt<'_> {
                 let sent = self.postgres.send_new_or_merge(connection, prepared, &rows);
                 counts.loaded = sent.await?;
             }
-            // triggers and rules may make the server count otherwise
             counts.merged = (total as u64).saturating_sub(counts.loaded + counts.refused);
         }
         report.counts.loaded += counts.loaded;
@@ -299,6 +360,32 @@ impl Attempt<'_> {
         report.tables.push(loaded_table(connection, index, prepared).await?);
         Ok(true)
     }
+}
+
+/// Whether nothing but columns, or a key where there was none, was added to a table.
+async fn still_fits(
+    connection: &mut Connection,
+    name: &TableName,
+    table: &Table,
+) -> Result<bool, LoadError> {
+    let now = Table::read(connection, name).await?;
+    let has_same_key = |now: &Table| table.key.is_none() || table.key == now.key;
+    Ok(now.is_some_and(|now| table.is_contained_in(&now) && has_same_key(&now)))
+}
+
+/// After an error: the first table that is not what it was.
+async fn first_changed(
+    connection: &mut Connection,
+    tables: &[(&TableName, &Table)],
+) -> Result<Option<String>, LoadError> {
+    connection.roll_back().await?;
+    connection.begin("begin").await?; // to be ended as the one that failed
+    for (name, table) in tables {
+        if Table::read(connection, name).await?.as_ref() != Some(*table) {
+            return Ok(Some(name.table.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// What the database would say of a row without a key.

@@ -1,6 +1,6 @@
 //! PostgreSQL: the table as it is (`catalog`), how a batch fits it (`fit`), what has to change
 //! (`ddl`, `change`, `key`), what rows become for COPY (`encode`, `binary`) and how they reach the
-//! table (`transfer`, one by one: `insert`), which rows are refused (`isolate`), the transaction
+//! table (`transfer`, one by one: `one_by_one`, `insert`), which rows are refused (`isolate`), the transaction
 //! that carries all of it (`load`), and what is kept beside it (`ledger`).
 
 mod binary;
@@ -21,6 +21,7 @@ mod known;
 mod ledger;
 mod load;
 mod new_keys;
+mod one_by_one;
 mod patience;
 mod pool;
 mod quote;

@@ -7,7 +7,7 @@
 //! each vain try, because a vain try leaves dead rows behind.
 
 use super::{
-    change::Prepared,
+    change::{OneByOne, Prepared},
     client::Connection,
     pool::Postgres,
     transfer::{self, Selection},
@@ -17,9 +17,12 @@ use crate::error::{LoadError, ServerError};
 impl Postgres {
     /// Whether a batch is to be merged, but may do without.
     pub(super) fn may_be_all_new(&self, prepared: &Prepared) -> bool {
-        let Prepared { batch, name, fit, .. } = prepared;
+        let Prepared { batch, name, .. } = prepared;
         let is_merged = batch.options.merges_into_table() && prepared.part() == 0;
-        is_merged && !fit.needs_cast() && self.repeats().is_worth_a_try(name)
+        is_merged
+            && prepared.may_be_copied()
+            && prepared.one_by_one != OneByOne::Always
+            && self.repeats().is_worth_a_try(name)
     }
 
     /// Sends rows, as [`transfer::send`] does, without merging them where nothing is to be merged.

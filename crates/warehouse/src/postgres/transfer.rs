@@ -9,13 +9,13 @@ use tracing::warn;
 use super::{
     binary::BinaryWriter,
     catalog::Table,
-    change::Prepared,
+    change::{OneByOne, Prepared},
     client::Connection,
-    ddl::{self, KeyChange, NewColumn, Staging},
+    ddl::{self, Insertion, KeyChange, NewColumn, Staging},
     encode::Encoder,
     error::Purpose,
     fit::{Against, Fit, Free},
-    quote_ident,
+    one_by_one, quote_ident,
     row_writer::RowWriter,
 };
 use crate::{
@@ -41,7 +41,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    fn has(&self, row: usize) -> bool {
+    pub(super) fn has(&self, row: usize) -> bool {
         self.kept.as_ref().is_none_or(|kept| kept[row])
     }
 
@@ -52,7 +52,10 @@ impl Selection {
 
     /// How many rows it has.
     pub(super) fn len(&self) -> usize {
-        self.range.clone().filter(|row| self.has(*row)).count()
+        match &self.kept {
+            Some(kept) => kept[self.range.clone()].iter().filter(|is_kept| **is_kept).count(),
+            None => self.range.len(),
+        }
     }
 
     /// The first row.
@@ -67,22 +70,25 @@ impl Selection {
     }
 }
 
-/// Sends rows of a prepared batch; answers how many were inserted or updated. Nothing of what the
-/// batch replaces is touched here.
+/// Sends rows of a prepared batch; answers how many were inserted or updated, those counted that a
+/// trigger or a rule of the table took elsewhere. Nothing of what the batch replaces is touched
+/// here.
 pub(super) async fn send(
     connection: &mut Connection,
     prepared: &Prepared,
     rows: &Selection,
 ) -> Result<u64, LoadError> {
-    let Prepared { batch, name, fit, table, .. } = prepared;
-    let is_merged = batch.options.merges_into_table();
-    if !is_merged && !fit.needs_cast() {
+    let Prepared { batch, name, fit, .. } = prepared;
+    if prepared.one_by_one != OneByOne::Never {
+        one_by_one::send(connection, prepared, rows).await?;
+        return Ok(rows.len() as u64);
+    }
+    if prepared.goes_by_copy() {
         return copy(connection, &name.quoted(), prepared, rows).await;
     }
     let purpose = Purpose::Rows { table: &name.table };
-    let columns = fit.quoted_columns();
     let staging = Staging::new(name, !batch.options.disable_temporary_tables);
-    connection.run_for(&staging.create_like_sql(name, &columns), purpose).await?;
+    connection.run_for(&staging.create_like_sql(name, &fit.quoted_columns()), purpose).await?;
     widen_cast_columns(connection, &staging, fit, purpose).await?;
     if prepared.part() > 0 {
         let key = ddl::quoted_list(&batch.key_columns());
@@ -90,14 +96,26 @@ pub(super) async fn send(
         connection.run_for(&unique, purpose).await?;
     }
     copy(connection, &staging.quoted(), prepared, rows).await?;
-    let key = table.as_ref().and_then(|table| table.key.as_ref()).filter(|_| is_merged);
-    let constraint = key.map(|key| key.constraint.as_str());
-    let (staged, selected) = (staging.quoted(), selected(fit, &columns));
-    let merge =
-        ddl::merge_sql(&staged, name, &columns, &selected, constraint, prepared.keeps_absent);
-    let loaded = connection.execute(&merge, purpose).await?;
-    connection.run_for(&format!("drop table {}", staging.quoted()), purpose).await?;
-    Ok(loaded)
+    insert_staged(connection, prepared, &staging, prepared.merged_by()).await?;
+    Ok(rows.len() as u64)
+}
+
+/// Moves rows from their staging table into the table, and drops the former.
+async fn insert_staged(
+    connection: &mut Connection,
+    prepared: &Prepared,
+    staging: &Staging,
+    merged_by: Option<&str>,
+) -> Result<(), LoadError> {
+    let Prepared { name, fit, .. } = prepared;
+    let purpose = Purpose::Rows { table: &name.table };
+    let (columns, always_own) = (fit.quoted_columns(), prepared.always_own());
+    let insertion =
+        Insertion { target: name, columns: &columns, always_own: &always_own, merged_by };
+    let staged = staging.quoted();
+    let rows = format!("select {} from {staged}", selected(fit, &columns).join(", "));
+    connection.execute(&insertion.sql(&rows), purpose).await?;
+    connection.run_for(&format!("drop table {staged}"), purpose).await.map(drop)
 }
 
 /// Empties what the batch replaces, as far as that has to happen before its rows are sent.
@@ -148,12 +166,8 @@ pub(super) async fn replace_all(
     for statement in &statements {
         connection.run_for(statement, as_schema).await?;
     }
-    let columns = fit.quoted_columns();
-    let insert =
-        ddl::merge_sql(&staging.quoted(), name, &columns, &selected(fit, &columns), None, false);
-    let loaded = connection.execute(&insert, as_rows).await?;
-    connection.run_for(&format!("drop table {}", staging.quoted()), as_rows).await?;
-    Ok(loaded)
+    insert_staged(connection, prepared, &staging, None).await?;
+    Ok(rows.len() as u64)
 }
 
 /// What an empty batch replaces.
@@ -199,7 +213,8 @@ fn selected(fit: &Fit, columns: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Streams rows into a table; encoding runs beside sending. Returns the number of rows stored.
+/// Streams rows into a table; encoding runs beside sending. Returns the number of rows sent: the
+/// server does not count those that a trigger took.
 pub(super) async fn copy(
     connection: &mut Connection,
     place: &str,
@@ -212,6 +227,7 @@ pub(super) async fn copy(
     let columns = fit.quoted_columns().join(", ");
     let sql = format!("copy {place} ({columns}) from stdin with (format {format})");
     let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
+    let sent = rows.len() as u64;
     let (batch, fit, rows) = (batch.clone(), fit.clone(), rows.clone());
     let encoding = tokio::task::spawn_blocking(move || send_rows(&batch, &fit, &rows, &sender));
     let stored = connection.copy(&sql, &mut chunks, purpose).await;
@@ -222,7 +238,7 @@ pub(super) async fn copy(
     if encoded.is_err() {
         connection.give_up(); // the rows sent are not all rows
     }
-    encoded.and(stored)
+    encoded.and(stored).map(|_| sent)
 }
 
 /// The fastest format that takes all values of the batch.
@@ -264,7 +280,14 @@ fn send_rows(
 /// load would send. For looking at a batch without a database.
 pub fn copy_text(batch: &Batch) -> Result<(Vec<String>, Vec<u8>), LoadError> {
     let made = HashSet::new();
-    let against = Against { table: None, made: &made, free: Free::None, style: TextStyle::Short };
+    let against = Against {
+        table: None,
+        target: None,
+        made: &made,
+        free: Free::None,
+        style: TextStyle::Short,
+        is_by_event: false,
+    };
     let fit = Fit::new(batch, against)?;
     let mut text = Vec::new();
     let mut encoder = Encoder::new(&fit, batch.columns());

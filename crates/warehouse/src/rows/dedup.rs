@@ -8,14 +8,13 @@ use crate::rows::{
     row::{Cell, Kind, Row},
 };
 
-/// What a missing key value counts as.
-const MISSING: &str = "<nil>";
 const SEPARATOR: &str = "_###_";
 
 /// One flag per row: whether it survives. The later of two rows wins, or, with a discriminator, the
 /// one with the greater value. `key` are the columns that rows are told apart by. `refused` rows,
-/// in order, do not take part. Rows of different parts, of so many rows each, are not compared; 0
-/// is one part.
+/// in order, do not take part, and rows without a value in some key column all survive: each is
+/// refused for that, or gets a value of its own. Rows of different parts, of so many rows each, are
+/// not compared; 0 is one part.
 ///
 /// `stored` appends the text that a value (of a row, by number) has in its column, equal numbers
 /// spelled equally, and answers what it is there; `None` if it does not get there. Rows are
@@ -42,7 +41,9 @@ pub(crate) fn survivors(
         if part > 0 && number % part == 0 {
             kept.clear();
         }
-        write_identity(number, row, &key, &stored, &mut identity);
+        if !write_identity(number, row, &key, &stored, &mut identity) {
+            return true;
+        }
         let value = discriminator.and_then(|slot| row.cell(slot?)).and_then(|cell| {
             let mut text = String::new();
             let kind = stored(number, &cell, &mut text)?;
@@ -77,23 +78,22 @@ fn discriminator_slot(batch: &Batch) -> Option<Option<u32>> {
     Some(batch.columns().slot_of(&identifier(&path.join("_"), NameOf::Column)))
 }
 
+/// `false`: part of the key is missing.
 fn write_identity(
     number: usize,
     row: Row<'_>,
     key: &[Option<u32>],
     stored: impl Fn(usize, &Cell<'_>, &mut String) -> Option<Kind>,
     identity: &mut String,
-) {
+) -> bool {
     identity.clear();
-    for (index, slot) in key.iter().enumerate() {
+    key.iter().enumerate().all(|(index, slot)| {
         if index > 0 {
             identity.push_str(SEPARATOR);
         }
         let cell = slot.and_then(|slot| row.cell(slot));
-        if cell.and_then(|cell| stored(number, &cell, identity)).is_none() {
-            identity.push_str(MISSING);
-        }
-    }
+        cell.and_then(|cell| stored(number, &cell, identity)).is_some()
+    })
 }
 
 struct Value {
@@ -188,10 +188,8 @@ mod tests {
     }
 
     #[test]
-    fn missing_key_values_are_one_key() {
-        assert_eq!(
-            surviving(&[("primaryKey", "a,b")], &[r#"{"a":1}"#, r#"{"a":1,"b":null}"#]),
-            [false, true]
-        );
+    fn a_row_without_part_of_its_key_is_like_no_other() {
+        let events = [r#"{"a":1}"#, r#"{"a":1,"b":null}"#, r#"{"a":1,"b":2}"#, r#"{"a":1,"b":2}"#];
+        assert_eq!(surviving(&[("primaryKey", "a,b")], &events), [true, true, false, true]);
     }
 }

@@ -52,11 +52,6 @@ async fn what_the_server_says_itself_is_told_apart() -> Result<()> {
         ("a check", "alter table t add check (n < 10)", Fault::Event),
         ("a table that only a function names", through_a_function, Fault::Unknown),
         (
-            "a generated column",
-            "alter table t drop n; alter table t add n bigint generated always as (id) stored",
-            Fault::Unknown,
-        ),
-        (
             "a table that only reads",
             "alter database {} set default_transaction_read_only = on",
             Fault::Environment,

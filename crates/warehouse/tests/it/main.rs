@@ -1,5 +1,6 @@
 //! The library against real PostgreSQL servers.
 
+mod as_insert;
 mod faults;
 mod keys;
 mod ledger;
