@@ -104,7 +104,7 @@ pub static SPOOL_QUARANTINED: LazyLock<IntGauge> = LazyLock::new(|| {
 });
 
 /// What became of spooled events. Label: `status` (`spooled`, `delivered`, `found`, `quarantined`,
-/// `released`).
+/// `released`, `discarded`).
 pub static SPOOL_EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bulkerapp_spool_events_total",
@@ -292,7 +292,7 @@ pub fn register() {
     ] {
         LazyLock::force(gauge);
     }
-    for status in ["spooled", "delivered", "found", "quarantined", "released"] {
+    for status in ["spooled", "delivered", "found", "quarantined", "released", "discarded"] {
         SPOOL_EVENTS.with_label_values(&[status]);
     }
     for reason in ["full", "topic_full", "disk"] {

@@ -46,7 +46,8 @@ pub use spool::{
     QuarantinedTopic, Spool, SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings, SpoolStatus,
 };
 pub use spool_service::{
-    SpoolBegun, SpoolCommand, SpoolCommandError, SpoolGauges, SpoolWork, watch_spool_requests,
+    SpoolBegun, SpoolCommand, SpoolCommandError, SpoolDiscard, SpoolGauges, SpoolWork,
+    watch_spool_requests,
 };
 pub use topic::{
     ALL_TABLES, MAX_TOPIC_NAME, TopicId, TopicMode, TopicNameError, check_length, fnv1a,

@@ -30,7 +30,7 @@ pub enum Command {
     Preflight { back: bool },
     /// Sets where a topic is read from next.
     SetStart { topic: String, at: StartAt },
-    /// Sends what is in a spool's folder, or in its quarantine.
+    /// Sends what is in a spool's folder, or in its quarantine, or forgets its quarantine.
     Spool(SpoolCommand),
 }
 
@@ -73,9 +73,8 @@ impl Command {
                     .skip(1)
                     .map(|word| word.to_string_lossy().into_owned())
                     .collect();
-                let command = SpoolCommand::parse(&words).context(
-                    "usage: bulkerapp spool replay FOLDER | bulkerapp spool quarantine FOLDER [TOPIC]",
-                )?;
+                let usage = || format!("usage: bulkerapp spool {}", SpoolCommand::USAGE);
+                let command = SpoolCommand::parse(&words).with_context(usage)?;
                 Ok(Some(Command::Spool(command)))
             }
             _ => Ok(None),

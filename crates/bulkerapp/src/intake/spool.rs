@@ -56,7 +56,13 @@ pub async fn run(command: &SpoolCommand, config: &Config, environment: &Environm
     let folder = command.folder().display();
     let work = match command.begin(&config.kafka, counters())? {
         SpoolBegun::Requested => {
-            println!("the process that uses {folder} sends them again");
+            println!("the process that uses {folder} does it");
+            return Ok(());
+        }
+        SpoolBegun::Discard(discard) => {
+            let gone = discard.run().await?;
+            let events: usize = gone.iter().flat_map(|topic| topic.reasons.values()).sum();
+            println!("{events} events were discarded: {gone:?}");
             return Ok(());
         }
         SpoolBegun::Here(work) => work,

@@ -42,6 +42,8 @@ impl SendError {
         matches!(self, SendError::TooLarge | SendError::Refused(INVALID))
     }
 
+    /// The time that a record bears, and a name that Kafka takes for another topic's, are no fault
+    /// of the event: the clocks, the topic's settings or the other topic may change.
     pub(super) fn of(code: RDKafkaErrorCode) -> SendError {
         match code {
             RDKafkaErrorCode::QueueFull => SendError::QueueFull,
@@ -50,7 +52,6 @@ impl SendError {
             }
             RDKafkaErrorCode::TopicAuthorizationFailed
             | RDKafkaErrorCode::ClusterAuthorizationFailed
-            | RDKafkaErrorCode::InvalidTopic
             | RDKafkaErrorCode::InvalidRecord
             | RDKafkaErrorCode::PolicyViolation
             | RDKafkaErrorCode::UnsupportedCompressionType => SendError::Refused(code.into()),
@@ -88,6 +89,9 @@ mod tests {
             RDKafkaErrorCode::NotEnoughReplicas,
             RDKafkaErrorCode::Fatal,
             RDKafkaErrorCode::PurgeInflight,
+            RDKafkaErrorCode::InvalidTimestamp,
+            RDKafkaErrorCode::InvalidTopic,
+            RDKafkaErrorCode::InvalidDifferentRecord,
         ];
         for code in passes {
             assert!(SendError::of(code).is_retriable(), "{code}");
@@ -95,7 +99,7 @@ mod tests {
         for code in [
             RDKafkaErrorCode::MessageSizeTooLarge,
             RDKafkaErrorCode::TopicAuthorizationFailed,
-            RDKafkaErrorCode::InvalidTopic,
+            RDKafkaErrorCode::InvalidRecord,
         ] {
             assert!(!SendError::of(code).is_retriable(), "{code}");
         }

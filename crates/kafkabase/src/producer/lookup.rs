@@ -78,8 +78,9 @@ impl LookUp {
         since: SystemTime,
     ) -> Result<HashSet<Vec<u8>>, LookUpError> {
         let since = since.checked_sub(CLOCKS_APART).unwrap_or(UNIX_EPOCH);
-        let tails =
-            self.blocking(topic, move |consumer, topic| tails(consumer, topic, since)).await?;
+        let tails = self
+            .blocking(topic, move |consumer, topic| tails(&LeadersOf { consumer, topic }, since))
+            .await?;
         tokio::time::sleep(self.wait).await;
         self.blocking(topic, move |consumer, topic| read(consumer, topic, &tails, keys)).await
     }
@@ -96,36 +97,82 @@ impl LookUp {
     }
 }
 
+/// What a look asks the leaders of a topic.
+trait Leaders {
+    /// How many partitions there are.
+    fn partitions(&self) -> Result<i32, LookUpError>;
+    /// Where a partition ends, open transactions included.
+    fn end(&self, partition: i32) -> Result<i64, LookUpError>;
+    /// The first record of each partition that is from then or younger; `None` where there is none.
+    fn first_since(
+        &self,
+        partitions: i32,
+        since: SystemTime,
+    ) -> Result<Vec<(i32, Option<i64>)>, LookUpError>;
+}
+
 /// Where each partition's records since then begin. Every leader has answered when this returns.
-fn tails(
-    consumer: &BaseConsumer,
-    topic: &str,
-    since: SystemTime,
-) -> Result<Vec<Tail>, LookUpError> {
-    let metadata = consumer.fetch_metadata(Some(topic), QUESTION)?;
-    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-    let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+///
+/// Ends are asked for first: a record that surfaces afterwards is behind them, and one that was
+/// there before is found by its time. The other way round, a record that surfaces between the two
+/// questions is in neither answer.
+fn tails(leaders: &impl Leaders, since: SystemTime) -> Result<Vec<Tail>, LookUpError> {
+    let partitions = leaders.partitions()?;
     if partitions == 0 {
         return Err(LookUpError::NoPartitions);
     }
-    let mut asked = TopicPartitionList::new();
-    let since = since.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
+    let mut ends = Vec::new();
     for partition in 0..partitions {
+        ends.push(leaders.end(partition)?);
+    }
+    let firsts = leaders.first_since(partitions, since)?;
+    let tail = |(partition, first): (i32, Option<i64>)| {
+        let end = usize::try_from(partition).ok().and_then(|at| ends.get(at)).copied();
+        let start = first.unwrap_or(i64::MAX).min(end.unwrap_or(i64::MAX));
+        Tail { partition, start }
+    };
+    Ok(firsts.into_iter().map(tail).collect())
+}
+
+/// The leaders as Kafka has them.
+struct LeadersOf<'a> {
+    consumer: &'a BaseConsumer,
+    topic: &'a str,
+}
+
+impl Leaders for LeadersOf<'_> {
+    fn partitions(&self) -> Result<i32, LookUpError> {
+        let metadata = self.consumer.fetch_metadata(Some(self.topic), QUESTION)?;
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        Ok(i32::try_from(partitions).unwrap_or(i32::MAX))
+    }
+
+    fn end(&self, partition: i32) -> Result<i64, LookUpError> {
+        Ok(self.consumer.fetch_watermarks(self.topic, partition, QUESTION)?.1)
+    }
+
+    fn first_since(
+        &self,
+        partitions: i32,
+        since: SystemTime,
+    ) -> Result<Vec<(i32, Option<i64>)>, LookUpError> {
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
         let since = Offset::Offset(i64::try_from(since).unwrap_or(i64::MAX));
-        asked.add_partition_offset(topic, partition, since)?;
+        let mut asked = TopicPartitionList::new();
+        for partition in 0..partitions {
+            asked.add_partition_offset(self.topic, partition, since)?;
+        }
+        let mut firsts = Vec::new();
+        for found in self.consumer.offsets_for_times(asked, QUESTION)?.elements() {
+            found.error()?;
+            let first = match found.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None, // nothing is that young yet
+            };
+            firsts.push((found.partition(), first));
+        }
+        Ok(firsts)
     }
-    let mut tails = Vec::new();
-    for found in consumer.offsets_for_times(asked, QUESTION)?.elements() {
-        found.error()?;
-        let partition = found.partition();
-        let start = match found.offset() {
-            Offset::Offset(offset) => offset,
-            // nothing is that young yet
-            _ => consumer.fetch_watermarks(topic, partition, QUESTION)?.1,
-        };
-        tails.push(Tail { partition, start });
-    }
-    Ok(tails)
 }
 
 /// Reads the tails to where they end now.
@@ -177,4 +224,75 @@ fn read(
 fn is_passing(code: rdkafka::error::RDKafkaErrorCode) -> bool {
     use rdkafka::error::RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, Resolve};
     matches!(code, AllBrokersDown | BrokerTransportFailure | Resolve)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    const SINCE: u64 = 100;
+
+    /// A partition whose records are times, and get more behind each question.
+    struct Growing {
+        records: RefCell<Vec<u64>>,
+        /// What surfaces behind which question, counted from 1.
+        surfaces: (usize, Vec<u64>),
+        questions: RefCell<usize>,
+    }
+
+    impl Growing {
+        fn ask(&self) -> Vec<u64> {
+            let answer = self.records.borrow().clone();
+            *self.questions.borrow_mut() += 1;
+            if *self.questions.borrow() == self.surfaces.0 {
+                self.records.borrow_mut().extend(&self.surfaces.1);
+            }
+            answer
+        }
+    }
+
+    impl Leaders for Growing {
+        fn partitions(&self) -> Result<i32, LookUpError> {
+            self.ask();
+            Ok(1)
+        }
+
+        fn end(&self, _: i32) -> Result<i64, LookUpError> {
+            Ok(self.ask().len() as i64)
+        }
+
+        fn first_since(
+            &self,
+            _: i32,
+            since: SystemTime,
+        ) -> Result<Vec<(i32, Option<i64>)>, LookUpError> {
+            let is_young = |time: &u64| UNIX_EPOCH + Duration::from_secs(*time) >= since;
+            let first = self.ask().iter().position(is_young);
+            Ok(vec![(0, first.map(|at| at as i64))])
+        }
+    }
+
+    #[test]
+    fn a_record_is_in_the_tail_whenever_it_surfaces() {
+        for older in [vec![], vec![10, 20], vec![10, 200, 30]] {
+            for question in 0..5 {
+                // given a record that surfaces behind one of the questions, or before the first
+                let is_first = question == 0;
+                let mut records = older.clone();
+                records.extend(is_first.then_some(SINCE));
+                let leaders = Growing {
+                    records: RefCell::new(records),
+                    surfaces: (question, vec![SINCE]),
+                    questions: RefCell::default(),
+                };
+                // when the tails are asked for, then they begin before it
+                let since = UNIX_EPOCH + Duration::from_secs(SINCE);
+                let tails = tails(&leaders, since).unwrap();
+                let at = older.len() as i64;
+                assert!(tails[0].start <= at, "{older:?} {question}: {tails:?}");
+            }
+        }
+    }
 }

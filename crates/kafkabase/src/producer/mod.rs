@@ -14,15 +14,19 @@
 mod client;
 mod error;
 mod lookup;
+mod moment;
 mod replay;
 mod replayer;
 mod replays;
 mod reports;
+mod size;
 mod spooling;
 mod topic;
 
 #[cfg(test)]
 mod outages;
+#[cfg(test)]
+mod refusals;
 
 use std::{
     collections::HashMap,
@@ -40,8 +44,10 @@ use tokio::sync::oneshot;
 
 use self::{
     client::{Client, producer_config},
+    moment::Moment,
     replayer::Replayer,
     reports::{Report, Reports},
+    size::SizeLimit,
 };
 pub use self::{
     error::SendError,
@@ -78,6 +84,7 @@ struct Shared {
     topics: RwLock<HashMap<String, Arc<ProducerTopic>>>,
     prefix: String,
     mode: AckMode,
+    largest: SizeLimit,
     wait: Duration,
     metrics: ProducerMetrics,
     /// What needs the spool; `None` without one.
@@ -87,7 +94,7 @@ struct Shared {
 /// An event that librdkafka has.
 struct Handed {
     ticket: Ticket,
-    since: Instant,
+    since: Moment,
     answer: oneshot::Receiver<Result<(), SendError>>,
 }
 
@@ -124,6 +131,7 @@ impl AckProducer {
             topics: RwLock::default(),
             prefix: config.kafka_topic_prefix.clone(),
             mode: config.ack_mode,
+            largest: SizeLimit(config.producer_message_max_bytes()),
             wait,
             metrics,
             replayer: spool.map(|using| Replayer::new(using, config.client_config(client_id))),
@@ -226,6 +234,7 @@ impl AckProducer {
         topic: &Arc<ProducerTopic>,
         event: EventParts<'_>,
     ) -> Result<(), SendError> {
+        self.shared.largest.check(event)?;
         let (key, value) = (Some(event.key), Some(event.value));
         let mut enqueued = self.enqueue(topic, key, value, Some(owned(event.headers)));
         if let Ok(Enqueued::Held(until)) = enqueued {
@@ -254,8 +263,8 @@ impl AckProducer {
         value: Option<&[u8]>,
         headers: Option<OwnedHeaders>,
     ) -> Result<Enqueued, SendError> {
-        let since = Instant::now();
-        let ticket = match topic.outstanding().admit(since, self.shared.wait) {
+        let since = Moment::now();
+        let ticket = match topic.outstanding().admit(since.monotonic, self.shared.wait) {
             Admission::Direct(ticket) => ticket,
             Admission::Diverted => return Ok(Enqueued::Diverted),
             Admission::Held(until) => return Ok(Enqueued::Held(until)),

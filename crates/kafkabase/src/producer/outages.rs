@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Longer than anything here takes on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// For topics that tests make. Nothing is replayed while it is shut.
 #[derive(Default)]
@@ -44,14 +44,18 @@ impl TopicMaker for Gate {
     }
 }
 
-struct Parts {
-    producer: AckProducer,
+pub(super) struct Parts {
+    pub(super) producer: AckProducer,
     rebuilt: IntCounter,
     gate: Arc<Gate>,
     _folder: tempfile::TempDir,
 }
 
 fn producer(kafka: &OwnKafka, wait: Duration) -> Result<Parts> {
+    producer_at(kafka.bootstrap(), wait)
+}
+
+pub(super) fn producer_at(bootstrap: &str, wait: Duration) -> Result<Parts> {
     let folder = tempfile::tempdir()?;
     let settings = SpoolSettings {
         folder: folder.path().join("spool"),
@@ -59,7 +63,7 @@ fn producer(kafka: &OwnKafka, wait: Duration) -> Result<Parts> {
         topic_share: 1.0,
     };
     let config = kafka_config(&[
-        ("BULKER_KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap()),
+        ("BULKER_KAFKA_BOOTSTRAP_SERVERS", bootstrap),
         ("BULKER_PRODUCER_WAIT_FOR_DELIVERY_MS", &wait.as_millis().to_string()),
     ]);
     let labels = ["topicId", "destinationId", "mode", "tableName", "status", "errorType"];
@@ -80,13 +84,13 @@ fn producer(kafka: &OwnKafka, wait: Duration) -> Result<Parts> {
 
 impl Parts {
     /// Sends the event with this number; its key is the number, too.
-    async fn send(&self, topic: &str, number: usize) -> Result<(), SendError> {
+    pub(super) async fn send(&self, topic: &str, number: usize) -> Result<(), SendError> {
         let (key, topic) = (number.to_string(), self.producer.topic(topic));
         let headers = [("number", key.as_bytes())];
         self.producer.send(&topic, key.as_bytes(), key.as_bytes(), &headers).await
     }
 
-    async fn until_replayed(&self) -> Result<()> {
+    pub(super) async fn until_replayed(&self) -> Result<()> {
         let is_empty = || async {
             self.producer.spool().is_some_and(|spool| spool.status().waiting == 0)
                 && self.producer.blocked_topics() == 0
@@ -104,7 +108,7 @@ async fn may_write(kafka: &Kafka, topic: &str) -> bool {
     kafka.produce(topic, 0, "other", "1000", &[]).await.is_ok()
 }
 
-fn numbers(records: &[Record]) -> Vec<usize> {
+pub(super) fn numbers(records: &[Record]) -> Vec<usize> {
     records.iter().map(|record| record.text().parse().unwrap()).collect()
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{AckProducer, Handed, ProducerTopic, SendError};
+use super::{AckProducer, Handed, ProducerTopic, SendError, moment::Moment};
 use crate::{
     SpoolError,
     spool::{Done, EventParts},
@@ -35,7 +35,10 @@ impl AckProducer {
         headers: &[(&str, &[u8])],
     ) -> Result<(), SendError> {
         let event = EventParts { topic: topic.name(), key, headers, value };
-        let answer = self.spool_only(topic, event, SendError::Blocked).await;
+        let answer = match self.shared.largest.check(event) {
+            Ok(()) => self.spool_only(topic, event, SendError::Blocked).await,
+            too_large => too_large,
+        };
         answer.inspect_err(|error| topic.count(error))
     }
 
@@ -55,10 +58,10 @@ impl AckProducer {
         &self,
         topic: &Arc<ProducerTopic>,
         event: EventParts<'_>,
-        since: Instant,
+        since: Moment,
         error: SendError,
     ) -> Result<(), SendError> {
-        self.append(topic, event, Some(wall_clock(since)), error).await
+        self.append(topic, event, Some(since.on_the_wall()), error).await
     }
 
     /// An event that librdkafka still has: the copy goes when Kafka answers.
@@ -74,7 +77,7 @@ impl AckProducer {
         let copied = {
             let mut outstanding = topic.outstanding();
             if outstanding.is_waiting(ticket) {
-                let seq = replayer.spool().append(event, Some(wall_clock(since)), done)?;
+                let seq = replayer.spool().append(event, Some(since.on_the_wall()), done)?;
                 outstanding.set_copied(ticket, seq);
                 Some(outstanding.divert())
             } else {
@@ -151,9 +154,4 @@ async fn disk_answer(written: &mut Written) -> Result<(), SendError> {
         Ok(Ok(result)) => Ok(result?),
         Ok(Err(_)) | Err(_) => Err(SpoolError::Disk.into()),
     }
-}
-
-fn wall_clock(moment: Instant) -> SystemTime {
-    let now = SystemTime::now();
-    now.checked_sub(moment.elapsed()).unwrap_or(now)
 }

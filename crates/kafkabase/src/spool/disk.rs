@@ -9,12 +9,27 @@ use std::{
     sync::Arc,
 };
 
-/// A folder of files. A file that was made or removed stays so when the power goes.
+/// A folder of files.
 pub(super) trait Disk: Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
+    /// A file that was made stays when the power goes.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
-    fn remove(&self, name: &str) -> io::Result<()>;
+    /// A file that is taken away may be there again when the power goes before the folder is
+    /// synced.
+    fn unlink(&self, name: &str) -> io::Result<()>;
+    /// Files that were taken away stay so once this returns.
+    fn sync_folder(&self) -> io::Result<()>;
+}
+
+/// Takes a file away for good. Called again after a failure, which may have come after the file
+/// was gone: one that is not there is no error.
+pub(super) fn remove(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.unlink(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        unlinked => unlinked?,
+    }
+    disk.sync_folder()
 }
 
 /// A file that is written at its end and read anywhere.
@@ -46,23 +61,35 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder if it is not there.
+    /// Makes the folder, and those that it is in, where they are not there.
     pub(super) fn lock(path: &Path) -> Result<Folder, LockError> {
-        let is_new = !path.exists();
-        std::fs::create_dir_all(path)?;
+        let path = std::path::absolute(path)?;
+        let parents = new_parents(&path);
+        std::fs::create_dir_all(&path)?;
         let lock = OpenOptions::new().create(true).append(true).open(path.join("lock"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(LockError::Taken),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        let folder = File::open(path)?;
+        let folder = File::open(&path)?;
         folder.sync_all()?;
-        if let (true, Some(parent)) = (is_new, path.canonicalize()?.parent()) {
+        for parent in parents {
             File::open(parent)?.sync_all()?;
         }
-        Ok(Folder { path: path.to_owned(), folder, _lock: lock })
+        Ok(Folder { path, folder, _lock: lock })
     }
+}
+
+/// The folders that get an entry where `path` is made: its own parent and, as far as they are made
+/// with it, those above. A spool whose parent is gone after a power cut is gone with it.
+fn new_parents(path: &Path) -> Vec<PathBuf> {
+    let mut missing = path.ancestors().take_while(|folder| !folder.exists());
+    let mut parents = Vec::new();
+    while let Some(parent) = missing.next().and_then(Path::parent) {
+        parents.push(parent.to_owned());
+    }
+    parents
 }
 
 impl Disk for Folder {
@@ -88,8 +115,11 @@ impl Disk for Folder {
         Ok(Arc::new(file))
     }
 
-    fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.path.join(name))?;
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
         self.folder.sync_all()
     }
 }
@@ -116,5 +146,24 @@ impl DiskFile for File {
     fn cut(&self, length: u64) -> io::Result<()> {
         self.set_len(length)?;
         self.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_folder_is_an_entry_of_its_parent_and_a_new_parent_one_of_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path().to_owned();
+        let cases = [
+            ("", vec![]),
+            ("a", vec![there.clone()]),
+            ("a/b/c", vec![there.join("a/b"), there.join("a"), there.clone()]),
+        ];
+        for (path, parents) in cases {
+            assert_eq!(new_parents(&there.join(path)), parents, "{path}");
+        }
     }
 }

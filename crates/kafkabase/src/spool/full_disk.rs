@@ -1,5 +1,5 @@
-//! A disk that is smaller than the spool may be, and full: it has to get empty again by sending
-//! what is on it.
+//! A disk that is smaller than the spool may be, and full, or that fails once: it has to get empty
+//! again by sending what is on it.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -102,4 +102,19 @@ async fn a_kafka_that_fails_again_and_again_does_not_use_up_what_a_full_disk_kee
     // when Kafka takes them, then there is room again
     send_all(&spool, &["t".to_owned()]).await;
     until_it_takes(&spool).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_could_not_be_synced_once_still_gets_rid_of_its_files() {
+    // given an event whose file is taken away, while the folder's sync fails
+    let disk = ForgetfulDisk::default();
+    let spool = spool_on(&disk);
+    append(&spool, "t").unwrap();
+    disk.fail_at_folder();
+    send_all(&spool, &["t".to_owned()]).await;
+    testkit::wait_until(PATIENCE, || async { disk.has_failed_at_folder() }).await.unwrap();
+    // when other events come and go, then no file is left
+    append(&spool, "t").unwrap();
+    send_all(&spool, &["t".to_owned()]).await;
+    testkit::wait_until(PATIENCE, || async { spool.status().bytes == 0 }).await.unwrap();
 }

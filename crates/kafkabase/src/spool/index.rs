@@ -40,8 +40,17 @@ pub(super) struct Entry {
     pub(super) stage: Stage,
     /// Milliseconds since 1970.
     pub(super) received_at: u64,
-    /// The first time; 0 is never.
+    /// The earliest time, by the clock of then; 0 is never.
     pub(super) handed_at: u64,
+}
+
+impl Entry {
+    /// Notes that it was handed over at `at`: not always later than before, as clocks are set back.
+    pub(super) fn set_handed(&mut self, at: u64) {
+        if self.handed_at == 0 || at < self.handed_at {
+            self.handed_at = at;
+        }
+    }
 }
 
 /// The events of one topic.
@@ -52,6 +61,8 @@ pub(super) struct TopicIndex {
     gone: usize,
     handed: usize,
     quarantined: BTreeMap<u64, (Entry, Arc<str>)>,
+    /// How many of them there are for each reason.
+    reasons: BTreeMap<Arc<str>, usize>,
     /// Of both.
     pub(super) bytes: u64,
 }
@@ -71,9 +82,10 @@ impl TopicIndex {
         self.waiting().filter(|entry| entry.place.segment == segment).last().map(|entry| entry.seq)
     }
 
-    /// Whether the medium has it that the event was handed over, some time.
-    pub(super) fn was_handed(&self, seq: u64) -> bool {
-        self.position(seq).is_some_and(|at| self.waiting[at].handed_at != 0)
+    /// Whether the medium has it that the event was handed over, at `now` or before.
+    pub(super) fn was_handed(&self, seq: u64, now: u64) -> bool {
+        let handed_at = self.position(seq).map(|at| self.waiting[at].handed_at);
+        handed_at.is_some_and(|at| at != 0 && at <= now)
     }
 
     /// How many of them may be in Kafka.
@@ -83,6 +95,30 @@ impl TopicIndex {
 
     pub(super) fn quarantined(&self) -> impl Iterator<Item = (&Entry, &Arc<str>)> {
         self.quarantined.values().map(|(entry, reason)| (entry, reason))
+    }
+
+    /// How many events are quarantined, by reason.
+    pub(super) fn reasons(&self) -> &BTreeMap<Arc<str>, usize> {
+        &self.reasons
+    }
+
+    fn add_quarantined(&mut self, entry: Entry, reason: &str) {
+        // all events of a reason share its text
+        let known = self.reasons.get_key_value(reason).map(|(known, _)| known.clone());
+        let reason = known.unwrap_or_else(|| reason.into());
+        *self.reasons.entry(reason.clone()).or_default() += 1;
+        self.quarantined.insert(entry.seq, (entry, reason));
+    }
+
+    fn take_quarantined(&mut self, seq: u64) -> Option<Entry> {
+        let (entry, reason) = self.quarantined.remove(&seq)?;
+        if let Some(count) = self.reasons.get_mut(&reason) {
+            *count -= 1;
+            if *count == 0 {
+                self.reasons.remove(&reason);
+            }
+        }
+        Some(entry)
     }
 
     fn position(&self, seq: u64) -> Option<usize> {
@@ -188,7 +224,7 @@ impl Index {
         match reason {
             Some(reason) => {
                 self.totals.quarantined += 1;
-                topic.quarantined.insert(entry.seq, (entry, reason));
+                topic.add_quarantined(entry, &reason);
             }
             None => {
                 self.totals.waiting += 1;
@@ -209,16 +245,13 @@ impl Index {
                     return false;
                 };
                 found.set_stage(position, Stage::Handed);
-                let entry = &mut found.waiting[position];
-                if entry.handed_at == 0 {
-                    entry.handed_at = *at;
-                }
+                found.waiting[position].set_handed(*at);
             }
             Mark::Removed => {
                 let entry = if let Some(entry) = found.take(seq) {
                     self.totals.waiting -= 1;
                     entry
-                } else if let Some((entry, _)) = found.quarantined.remove(&seq) {
+                } else if let Some(entry) = found.take_quarantined(seq) {
                     self.totals.quarantined -= 1;
                     entry
                 } else {
@@ -226,16 +259,23 @@ impl Index {
                 };
                 self.forget(topic, &entry);
             }
+            Mark::Discarded => {
+                let Some(entry) = found.take_quarantined(seq) else {
+                    return false;
+                };
+                self.totals.quarantined -= 1;
+                self.forget(topic, &entry);
+            }
             Mark::Quarantined(reason) => {
                 let Some(entry) = found.take(seq) else {
                     return false;
                 };
-                found.quarantined.insert(seq, (entry, reason.as_str().into()));
+                found.add_quarantined(entry, reason);
                 self.totals.waiting -= 1;
                 self.totals.quarantined += 1;
             }
             Mark::Released => {
-                let Some((entry, _)) = found.quarantined.remove(&seq) else {
+                let Some(entry) = found.take_quarantined(seq) else {
                     return false;
                 };
                 found.add(entry);

@@ -14,7 +14,7 @@ use std::{
 use tracing::{error, warn};
 
 use super::{
-    disk::{Disk, DiskFile},
+    disk::{self, Disk, DiskFile},
     index::{Entry, Index, Place, Stage},
     record::{self, HEADER, Mark, Record, SpooledEvent},
     reserve::Reserve,
@@ -159,7 +159,7 @@ impl Log {
     /// Deletes the oldest segment. The caller knows that no event of it is needed.
     pub(super) fn delete_oldest(&mut self) -> io::Result<()> {
         if let Some(id) = self.oldest() {
-            self.disk.remove(&name_of(id))?;
+            disk::remove(self.disk.as_ref(), &name_of(id))?;
             self.segments.remove(&id);
         }
         Ok(())
@@ -210,7 +210,8 @@ impl Log {
         let Some(id) = self.active.take() else { return };
         let Some(segment) = self.segments.get(&id) else { return };
         let left = match segment.length {
-            0 => self.disk.remove(&name_of(id)).map(|()| drop(self.segments.remove(&id))),
+            0 => disk::remove(self.disk.as_ref(), &name_of(id))
+                .map(|()| drop(self.segments.remove(&id))),
             length => segment.file.cut(length),
         };
         if let Err(error) = left {
@@ -312,16 +313,18 @@ impl Finding {
             return;
         }
         let Some(event) = self.events.get_mut(&seq) else { return };
+        if *mark == Mark::Discarded && event.reason.is_some() {
+            self.events.remove(&seq);
+            return;
+        }
         match mark {
             Mark::Handed(at) => {
                 event.entry.stage = Stage::Handed;
-                if event.entry.handed_at == 0 {
-                    event.entry.handed_at = *at;
-                }
+                event.entry.set_handed(*at);
             }
             Mark::Quarantined(reason) => event.reason = Some(reason.as_str().into()),
             Mark::Released => event.reason = None,
-            Mark::Removed => {}
+            Mark::Removed | Mark::Discarded => {}
         }
     }
 

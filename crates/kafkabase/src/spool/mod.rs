@@ -11,6 +11,7 @@
 mod disk;
 mod index;
 mod log;
+mod quarantine;
 mod reading;
 mod record;
 mod reserve;
@@ -20,6 +21,8 @@ mod writer;
 
 #[cfg(test)]
 mod full_disk;
+#[cfg(test)]
+mod handing;
 #[cfg(test)]
 mod model;
 
@@ -280,67 +283,32 @@ impl Spool {
 
     /// Notes that these events are handed to librdkafka now; `Ok` once that is on the medium.
     pub(crate) async fn mark_handed(&self, topic: &str, seqs: Vec<u64>) -> Result<(), SpoolError> {
+        self.mark_handed_at(topic, seqs, SystemTime::now()).await
+    }
+
+    async fn mark_handed_at(
+        &self,
+        topic: &str,
+        seqs: Vec<u64>,
+        now: SystemTime,
+    ) -> Result<(), SpoolError> {
+        let now = millis(now);
         let (again, first): (Vec<u64>, Vec<u64>) = {
             let books = self.shared.books();
             let was_handed =
-                |seq: &u64| books.index.topic(topic).is_some_and(|t| t.was_handed(*seq));
+                |seq: &u64| books.index.topic(topic).is_some_and(|t| t.was_handed(*seq, now));
             seqs.into_iter().partition(was_handed)
         };
-        let now = millis(SystemTime::now());
         if !first.is_empty() {
             self.mark(topic, Mark::Handed(now), first).await?;
         }
-        // a mark is there from the first time: a Kafka that fails for long must not fill the disk
-        // with more
+        // a mark is there from the first time, and it is the earliest of all that counts, even when
+        // the clock was set back: a Kafka that fails for long must not fill the disk with more
         let mut books = self.shared.books();
         for seq in again {
             books.index.apply(topic, seq, &Mark::Handed(now));
         }
         Ok(())
-    }
-
-    /// Puts events away that Kafka refused for good, with the reason.
-    pub(crate) fn quarantine(&self, topic: &str, seq: u64, reason: &str) {
-        let mark = Mark::Quarantined(reason.to_owned());
-        let mut books = self.shared.books();
-        if let Some(pending) = books.pending.get_mut(&seq) {
-            *pending = Some(mark);
-            return;
-        }
-        // in memory at once: the topic moves on. A crash before the mark is written finds the event
-        // handed over
-        if !books.index.apply(topic, seq, &mark) {
-            return;
-        }
-        books.queue.push(Op::Mark {
-            topic: topic.into(),
-            mark,
-            seqs: vec![seq],
-            done: Box::new(|_| {}),
-        });
-        drop(books);
-        self.shared.wake.notify_one();
-        self.count("quarantined", 1);
-    }
-
-    /// Takes a topic's events out of the quarantine; all topics' where none is named. Returns their
-    /// topics. After an error, and dropped, it may have released some of them.
-    pub async fn release(&self, topic: Option<&str>) -> Result<Vec<String>, SpoolError> {
-        let mut found = Vec::new();
-        for (name, index) in self.shared.books().index.topics() {
-            let seqs: Vec<u64> = index.quarantined().map(|(entry, _)| entry.seq).collect();
-            if !seqs.is_empty() && topic.is_none_or(|topic| topic == name.as_ref()) {
-                found.push((name.to_string(), seqs));
-            }
-        }
-        let mut released = Vec::new();
-        for (name, seqs) in found {
-            let count = seqs.len() as u64;
-            self.mark(&name, Mark::Released, seqs).await?;
-            self.shared.metrics.events.with_label_values(&["released"]).inc_by(count);
-            released.push(name);
-        }
-        Ok(released)
     }
 
     /// `Ok` once everything that was asked for so far is on the medium. Dropped, it changes

@@ -28,8 +28,12 @@ struct Content {
 #[derive(Default)]
 struct DiskState {
     files: BTreeMap<String, Arc<Mutex<Content>>>,
+    /// Taken away, and there again if the power goes before the folder is synced.
+    unlinked: BTreeMap<String, Arc<Mutex<Content>>>,
     /// Operations until the next failure.
     fails_after: Option<usize>,
+    /// The next folder that is synced fails.
+    fails_at_folder: bool,
     /// The failure is the end: nothing works from then on.
     is_power_cut: bool,
     is_off: bool,
@@ -46,6 +50,14 @@ impl ForgetfulDisk {
     pub(super) fn of_size(capacity: u64) -> ForgetfulDisk {
         let state = DiskState { capacity: Some(capacity), ..DiskState::default() };
         ForgetfulDisk(Arc::new(Mutex::new(state)))
+    }
+
+    pub(super) fn fail_at_folder(&self) {
+        self.0.lock().unwrap().fails_at_folder = true;
+    }
+
+    pub(super) fn has_failed_at_folder(&self) -> bool {
+        !self.0.lock().unwrap().fails_at_folder
     }
 
     fn fail_after(&self, operations: usize, is_power_cut: bool) {
@@ -77,7 +89,8 @@ impl ForgetfulDisk {
     /// What is there after a power cut: all that was synced, and some of the rest.
     fn after_power_cut(&self, luck: usize) -> ForgetfulDisk {
         let state = self.0.lock().unwrap();
-        let files = state.files.iter().map(|(name, content)| {
+        let back = state.unlinked.iter().filter(|_| luck.is_multiple_of(2));
+        let files = state.files.iter().chain(back).map(|(name, content)| {
             let content = content.lock().unwrap();
             let mut kept = content.synced.clone();
             if content.written.len() > kept.len() {
@@ -114,9 +127,21 @@ impl Disk for ForgetfulDisk {
         Ok(Arc::new(ForgetfulFile { disk: self.clone(), content }))
     }
 
-    fn remove(&self, name: &str) -> io::Result<()> {
+    fn unlink(&self, name: &str) -> io::Result<()> {
         self.operate()?;
-        self.0.lock().unwrap().files.remove(name);
+        let mut state = self.0.lock().unwrap();
+        let content = state.files.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        state.unlinked.insert(name.to_owned(), content);
+        Ok(())
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.operate()?;
+        let mut state = self.0.lock().unwrap();
+        if std::mem::take(&mut state.fails_at_folder) {
+            return Err(io::Error::other("a failure"));
+        }
+        state.unlinked.clear();
         Ok(())
     }
 }
@@ -175,6 +200,7 @@ enum Action {
     Remove { topic: usize, which: usize },
     Quarantine { topic: usize, which: usize },
     Release { topic: usize },
+    Discard { topic: usize },
     FailAfter { operations: usize, is_power_cut: bool },
     Reopen,
     PowerCut { luck: usize },
@@ -193,7 +219,8 @@ fn action() -> impl Strategy<Value = Action> {
         5 => (topic.clone(), 0..5_usize).prop_map(|(topic, which)| Action::Remove { topic, which }),
         1 => (topic.clone(), 0..5_usize)
             .prop_map(|(topic, which)| Action::Quarantine { topic, which }),
-        1 => topic.prop_map(|topic| Action::Release { topic }),
+        1 => topic.clone().prop_map(|topic| Action::Release { topic }),
+        1 => topic.prop_map(|topic| Action::Discard { topic }),
         1 => (0..6_usize, any::<bool>())
             .prop_map(|(operations, is_power_cut)| Action::FailAfter { operations, is_power_cut }),
         1 => Just(Action::Reopen),
@@ -210,6 +237,8 @@ struct Truth {
     is_handed: Known,
     is_quarantined: Known,
     is_removed: bool,
+    /// For good: not even a power cut brings it back.
+    is_discarded: bool,
 }
 
 /// Whether something is so on the medium.
@@ -269,6 +298,7 @@ impl Checked {
             Action::Remove { topic, which } => self.remove(TOPICS[topic], which),
             Action::Quarantine { topic, which } => self.quarantine(TOPICS[topic], which),
             Action::Release { topic } => self.release(TOPICS[topic]),
+            Action::Discard { topic } => self.discard(TOPICS[topic]),
             Action::FailAfter { operations, is_power_cut } => {
                 self.disk.fail_after(operations, is_power_cut);
             }
@@ -318,6 +348,7 @@ impl Checked {
                 is_handed: if is_handed { Known::Yes } else { Known::No },
                 is_quarantined: Known::No,
                 is_removed: is_removed && number == 0,
+                is_discarded: false,
             };
             self.truth.entry(topic).or_default().insert(seq, truth);
         }
@@ -380,6 +411,25 @@ impl Checked {
         }
     }
 
+    /// What is not known to be gone afterwards is not promised any more.
+    fn discard(&mut self, topic: &'static str) {
+        let is_there = |index: &super::index::TopicIndex, seq| {
+            index.quarantined().any(|(entry, _)| entry.seq == seq)
+        };
+        let quarantined: Vec<u64> = {
+            let seqs = self.live(topic, |_| true);
+            let books = self.spool().shared.books();
+            let index = books.index.topic(topic);
+            seqs.into_iter().filter(|seq| index.is_some_and(|i| is_there(i, *seq))).collect()
+        };
+        let discarded = self.runtime.block_on(self.spool().discard(Some(topic))).is_ok();
+        for seq in quarantined {
+            let truth = self.truth(topic, seq);
+            truth.is_promised = false;
+            truth.is_discarded = discarded;
+        }
+    }
+
     /// `luck`: by a power cut, and how much of what was not synced is there all the same.
     fn reopen(&mut self, luck: Option<usize>) {
         if let Some(luck) = luck {
@@ -404,6 +454,7 @@ impl Checked {
                     assert!(!known.is_promised || known.is_removed, "{topic} {seq} is lost");
                     continue;
                 };
+                assert!(!known.is_discarded, "{topic} {seq} came back");
                 assert_eq!((&event.value, event.topic.as_str()), (&known.value, topic));
                 assert_eq!(event.headers, [("h".to_owned(), b"1".to_vec())]);
                 if known.is_removed {
@@ -426,6 +477,7 @@ impl Checked {
                         is_handed: known(stage == Stage::Handed),
                         is_quarantined: known(is_quarantined),
                         is_removed: false,
+                        is_discarded: false,
                     };
                     (seq, truth)
                 })

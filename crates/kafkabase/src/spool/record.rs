@@ -21,6 +21,7 @@ const HANDED: u8 = 2;
 const REMOVED: u8 = 3;
 const QUARANTINED: u8 = 4;
 const RELEASED: u8 = 5;
+const DISCARDED: u8 = 6;
 
 /// An event as it goes to Kafka, and what the spool knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub(super) enum Mark {
     Quarantined(String),
     /// Out of the quarantine, to be sent again.
     Released,
+    /// Out of the quarantine, for good. Says nothing of an event that is not in it.
+    Discarded,
 }
 
 /// One record.
@@ -133,6 +136,7 @@ pub(super) fn encode_mark(mark: &Mark, seqs: &[u64]) -> Vec<u8> {
             let _ = put(&mut out, reason.as_bytes());
         }
         Mark::Released => out.push(RELEASED),
+        Mark::Discarded => out.push(DISCARDED),
     }
     seqs.iter().for_each(|seq| out.extend(seq.to_le_bytes()));
     seal(&mut out);
@@ -181,6 +185,7 @@ fn decode_body(body: &[u8]) -> Option<Record> {
         REMOVED => Mark::Removed,
         QUARANTINED => Mark::Quarantined(rest.text()?),
         RELEASED => Mark::Released,
+        DISCARDED => Mark::Discarded,
         _ => return None,
     };
     let mut seqs = Vec::with_capacity(rest.0.len() / 8);
@@ -284,6 +289,7 @@ mod tests {
             Mark::Removed,
             Mark::Quarantined("no right".to_owned()),
             Mark::Released,
+            Mark::Discarded,
         ] {
             let record = encode_mark(&mark, &[1, 2, 9]);
             let expected = Record::Mark(mark, vec![1, 2, 9]);

@@ -12,7 +12,7 @@ use std::{
 
 use tracing::{error, info, warn};
 
-use super::disk::Disk;
+use super::disk::{self, Disk};
 
 const NAME: &str = "reserve";
 /// Written at a time.
@@ -45,7 +45,7 @@ impl Reserve {
                 reserve.state = State::Held;
                 return Ok(reserve);
             }
-            disk.remove(NAME)?; // of another size, or half made
+            disk::remove(disk, NAME)?; // of another size, or half made
         }
         reserve.make(disk);
         Ok(reserve)
@@ -63,7 +63,7 @@ impl Reserve {
         }
         error!("the spool's disk is full; events are refused until there is room");
         self.state = State::GivenUp;
-        disk.remove(NAME).is_ok()
+        disk::remove(disk, NAME).is_ok()
     }
 
     /// Makes it again, if it was given up and there is room.
@@ -82,7 +82,7 @@ impl Reserve {
         match fill(disk, self.bytes) {
             Ok(()) => self.state = State::Held,
             Err(error) => {
-                let _ = disk.remove(NAME); // it may not be there
+                let _ = disk::remove(disk, NAME); // left for the next attempt, or the next start
                 if !is_full(&error) {
                     warn!(error = %error, "no reserve for a full disk");
                     self.state = State::Impossible;

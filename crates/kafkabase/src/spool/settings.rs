@@ -18,7 +18,7 @@ pub struct SpoolSettings {
 /// What the spool counts; registered by the binary under its own names.
 #[derive(Debug, Clone)]
 pub struct SpoolMetrics {
-    /// Label `status`: `spooled`, `delivered`, `found`, `quarantined`, `released`.
+    /// Label `status`: `spooled`, `delivered`, `found`, `quarantined`, `released`, `discarded`.
     pub events: IntCounterVec,
     /// Appends that failed. Label `reason`: `full`, `topic_full`, `disk`.
     pub refused: IntCounterVec,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Spool, millis};
+use super::{Spool, index::TopicIndex, millis};
 
 /// The problem of a disk that takes marks only.
 const FULL: &str = "the disk is full";
@@ -57,20 +57,18 @@ impl Spool {
         }
     }
 
-    /// Topics with events in quarantine, by name.
+    /// Topics with events in quarantine, by name. Counts are kept, so that no event is looked at.
     pub fn quarantined(&self) -> Vec<QuarantinedTopic> {
         let books = self.shared.books();
-        let mut found = Vec::new();
-        for (name, topic) in books.index.topics() {
-            let mut reasons = BTreeMap::new();
-            for (_, reason) in topic.quarantined() {
-                *reasons.entry(reason.to_string()).or_insert(0) += 1;
-            }
-            if !reasons.is_empty() {
-                found.push(QuarantinedTopic { topic: name.to_string(), reasons });
-            }
-        }
+        let topics = books.index.topics().filter(|(_, topic)| !topic.reasons().is_empty());
+        let mut found: Vec<_> =
+            topics.map(|(name, topic)| quarantined_topic(name, topic)).collect();
         found.sort_by(|a, b| a.topic.cmp(&b.topic));
         found
     }
+}
+
+fn quarantined_topic(name: &str, topic: &TopicIndex) -> QuarantinedTopic {
+    let reasons = topic.reasons().iter().map(|(reason, count)| (reason.to_string(), *count));
+    QuarantinedTopic { topic: name.to_owned(), reasons: reasons.collect() }
 }

@@ -1,4 +1,5 @@
-//! What an operator has done about a spool's folder: sending what is in it, or in its quarantine.
+//! What an operator has done about a spool's folder: sending what is in it, or in its quarantine, or
+//! forgetting what is in its quarantine.
 
 use std::{
     io,
@@ -7,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::requests::leave_request;
+use super::requests::Request;
 use crate::{
     AckMode, AckProducer, ClientSetupError, KafkaConfig, ProducerMetrics, QuarantinedTopic, Spool,
     SpoolError, SpoolMetrics, SpoolOpenError, SpoolSettings, SpoolUse, TopicMaker,
@@ -31,20 +32,41 @@ pub enum SpoolCommand {
         /// The topic; `None`: all topics.
         topic: Option<String>,
     },
+    /// Forget what Kafka had refused for good.
+    Discard {
+        /// The spool's folder.
+        folder: String,
+        /// Why, in the operator's words, for the log.
+        reason: String,
+        /// The topic; `None`: all topics.
+        topic: Option<String>,
+    },
 }
 
 impl SpoolCommand {
-    /// From what follows `spool` on the command line: `replay FOLDER` or
-    /// `quarantine FOLDER [TOPIC]`. `None`: not understood.
+    /// What may follow `spool` on the command line.
+    pub const USAGE: &str =
+        "replay FOLDER | quarantine FOLDER [TOPIC] | quarantine discard FOLDER REASON [TOPIC]";
+
+    /// From what follows `spool` on the command line: [`SpoolCommand::USAGE`]. `None`: not
+    /// understood. A folder that is called `discard` has to be named `./discard`.
     pub fn parse(arguments: &[String]) -> Option<SpoolCommand> {
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let owned = |word: &str| word.to_owned();
+        let one = |topic: &[&str]| match topic {
+            [] => Some(None),
+            [topic] => Some(Some(owned(topic))),
+            _ => None,
+        };
         match words.as_slice() {
-            ["replay", folder] => Some(SpoolCommand::Replay { folder: (*folder).to_owned() }),
-            ["quarantine", folder, topic @ ..] if topic.len() < 2 => {
-                Some(SpoolCommand::Quarantine {
-                    folder: (*folder).to_owned(),
-                    topic: topic.first().map(|topic| (*topic).to_owned()),
-                })
+            ["replay", folder] => Some(SpoolCommand::Replay { folder: owned(folder) }),
+            ["quarantine", "discard", folder, reason, topic @ ..] if !reason.trim().is_empty() => {
+                let (folder, reason) = (owned(folder), owned(reason));
+                Some(SpoolCommand::Discard { folder, reason, topic: one(topic)? })
+            }
+            ["quarantine", "discard", ..] => None,
+            ["quarantine", folder, topic @ ..] => {
+                Some(SpoolCommand::Quarantine { folder: owned(folder), topic: one(topic)? })
             }
             _ => None,
         }
@@ -57,11 +79,7 @@ impl SpoolCommand {
         kafka: &KafkaConfig,
         metrics: SpoolMetrics,
     ) -> Result<SpoolBegun, SpoolCommandError> {
-        let (folder, release) = match self {
-            SpoolCommand::Replay { folder } => (folder, None),
-            SpoolCommand::Quarantine { folder, topic } => (folder, Some(topic.clone())),
-        };
-        let folder = Path::new(folder);
+        let folder = self.folder();
         if !folder.is_dir() {
             return Err(SpoolCommandError::NoFolder { folder: folder.to_owned() });
         }
@@ -70,11 +88,16 @@ impl SpoolCommand {
             max_bytes: u64::from(kafka.spool_max_mb) << 20,
             topic_share: kafka.spool_topic_share,
         };
-        match (Spool::open(&settings, metrics), release) {
-            (Ok(spool), release) => Ok(SpoolBegun::Here(SpoolWork { spool, release })),
-            (Err(SpoolOpenError::Taken { .. }), Some(topic)) => {
-                leave_request(folder, topic.as_deref())
-                    .map_err(|source| SpoolCommandError::Request { source })?;
+        match (Spool::open(&settings, metrics), self.request()) {
+            (Ok(spool), Some(Request::Discard { topic, reason })) => {
+                Ok(SpoolBegun::Discard(SpoolDiscard { spool, topic, reason }))
+            }
+            (Ok(spool), Some(Request::Release { topic })) => {
+                Ok(SpoolBegun::Here(SpoolWork { spool, release: Some(topic) }))
+            }
+            (Ok(spool), None) => Ok(SpoolBegun::Here(SpoolWork { spool, release: None })),
+            (Err(SpoolOpenError::Taken { .. }), Some(request)) => {
+                request.leave(folder).map_err(|source| SpoolCommandError::Request { source })?;
                 Ok(SpoolBegun::Requested)
             }
             (Err(error), _) => Err(error.into()),
@@ -83,8 +106,19 @@ impl SpoolCommand {
 
     /// The spool's folder.
     pub fn folder(&self) -> &Path {
-        let (SpoolCommand::Replay { folder } | SpoolCommand::Quarantine { folder, .. }) = self;
+        let (SpoolCommand::Replay { folder }
+        | SpoolCommand::Quarantine { folder, .. }
+        | SpoolCommand::Discard { folder, .. }) = self;
         Path::new(folder)
+    }
+
+    /// What a process that has the folder is asked for; `None`: it does that by itself.
+    fn request(&self) -> Option<Request> {
+        match self.clone() {
+            SpoolCommand::Replay { .. } => None,
+            SpoolCommand::Quarantine { topic, .. } => Some(Request::Release { topic }),
+            SpoolCommand::Discard { topic, reason, .. } => Some(Request::Discard { topic, reason }),
+        }
     }
 }
 
@@ -92,8 +126,10 @@ impl SpoolCommand {
 pub enum SpoolBegun {
     /// A running process has the folder, and found or finds a request there.
     Requested,
-    /// This one: it has the folder now.
+    /// This one: it has the folder now, and sends what is in it.
     Here(SpoolWork),
+    /// This one: it has the folder now, and forgets what is in its quarantine.
+    Discard(SpoolDiscard),
 }
 
 /// Why a command was not carried out. What is in the folder stays there.
@@ -157,6 +193,22 @@ impl SpoolWork {
     }
 }
 
+/// A folder that a command has, whose quarantine is to be forgotten. Neither Kafka nor a
+/// configuration is needed for that.
+pub struct SpoolDiscard {
+    spool: Spool,
+    topic: Option<String>,
+    reason: String,
+}
+
+impl SpoolDiscard {
+    /// Forgets the events, for good, and returns what they were. Dropped, it may have forgotten
+    /// some of them.
+    pub async fn run(self) -> Result<Vec<QuarantinedTopic>, SpoolCommandError> {
+        Ok(self.spool.discard_on_word(self.topic.as_deref(), &self.reason).await?)
+    }
+}
+
 async fn until_sent(spool: &Spool, mut tell: impl FnMut(usize)) {
     let mut last = None;
     loop {
@@ -174,7 +226,10 @@ async fn until_sent(spool: &Spool, mut tell: impl FnMut(usize)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::samples::kafka_config, spool::unregistered_metrics};
+    use crate::{
+        config::samples::kafka_config,
+        spool::{EventParts, unregistered_metrics},
+    };
 
     #[test]
     fn commands_name_a_folder_and_perhaps_a_topic() {
@@ -187,7 +242,23 @@ mod tests {
         assert_eq!(parse("quarantine /spool"), Some(all));
         let one = SpoolCommand::Quarantine { folder: folder(), topic: Some("t".to_owned()) };
         assert_eq!(parse("quarantine /spool t"), Some(one));
-        for line in ["", "replay", "replay a b", "quarantine", "quarantine a b c", "drop a"] {
+        let discard = |topic| {
+            let (folder, reason) = (folder(), "tests".to_owned());
+            Some(SpoolCommand::Discard { folder, reason, topic })
+        };
+        assert_eq!(parse("quarantine discard /spool tests"), discard(None));
+        assert_eq!(parse("quarantine discard /spool tests t"), discard(Some("t".to_owned())));
+        for line in [
+            "",
+            "replay",
+            "replay a b",
+            "quarantine",
+            "quarantine a b c",
+            "quarantine discard",
+            "quarantine discard /spool",
+            "quarantine discard /spool tests t u",
+            "drop a",
+        ] {
             assert_eq!(parse(line), None, "{line}");
         }
     }
@@ -202,10 +273,65 @@ mod tests {
         let Ok(SpoolBegun::Here(_held)) = begin(replay.clone()) else { panic!("not taken") };
         let again = begin(replay);
         assert!(matches!(again, Err(SpoolCommandError::Open(SpoolOpenError::Taken { .. }))));
-        let quarantine = SpoolCommand::Quarantine { folder: name, topic: Some("t".to_owned()) };
+        let quarantine =
+            SpoolCommand::Quarantine { folder: name.clone(), topic: Some("t".to_owned()) };
         assert!(matches!(begin(quarantine), Ok(SpoolBegun::Requested)));
-        let request = std::fs::read_to_string(folder.path().join("replay-quarantine")).unwrap();
-        assert_eq!(request, "t");
+        let requests = || Request::take_all(folder.path());
+        let release = Request::Release { topic: Some("t".to_owned()) };
+        assert_eq!(requests().await, [release]);
+        // two words of an operator are two requests
+        for (reason, topic) in [("one\nline", None), ("tests", Some("t".to_owned()))] {
+            let (folder, reason) = (name.clone(), reason.to_owned());
+            let discard = SpoolCommand::Discard { folder, reason, topic };
+            assert!(matches!(begin(discard), Ok(SpoolBegun::Requested)));
+        }
+        let discard = |reason: &str, topic: Option<&str>| Request::Discard {
+            topic: topic.map(str::to_owned),
+            reason: reason.to_owned(),
+        };
+        assert_eq!(requests().await, [discard("one line", None), discard("tests", Some("t"))]);
+        assert_eq!(requests().await, []);
+    }
+
+    #[tokio::test]
+    async fn what_is_discarded_is_gone_and_leaves_what_is_to_be_sent() {
+        // given a folder with two topics, whose first events are in quarantine
+        let folder = tempfile::tempdir().unwrap();
+        let (name, kafka) = (folder.path().to_str().unwrap().to_owned(), kafka_config(&[]));
+        let begin =
+            |command: &SpoolCommand| match command.begin(&kafka, unregistered_metrics()).unwrap() {
+                SpoolBegun::Here(SpoolWork { spool, .. })
+                | SpoolBegun::Discard(SpoolDiscard { spool, .. }) => spool,
+                SpoolBegun::Requested => panic!("another process has it"),
+            };
+        let spool = begin(&SpoolCommand::Replay { folder: name.clone() });
+        for topic in ["a", "b"] {
+            for key in [b"1", b"2"] {
+                let event = EventParts { topic, key, headers: &[], value: b"v" };
+                let (done, written) = tokio::sync::oneshot::channel();
+                let seq = spool.append(event, None, Box::new(|r| done.send(r).unwrap())).unwrap();
+                written.await.unwrap().unwrap();
+                if key == b"1" {
+                    spool.quarantine(topic, seq, "refused");
+                }
+            }
+        }
+        spool.sync().await.unwrap();
+        drop(spool);
+        // when one topic's are discarded, then the other's and all that waits are still there
+        let (reason, topic) = ("tests".to_owned(), Some("a".to_owned()));
+        let command = SpoolCommand::Discard { folder: name.clone(), reason, topic };
+        let Ok(SpoolBegun::Discard(discard)) = command.begin(&kafka, unregistered_metrics()) else {
+            panic!("not to be done here");
+        };
+        let gone = discard.run().await.unwrap();
+        let of = |topic: &str| QuarantinedTopic {
+            topic: topic.to_owned(),
+            reasons: [("refused".to_owned(), 1)].into(),
+        };
+        assert_eq!(gone, [of("a")]);
+        let spool = begin(&SpoolCommand::Replay { folder: name });
+        assert_eq!((spool.quarantined(), spool.status().waiting), (vec![of("b")], 2));
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use prometheus::IntGauge;
 use tracing::{info, warn};
 
 pub use self::{
-    command::{SpoolBegun, SpoolCommand, SpoolCommandError, SpoolWork},
+    command::{SpoolBegun, SpoolCommand, SpoolCommandError, SpoolDiscard, SpoolWork},
     requests::watch_spool_requests,
 };
 use crate::{KafkaConfig, Spool, SpoolMetrics, SpoolOpenError, SpoolUse, TopicMaker};
