@@ -46,6 +46,16 @@ impl Shares {
         self.0.count_ones()
     }
 
+    /// These shares as partitions of a topic that has fewer partitions than there are shares: each
+    /// share belongs to the partition with the number that is left when it is divided by theirs.
+    pub fn spread(self, partitions: u32) -> Shares {
+        if partitions == 0 || partitions >= SHARES {
+            return self;
+        }
+        let owned = (0..SHARES).filter(|share| self.contains(share % partitions));
+        owned.fold(Shares::default(), |shares, share| Shares(shares.0 | (1 << share)))
+    }
+
     fn with(self, partition: i32) -> Shares {
         match u32::try_from(partition) {
             Ok(share) if share < SHARES => Shares(self.0 | (1 << share)),
@@ -123,5 +133,19 @@ mod tests {
         assert!(!shares.contains(1) && !shares.contains(64));
         assert_eq!(shares.count(), 2);
         assert_eq!(Shares::ALL.count(), SHARES);
+    }
+
+    #[test]
+    fn each_share_has_one_owner_however_many_partitions_the_topic_has() {
+        for partitions in [1, 2, 3, 63, 64, 128] {
+            let members = (0..partitions.min(SHARES))
+                .map(|partition| Shares::default().with(i32::try_from(partition).unwrap()))
+                .map(|shares| shares.spread(partitions));
+            let owned: Vec<_> = members.collect();
+            for share in 0..SHARES {
+                let owners = owned.iter().filter(|shares| shares.contains(share)).count();
+                assert_eq!(owners, 1, "share {share} of {partitions} partitions");
+            }
+        }
     }
 }

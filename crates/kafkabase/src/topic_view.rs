@@ -32,8 +32,8 @@ pub struct TopicSnapshot {
     pub topics: HashMap<String, OurTopic>,
     /// Topics of profile builders, which make them themselves.
     pub profiles: HashSet<String>,
-    /// Whether the retry topic is there that all destinations share.
-    pub has_shared_retry: bool,
+    /// How many partitions the retry topic has that all destinations share; 0: it is not there.
+    pub shared_retry_partitions: usize,
     /// Whether the topic is there that holds pauses of destinations.
     pub has_pauses: bool,
     /// Our topics with fewer than two replicas.

@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod batch;
+mod clock;
 mod config;
 mod observe;
 mod outcome;
@@ -25,6 +26,7 @@ mod spawn;
 mod target;
 mod topic;
 
+pub use clock::Clock;
 pub use config::LoaderConfig;
 pub use observe::{
     metrics::register as register_metrics,

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
 use warehouse::Progress;
 
 use crate::{batch::poison::PoisonSearch, retry::state::RetryState};
@@ -20,7 +21,7 @@ use crate::{batch::poison::PoisonSearch, retry::state::RetryState};
 const FENCED_FOR: Duration = Duration::from_secs(600);
 /// How long a speed is measured.
 const SPEED_WINDOW: Duration = Duration::from_secs(10);
-/// No offset: Kafka's group is not known to stand anywhere.
+/// No offset, or no epoch: it is not known.
 const UNKNOWN: i64 = -1;
 
 /// What is known of one topic.
@@ -29,6 +30,9 @@ pub(crate) struct TopicProgress {
     loaded_to: AtomicI64,
     group_offset: AtomicI64,
     end: AtomicI64,
+    /// Of the position that a tail follows from.
+    epoch: AtomicI64,
+    moved_elsewhere: Notify,
     fenced_at: Mutex<Option<Instant>>,
     /// Counted by the warehouse while a batch is on its way.
     load: Progress,
@@ -60,6 +64,8 @@ impl Default for TopicProgress {
             loaded_to: AtomicI64::new(0),
             group_offset: AtomicI64::new(UNKNOWN),
             end: AtomicI64::new(0),
+            epoch: AtomicI64::new(UNKNOWN),
+            moved_elsewhere: Notify::new(),
             fenced_at: Mutex::default(),
             load: Progress::default(),
             speed: Mutex::default(),
@@ -95,6 +101,25 @@ impl TopicProgress {
 
     pub(crate) fn set_end(&self, offset: i64) {
         self.end.store(offset, Ordering::Relaxed);
+    }
+
+    /// The epoch of the position that a tail follows from; `None`: it has no position yet.
+    pub(crate) fn set_epoch(&self, epoch: Option<i64>) {
+        self.epoch.store(epoch.unwrap_or(UNKNOWN), Ordering::Relaxed);
+    }
+
+    /// The position has this epoch in the ledger; `None`: there is none. Another one than a tail
+    /// follows from was moved from outside, and the tail is told.
+    pub(crate) fn seen_epoch(&self, epoch: Option<i64>) {
+        let known = self.epoch.load(Ordering::Relaxed);
+        if known != UNKNOWN && epoch != Some(known) {
+            self.moved_elsewhere.notify_one();
+        }
+    }
+
+    /// Notified when the position was moved from outside.
+    pub(crate) fn moved_elsewhere(&self) -> &Notify {
+        &self.moved_elsewhere
     }
 
     /// Messages that wait, as far as is known.

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::{
     batch::memory::MemoryBudget,
+    clock::Clock,
     observe::reporter::Reporter,
     pauses::Pauses,
     retry::refused_producer::{RefusalConfig, RefusedProducer},
@@ -36,6 +37,8 @@ pub struct LoadingConfig {
     pub fetcher: FetcherSettings,
     /// Asks the cluster.
     pub admin: Admin,
+    /// The time of day.
+    pub clock: Clock,
     /// Bytes of parsed events, over all runs.
     pub memory_limit: usize,
     /// How often a long run repeats its claim of the group.
@@ -78,8 +81,12 @@ pub fn spawn(
     // brokers answer as soon as something is there; until then they may hold the request
     let tail_settings = config.fetcher.of_tails(TAIL_WAIT);
     let tail_fetcher = Arc::new(Fetcher::new(&config.client, &tail_settings)?);
-    let refused =
-        RefusedProducer::new(config.producer.clone(), admin.clone(), config.refusals.clone());
+    let refused = RefusedProducer::new(
+        config.producer.clone(),
+        admin.clone(),
+        config.refusals.clone(),
+        config.clock.clone(),
+    );
     let task = tokio::spawn(async move {
         let Some(cluster_id) = cluster_id(&admin, &stop).await else {
             return;
@@ -88,12 +95,17 @@ pub fn spawn(
             () = stop.cancelled() => return,
             () = config.pauses.known() => {}
         }
-        config.ownership.join(&admin, &config.client).await;
+        let keeping = {
+            let (ownership, admin) = (config.ownership.clone(), admin.clone());
+            let (client, stop) = (config.client.clone(), stop.clone());
+            tokio::spawn(async move { ownership.keep(&admin, &client, &stop).await })
+        };
         let context = RunContext {
             admin,
             fetcher,
             tail_fetcher,
             cluster_id,
+            clock: config.clock,
             memory: MemoryBudget::new(config.memory_limit),
             refused: Arc::new(refused),
             reporter: config.reporter,
@@ -102,6 +114,7 @@ pub fn spawn(
             retry_batch_size: config.retry_batch_size.max(1),
             topic_prefix: config.refusals.topic_prefix.clone(),
             pauses: config.pauses,
+            targets: source.targets(),
         };
         let rebuild = {
             let (client, runs, tails) =
@@ -112,6 +125,7 @@ pub fn spawn(
             }
         };
         Scheduler::new(context, source, config.loader, sender, rebuild).run(stop).await;
+        keeping.abort();
         config.ownership.leave().await;
     });
     Ok(Loading { status, task })

@@ -2,13 +2,16 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{info, warn};
-use warehouse::{Ledger, LoadError, StreamOptions, Warehouse};
+use warehouse::{Ledger, LoadError, Origin, StreamOptions, Warehouse};
 
 use crate::observe::metrics;
 
@@ -65,6 +68,8 @@ pub struct LoadTarget {
     pub spread_tables: bool,
     /// Why there is no ledger, and what helps.
     at_least_once: Mutex<Option<String>>,
+    /// Whether this instance ever kept one.
+    has_ledger: AtomicBool,
     remember_states: Duration,
     forgot_at: Mutex<Option<Instant>>,
     /// Tails that load at a time; runs are counted by the loader.
@@ -118,6 +123,7 @@ impl LoadTarget {
             spread_tables: options.spread_tables_schedule,
             options: Arc::new(options),
             at_least_once: Mutex::default(),
+            has_ledger: AtomicBool::new(false),
             remember_states: defaults.remember_states,
             forgot_at: Mutex::default(),
             tail_permits: Semaphore::new(defaults.tail_loads),
@@ -125,19 +131,26 @@ impl LoadTarget {
     }
 
     /// The destination's ledger, opened anew for each run: the database may have been restored or
-    /// replaced. `None`: no right to make it; loads are at-least-once then, which is said once and
-    /// shown in a gauge.
+    /// replaced. `None`: there never was a right to make it; loads are at-least-once then, which is
+    /// said once and shown in a gauge. A right that is lost is an error: what was promised is held
+    /// and not weakened.
     pub(crate) async fn ledger(&self) -> Result<Option<Ledger>, LoadError> {
         match self.warehouse.ledger().await {
             Ok(ledger) => {
                 if self.set_at_least_once(None).is_some() {
                     info!(destination_id = self.destination_id, "offsets table usable again");
                 }
+                self.has_ledger.store(true, Ordering::Relaxed);
                 metrics::set_exactly_once(&self.destination_id, true);
                 self.forget_old_states(&ledger).await?;
                 Ok(Some(ledger))
             }
             Err(error) if error.is_permission_denied() => {
+                let is_lost = self.has_ledger.load(Ordering::Relaxed)
+                    || self.warehouse.ledger_rights().await?.is_there;
+                if is_lost {
+                    return Err(error);
+                }
                 let reason = appbase::telemetry::chain(&error).to_string();
                 if self.set_at_least_once(Some(format!("{reason}; {WAY_OUT}"))).is_none() {
                     warn!(
@@ -151,6 +164,19 @@ impl LoadTarget {
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Events that waited, and are dead letters now because their topics do not take them back.
+    /// Without a ledger there is nothing to note.
+    pub(crate) async fn note_dead_letters(
+        &self,
+        origins: &[Origin],
+        reason: &str,
+    ) -> Result<(), LoadError> {
+        match self.ledger().await? {
+            Some(ledger) => ledger.dead_letter(origins, reason).await,
+            None => Ok(()),
         }
     }
 

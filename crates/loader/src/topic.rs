@@ -2,12 +2,14 @@
 
 use kafkabase::TopicMode;
 
-/// Topics of tables, of retries and of pauses have one partition.
+/// The partition of topics that have one, as those of tables, of retries and of pauses should.
 pub(crate) const PARTITION: i32 = 0;
 
 /// One partition of a topic that this instance loads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OwnedTopic {
+    /// What it is called where partitions are told apart: the topic's name, for the first one.
+    pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) partition: i32,
     /// Empty for the retry topic that all destinations share.
@@ -25,11 +27,21 @@ impl OwnedTopic {
         table: &str,
     ) -> OwnedTopic {
         OwnedTopic {
+            id: name.to_owned(),
             name: name.to_owned(),
             partition: PARTITION,
             destination_id: destination_id.to_owned(),
             mode,
             table: table.to_owned(),
         }
+    }
+
+    /// Another partition of the topic: somebody gave it more than one.
+    pub(crate) fn with_partition(self, partition: i32) -> OwnedTopic {
+        let id = match partition {
+            PARTITION => self.name.clone(),
+            partition => format!("{}[{partition}]", self.name),
+        };
+        OwnedTopic { id, partition, ..self }
     }
 }

@@ -232,6 +232,15 @@ impl Ledger {
         }
     }
 
+    /// Waiting events whose topics do not take them back are dead letters from now on: their states,
+    /// and what is counted beside the positions of their topics. Events that do not wait are left
+    /// alone, so it may be called again. `reason`: a word for it. Dropped, it happened or not.
+    pub async fn dead_letter(&self, origins: &[Origin], reason: &str) -> Result<(), LoadError> {
+        match self {
+            Ledger::Postgres(ledger) => ledger.dead_letter(origins, reason).await,
+        }
+    }
+
     /// Forgets decided states that did not change for so many seconds: older than every copy of
     /// their events.
     pub async fn forget_events(&self, older_than_seconds: u64) -> Result<(), LoadError> {

@@ -57,6 +57,11 @@ impl Origin {
     pub fn topic_key(&self) -> String {
         self.topic_id.map_or_else(|| self.topic.clone(), |id| id.to_string())
     }
+
+    /// What the ledger tells events apart by: two origins with the same key are one event.
+    pub fn key(&self) -> OriginKey {
+        (self.cluster.clone(), self.topic_key(), self.partition, self.offset)
+    }
 }
 
 /// An [`Origin`] as the ledger keys it: cluster, topic id or name, partition, offset.
@@ -171,6 +176,8 @@ pub struct LedgerRights {
     pub server: String,
     /// Whether that version is older than the oldest one that is expected to work.
     pub is_too_old: bool,
+    /// Whether a table of the ledger is there, usable or not: somebody keeps one.
+    pub is_there: bool,
     /// Why there can be no ledger, as what an administrator should do; `None`: it is there and
     /// usable, or can be made.
     pub missing: Option<String>,

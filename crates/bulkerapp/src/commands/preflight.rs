@@ -268,7 +268,7 @@ impl Look<'_> {
             Ok(found) => found,
             Err(error) => return report.fail(&what, &chain(&error).to_string()),
         };
-        let LedgerRights { server, is_too_old, missing } = rights;
+        let LedgerRights { server, is_too_old, missing, .. } = rights;
         if is_too_old {
             report.fail(&what, &format!("{server} is too old"));
         }

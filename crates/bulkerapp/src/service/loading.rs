@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{CLIENT_ID, PRODUCE_TIMEOUT, parts::Shared, targets::workers_per_destination};
+use super::{
+    CLIENT_ID, PRODUCE_TIMEOUT, clock::clock, parts::Shared, targets::workers_per_destination,
+};
 use crate::{config::Config, destinations::Destinations};
 
 /// The destination, and its table, that counts of events go to.
@@ -68,6 +70,7 @@ fn settings(config: &Config, shared: &Shared, ownership: Arc<Ownership>) -> Resu
             ..FetcherSettings::default()
         },
         admin: shared.admin.clone(),
+        clock: clock(),
         memory_limit: (config.loader.loader_memory_limit_mb as usize) << 20,
         claim_every: config.loader.loader_claim_period_sec,
         stall_after: config.loader.loader_stall_timeout_sec,

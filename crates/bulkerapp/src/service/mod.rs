@@ -1,5 +1,6 @@
 //! The service: its parts, in the order in which they start; a stop is the reverse of it.
 
+mod clock;
 mod loading;
 mod parts;
 mod targets;

@@ -217,7 +217,9 @@ impl Topics {
         };
         let mut abandoned = 0;
         for topic in all {
-            snapshot.has_shared_retry |= topic.name == self.shared_retry;
+            if topic.name == self.shared_retry {
+                snapshot.shared_retry_partitions = topic.partitions;
+            }
             snapshot.has_pauses |= topic.name == self.pauses;
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
                 continue;

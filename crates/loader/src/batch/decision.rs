@@ -25,9 +25,6 @@ use crate::{
     },
 };
 
-/// The reason of an event that cannot become a row, where a refused row has its SQLSTATE.
-const NO_ROW: &str = "not_an_event";
-
 /// An event that returned from the retry topic and is loaded.
 #[derive(Debug, Clone)]
 pub(crate) struct Returning {
@@ -44,6 +41,8 @@ pub(crate) struct BatchEvents {
     pub(crate) table: String,
     /// The origin of first readings, but for the offset.
     pub(crate) origin: Origin,
+    /// Whether somebody judges events by their origins when they return; else they carry none.
+    pub(crate) has_ledger: bool,
     /// What is known before anything is refused.
     pub(crate) counts: EventCounts,
     pub(super) groups: Vec<EventGroup>,
@@ -69,6 +68,23 @@ pub(crate) struct BatchDecision {
     pub(crate) counts: EventCounts,
     /// What the first refusal is called; for logs, so without any value of a row.
     pub(crate) first_reason: Option<String>,
+}
+
+impl BatchDecision {
+    /// Refused events that turned out to have no more attempts, by their index.
+    pub(crate) fn have_no_attempt(&mut self, refused: &[usize]) {
+        for index in refused {
+            // states of refused events are written in their order, before all others
+            let Some(change) = self.changes.events.get_mut(*index) else {
+                continue;
+            };
+            change.state = EventState::Dead;
+            self.changes.tally.waiting -= 1;
+            self.changes.tally.dead += 1;
+            self.counts.sent_to_retry -= 1;
+            self.counts.dead += 1;
+        }
+    }
 }
 
 impl BatchEvents {
@@ -113,8 +129,8 @@ impl BatchEvents {
             let returning = group.and_then(|group| group.returning.as_ref()?.get(*row));
             deciding.refuse(message, returning, &error.sqlstate, &error.full_text);
         }
-        for (Unparsable { message, reason }, returning) in &self.unparsable {
-            deciding.refuse(message, returning.as_ref(), NO_ROW, reason);
+        for (Unparsable { message, code, reason }, returning) in &self.unparsable {
+            deciding.refuse(message, returning.as_ref(), code, reason);
         }
         for (group, is_refused) in self.groups.iter().zip(is_refused) {
             for (returning, is_refused) in group.returning.iter().flatten().zip(is_refused) {
@@ -126,7 +142,7 @@ impl BatchEvents {
         let mut decision = deciding.decision;
         decision.first_reason = match report.refused.first() {
             Some(row) => Some(row.error.to_string()),
-            None => (!decision.refused.is_empty()).then(|| NO_ROW.to_owned()),
+            None => self.unparsable.first().map(|(unparsable, _)| unparsable.code.clone()),
         };
         decision
     }
@@ -228,6 +244,7 @@ impl<'a, R: Fn(u32) -> RefusalRoute> Deciding<'a, R> {
             reason: reason.to_owned(),
         });
         let error = error.to_owned();
+        let origin = self.events.has_ledger.then_some(origin);
         self.decision.refused.push(RefusedEvent { envelope, origin, attempts, route, error });
     }
 

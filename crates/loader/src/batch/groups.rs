@@ -11,8 +11,10 @@ use kafkabase::{Message, headers};
 use tracing::warn;
 use warehouse::{Batch, MicroBatch, OptionError, RowsOf, StreamOptions};
 
-/// Bytes that librdkafka takes for a message beside its payload, roughly.
-const MESSAGE_OVERHEAD: usize = 256;
+/// Sets of options in one load: each is a table of its own in the database while it lasts.
+const MOST_SETS: usize = 32;
+/// Spellings of options that are remembered, so that they are parsed once.
+const MOST_SPELLINGS: usize = 1024;
 
 /// Rows that are sent together. Row `n` of the batch is message `n`, about which `n` of `notes`
 /// says more.
@@ -38,11 +40,13 @@ pub(crate) struct Groups<'a, T> {
     sets: Vec<OptionSet<T>>,
     /// Index into `sets` by the text of the `stream_options` header; empty text for none.
     by_options: HashMap<Box<[u8]>, usize>,
+    /// What the messages hold, and the texts of their options.
     message_bytes: usize,
 }
 
-/// Events of one set of options.
+/// Events of one set of options, however they are spelled.
 struct OptionSet<T> {
+    options: Arc<StreamOptions>,
     rows: Rows,
     /// By the index of their batch.
     messages: Vec<(Vec<Message>, Vec<T>)>,
@@ -56,7 +60,18 @@ enum Rows {
 /// An event that cannot become a row, and why. The reason holds no value of it.
 pub(crate) struct Unparsable {
     pub(crate) message: Message,
+    /// What the refusal is called; never a value.
+    pub(crate) code: String,
     pub(crate) reason: String,
+}
+
+/// What a refusal is called that no database gave a code.
+pub(crate) const NOT_AN_EVENT: &str = "not_an_event";
+
+impl Unparsable {
+    fn new(message: Message, reason: String) -> Unparsable {
+        Unparsable { message, code: NOT_AN_EVENT.to_owned(), reason }
+    }
 }
 
 /// Why an event was not taken.
@@ -81,13 +96,13 @@ impl<'a, T> Groups<'a, T> {
                 Ok(index) => index,
                 // who may send may not write there; other topics of the destination can be loaded
                 Err(error @ OptionError::OwnTable(_)) => {
-                    let reason = error.to_string();
-                    return Err(PushError::Event(Unparsable { message, reason }, note));
+                    let unparsable = Unparsable::new(message, error.to_string());
+                    return Err(PushError::Event(unparsable, note));
                 }
                 Err(error) if header.is_empty() => return Err(PushError::Destination(error)),
                 Err(error) => {
                     let reason = format!("the event's stream_options do not fit: {error}");
-                    return Err(PushError::Event(Unparsable { message, reason }, note));
+                    return Err(PushError::Event(Unparsable::new(message, reason), note));
                 }
             },
         };
@@ -100,13 +115,13 @@ impl<'a, T> Groups<'a, T> {
             Ok(index) => index,
             Err(error) => {
                 let reason = appbase::telemetry::chain(&error).to_string();
-                return Err(PushError::Event(Unparsable { message, reason }, note));
+                return Err(PushError::Event(Unparsable::new(message, reason), note));
             }
         };
         if index == set.messages.len() {
             set.messages.push((Vec::new(), Vec::new()));
         }
-        self.message_bytes += message.payload().len() + MESSAGE_OVERHEAD;
+        self.message_bytes += message.held_bytes();
         let (messages, notes) = &mut set.messages[index];
         messages.push(message);
         notes.push(note);
@@ -124,7 +139,9 @@ impl<'a, T> Groups<'a, T> {
 
     /// Whether more events would make the load slower than two loads.
     pub(crate) fn is_full(&self) -> bool {
-        self.sets.iter().any(|set| matches!(&set.rows, Rows::Events(events) if events.is_full()))
+        let is_full =
+            |set: &OptionSet<T>| matches!(&set.rows, Rows::Events(events) if events.is_full());
+        self.sets.len() >= MOST_SETS || self.sets.iter().any(is_full)
     }
 
     pub(crate) fn into_groups(self) -> Vec<RowGroup<T>> {
@@ -148,13 +165,23 @@ impl<'a, T> Groups<'a, T> {
         } else {
             Arc::new(with_header(options, header, topic))
         };
-        let rows = match rows {
-            RowsOf::Batch => Rows::Batch(Box::new(Batch::new(table, options)?)),
-            RowsOf::Events => Rows::Events(MicroBatch::new(table, &options)?),
+        let known = self.sets.iter().position(|set| set.options == options);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let rows = match rows {
+                    RowsOf::Batch => Rows::Batch(Box::new(Batch::new(table, options.clone())?)),
+                    RowsOf::Events => Rows::Events(MicroBatch::new(table, &options)?),
+                };
+                self.sets.push(OptionSet { options, rows, messages: Vec::new() });
+                self.sets.len() - 1
+            }
         };
-        self.sets.push(OptionSet { rows, messages: Vec::new() });
-        self.by_options.insert(header.into(), self.sets.len() - 1);
-        Ok(self.sets.len() - 1)
+        if self.by_options.len() < MOST_SPELLINGS {
+            self.message_bytes += header.len();
+            self.by_options.insert(header.into(), index);
+        }
+        Ok(index)
     }
 }
 

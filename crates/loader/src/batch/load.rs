@@ -8,7 +8,10 @@
 //! returning events, so all are loaded, and what lies between a load and the commit of the group's
 //! offset may be loaded twice.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use appbase::telemetry::chain;
 use kafkabase::{Message, TopicMode};
@@ -20,7 +23,8 @@ use warehouse::{
 
 use super::{
     decision::{BatchDecision, BatchEvents, Returning},
-    groups::{GroupPlan, Groups, PushError},
+    groups::{GroupPlan, Groups, PushError, Unparsable},
+    poison::Refusal,
     reader::ParsedBatch,
 };
 use crate::{
@@ -35,6 +39,9 @@ use crate::{
     target::LoadTarget,
     topic::OwnedTopic,
 };
+
+/// Partitions of a topic that returning events of one batch may have come from.
+const MOST_PARTITIONS: usize = 64;
 
 /// Why a batch is not loaded, split by who has to be waited for.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +93,13 @@ impl BatchLoad<'_> {
         });
         let warehouse = self.target.warehouse.watched_by(self.progress.load());
         let staged = warehouse.stage(rows, fence, self.options()).await?;
-        let decision = events.decide(staged.report(), |attempts| self.refused.route(attempts));
-        let BatchDecision { changes, refused, counts, first_reason } = decision;
-        self.refused.produce(self.topic, refused).await?;
+        let mut decision = events.decide(staged.report(), |attempts| self.refused.route(attempts));
+        if !decision.refused.is_empty() {
+            let refused = std::mem::take(&mut decision.refused);
+            let unfit = self.refused.produce(self.topic, refused).await?;
+            decision.have_no_attempt(&unfit);
+        }
+        let BatchDecision { changes, counts, first_reason, .. } = decision;
         let report = staged.commit(&changes).await?;
         let loaded = Loaded { report, counts };
         self.report(&loaded, &events, first_reason, began);
@@ -110,14 +121,22 @@ impl BatchLoad<'_> {
         };
         let origins: Vec<_> = found.iter().map(|returning| returning.origin.clone()).collect();
         let states = ledger.event_states(&origins).await?;
+        let others = self.other_partitions(ledger, &origins).await?;
         let mut seen = HashSet::new();
         let mut judged = Vec::with_capacity(messages.len());
         for ((message, returning), state) in messages.into_iter().zip(found).zip(&states) {
             // moved twice, by a mover that crashed: one of them is enough
-            let is_first = seen.insert(returning.origin.clone());
+            let is_first = seen.insert(returning.origin.key());
             let verdict = match returning.is_new {
                 true => Verdict::Load { is_new: true }, // nothing says where it came from
-                false => judge(*state, &returning.origin, self.key, self.position),
+                // read for the first time in this very batch, or in one that follows
+                false if self.is_ahead(&returning.origin) => Verdict::Drop,
+                false => {
+                    let (key, position) = others
+                        .get(&returning.origin.partition)
+                        .map_or((self.key, self.position), |(key, position)| (key, position));
+                    judge(*state, &returning.origin, key, position)
+                }
             };
             let loaded = match verdict {
                 Verdict::Load { is_new } if is_first => Some(Returning { is_new, ..returning }),
@@ -128,11 +147,49 @@ impl BatchLoad<'_> {
         Ok((judged, origins.into_iter().zip(states).collect()))
     }
 
+    /// Where the partitions stand that these events were read from, if somebody gave the topic more
+    /// than one: a copy need not return to the partition of its origin.
+    async fn other_partitions(
+        &self,
+        ledger: &Ledger,
+        origins: &[Origin],
+    ) -> Result<HashMap<i32, (PartitionKey, Position)>, LoadError> {
+        let mut found = HashMap::new();
+        let is_other = |origin: &&Origin| {
+            origin.topic == self.key.topic && origin.partition != self.key.partition
+        };
+        let mut asked = HashSet::new();
+        for origin in origins.iter().filter(is_other) {
+            // others write origins, too: no topic has that many partitions by mistake
+            if asked.len() >= MOST_PARTITIONS || !asked.insert(origin.partition) {
+                continue;
+            }
+            let key = PartitionKey { partition: origin.partition, ..self.key.clone() };
+            if let Some(position) = ledger.read(&key).await? {
+                found.insert(origin.partition, (key, position));
+            }
+        }
+        Ok(found)
+    }
+
     fn returning(&self, message: &Message) -> Returning {
-        // an event without a readable origin counts as read here for the first time
-        let origin = Envelope::origin_of(message);
+        let here = self.origin(message.offset());
+        // an event without a readable origin, or with one that it cannot have, counts as read here
+        // for the first time: a copy lies behind what it is a copy of
+        let origin = Envelope::origin_of(message)
+            .filter(|origin| !self.is_of_this_topic(origin) || origin.offset < here.offset);
         let is_new = origin.is_none();
-        Returning { origin: origin.unwrap_or_else(|| self.origin(message.offset())), is_new }
+        Returning { origin: origin.unwrap_or(here), is_new }
+    }
+
+    /// Whether the origin is a place of this topic that the position has not reached: whoever wrote
+    /// it, the event there is loaded from there.
+    fn is_ahead(&self, origin: &Origin) -> bool {
+        origin.offset >= self.position.next_offset && self.is_of_this_topic(origin)
+    }
+
+    fn is_of_this_topic(&self, origin: &Origin) -> bool {
+        origin.key() == self.origin(origin.offset).key()
     }
 
     /// The origin of what lies at this offset of the topic.
@@ -152,7 +209,8 @@ impl BatchLoad<'_> {
         batch: ParsedBatch,
         returning: Vec<Judged>,
     ) -> Result<(Vec<Batch>, BatchEvents), LoadError> {
-        let ParsedBatch { groups, unparsable, next_offset, received, bytes, held, .. } = batch;
+        let ParsedBatch { groups, unparsable, next_offset, received, bytes, refusal, held, .. } =
+            batch;
         let plan = group_plan(self.topic, self.target);
         let counts = EventCounts {
             consumed: received,
@@ -166,6 +224,7 @@ impl BatchLoad<'_> {
             last_timestamp_ms: batch.last_timestamp_ms,
             table: self.topic.table.clone(),
             origin: self.origin(next_offset),
+            has_ledger: self.ledger.is_some(),
             counts,
             groups: Vec::new(),
             unparsable: Vec::new(),
@@ -175,10 +234,15 @@ impl BatchLoad<'_> {
             events.add_unparsable(unparsable, None);
         }
         let mut returned = Groups::new(&plan);
+        let mut refused = Vec::new();
         for (message, loaded) in returning {
             let Some(loaded) = loaded else {
                 continue;
             };
+            if refusal.is_some() {
+                refused.push((message, Some(loaded)));
+                continue;
+            }
             match returned.push(message, loaded) {
                 Ok(()) => {}
                 Err(PushError::Event(unparsable, loaded)) => {
@@ -186,6 +250,15 @@ impl BatchLoad<'_> {
                 }
                 Err(PushError::Destination(error)) => return Err(error.into()),
             }
+        }
+        if let Some(Refusal { code, reason }) = refusal {
+            let first_readings = groups.into_iter().flat_map(|group| group.messages);
+            refused.extend(first_readings.map(|message| (message, None)));
+            for (message, loaded) in refused {
+                let (code, reason) = (code.clone(), reason.clone());
+                events.add_unparsable(Unparsable { message, code, reason }, loaded);
+            }
+            return Ok((Vec::new(), events));
         }
         let mut rows = Vec::new();
         for group in returned.into_groups() {

@@ -4,7 +4,7 @@
 //! the last one ends at the run's end. Every record of that range is in its batch: as a row, as a
 //! returning event whose state is not known yet, or as an event that cannot be parsed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use kafkabase::{
     FetchError, Fetched, Message, PartitionReader, RangeError, RangeItem, RangeReader, headers,
@@ -16,14 +16,19 @@ use warehouse::OptionError;
 use super::{
     groups::{GroupPlan, Groups, PushError, RowGroup, Unparsable},
     memory::{HeldMemory, MemoryBudget},
+    poison::{BatchLimit, Refusal},
 };
 
 /// How long one wait for a record lasts, and so how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
 /// A read that waits longer for the batches before it keeps nothing of what comes next in memory.
 const PAUSE_AFTER: Duration = Duration::from_secs(5);
-/// A batch's bytes are looked at once per so many records.
+/// A batch's bytes are looked at once per so many records, or so many bytes that they hold.
 const ACCOUNT_EVERY: u64 = 64;
+const ACCOUNT_EVERY_BYTES: usize = 256 << 10;
+/// Spellings of options among the returning events of one batch: each may be a table of its own in
+/// the database while the batch is loaded.
+const MOST_SPELLINGS: usize = 32;
 
 /// Records of the first batch of a run, where more are allowed.
 const FIRST_BATCH: u64 = 10_000;
@@ -38,6 +43,8 @@ pub(crate) struct ReadPlan {
     pub(crate) end: i64,
     /// Records per batch.
     pub(crate) batch_size: u64,
+    /// Records per batch while a poison event is looked for; it may change with every batch.
+    pub(crate) limit: BatchLimit,
     /// Bytes of Kafka values per batch; 0 is no limit.
     pub(crate) batch_size_bytes: u64,
     /// How long nothing may arrive before the end before the read counts as stuck.
@@ -51,7 +58,8 @@ impl ReadPlan {
     fn size_of_next(&self, batches: u32, next_offset: i64) -> u64 {
         let left = u64::try_from(self.end - next_offset).unwrap_or(0);
         let grown = FIRST_BATCH << batches.min(32);
-        self.batch_size.min(grown).min((left / 2).max(FIRST_BATCH))
+        let size = self.batch_size.min(grown).min((left / 2).max(FIRST_BATCH));
+        size.min(self.limit.get()).max(1)
     }
 }
 
@@ -69,6 +77,8 @@ pub(crate) struct ParsedBatch {
     /// Bytes of Kafka values.
     pub(crate) bytes: u64,
     pub(crate) last_timestamp_ms: Option<i64>,
+    /// All of its events are refused, for this.
+    pub(crate) refusal: Option<Refusal>,
     /// Given back when the batch is loaded.
     pub(crate) held: Held,
 }
@@ -77,16 +87,6 @@ pub(crate) struct ParsedBatch {
 pub(crate) struct Held {
     _memory: HeldMemory,
     _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl ParsedBatch {
-    /// All of its events are refused, for this reason.
-    pub(crate) fn refuse(&mut self, reason: &str) {
-        for group in self.groups.drain(..) {
-            let refused = |message| Unparsable { message, reason: reason.to_owned() };
-            self.unparsable.extend(group.messages.into_iter().map(refused));
-        }
-    }
 }
 
 /// Why a run's reading ended before its end.
@@ -163,7 +163,8 @@ pub(crate) fn read_what_is_there(
     budget: &MemoryBudget,
     from: i64,
 ) -> Result<Option<ParsedBatch>, ReadError> {
-    let mut open = OpenBatch::new(plan, from, plan.batch_size, budget.batch());
+    let size = plan.batch_size.min(plan.limit.get()).max(1);
+    let mut open = OpenBatch::new(plan, from, size, budget.batch());
     while !open.is_full() {
         match reader.try_next()? {
             Fetched::Message(message) => open.take(message)?,
@@ -187,7 +188,12 @@ struct OpenBatch<'a> {
     last_timestamp_ms: Option<i64>,
     groups: Groups<'a, ()>,
     returning: Vec<Message>,
+    /// Options of the returning events.
+    returning_options: HashSet<Box<[u8]>>,
+    /// What returning events and those that are no rows hold.
     other_bytes: usize,
+    /// What was taken since the bytes were looked at.
+    unaccounted_bytes: usize,
     unparsable: Vec<Unparsable>,
     held: HeldMemory,
 }
@@ -205,7 +211,9 @@ impl<'a> OpenBatch<'a> {
             last_timestamp_ms: None,
             groups: Groups::new(&plan.events),
             returning: Vec::new(),
+            returning_options: HashSet::new(),
             other_bytes: 0,
+            unaccounted_bytes: 0,
             unparsable: Vec::new(),
             held,
         }
@@ -236,15 +244,21 @@ impl<'a> OpenBatch<'a> {
         self.received += 1;
         self.next_offset = message.offset() + 1;
         self.last_timestamp_ms = message.timestamp_ms();
+        self.unaccounted_bytes += message.held_bytes();
         if message.header(headers::ORIGIN).is_some() {
-            self.other_bytes += message.payload().len();
+            let options = message.header(headers::STREAM_OPTIONS).unwrap_or_default();
+            if !self.returning_options.contains(options) {
+                self.other_bytes += options.len();
+                self.returning_options.insert(options.into());
+            }
+            self.other_bytes += message.held_bytes();
             self.returning.push(message);
             return Ok(());
         }
         match self.groups.push(message, ()) {
             Ok(()) => Ok(()),
             Err(PushError::Event(unparsable, ())) => {
-                self.other_bytes += unparsable.message.payload().len();
+                self.other_bytes += unparsable.message.held_bytes();
                 self.unparsable.push(unparsable);
                 Ok(())
             }
@@ -257,12 +271,16 @@ impl<'a> OpenBatch<'a> {
     }
 
     fn is_full(&mut self) -> bool {
-        if self.received >= self.size || self.groups.is_full() {
+        let has_many_options = self.returning_options.len() >= MOST_SPELLINGS;
+        if self.received >= self.size || self.groups.is_full() || has_many_options {
             return true;
         }
-        if self.received == 0 || !self.received.is_multiple_of(ACCOUNT_EVERY) {
+        let is_time_to_look = self.received.is_multiple_of(ACCOUNT_EVERY)
+            || self.unaccounted_bytes >= ACCOUNT_EVERY_BYTES;
+        if self.received == 0 || !is_time_to_look {
             return false;
         }
+        self.unaccounted_bytes = 0;
         let bytes = self.byte_size();
         self.held.set(bytes)
     }
@@ -285,6 +303,7 @@ impl<'a> OpenBatch<'a> {
             received: self.received,
             bytes: self.bytes,
             last_timestamp_ms: self.last_timestamp_ms,
+            refusal: None,
             held: Held { _memory: self.held, _permit: permit },
         }
     }
@@ -311,6 +330,7 @@ mod tests {
             start: 0,
             end: records,
             batch_size,
+            limit: BatchLimit::default(),
             batch_size_bytes: 0,
             stall_after,
         };

@@ -8,7 +8,11 @@ use prometheus::{
 };
 
 use super::snapshot::StatsSnapshot;
-use crate::{outcome::Loaded, protocol::start::Notice, topic::OwnedTopic};
+use crate::{
+    outcome::Loaded,
+    protocol::start::{HoldReason, Notice},
+    topic::OwnedTopic,
+};
 
 const TOPIC: [&str; 4] = ["topicId", "mode", "destinationId", "tableName"];
 
@@ -322,22 +326,26 @@ pub(crate) fn set_backlog(topic: &OwnedTopic, queue_size: i64, oldest_age_second
     UNLOADED_AGE.with_label_values(topic_labels!(topic)).set(oldest_age_seconds);
 }
 
-pub(crate) fn set_held(topic: &OwnedTopic, reason: &str, held: bool) {
-    HELD_TOPICS.with_label_values(topic_labels!(topic, reason)).set(i64::from(held));
+/// A topic began, or ceased, to be held; its partitions add up.
+pub(crate) fn count_held(topic: &OwnedTopic, reason: &str, held: bool) {
+    let change = if held { 1 } else { -1 };
+    HELD_TOPICS.with_label_values(topic_labels!(topic, reason)).add(change);
 }
 
 /// The topic is no longer this instance's: its gauges are another one's.
-pub(crate) fn forget(topic: &OwnedTopic, held: Option<&str>) {
+pub(crate) fn forget(topic: &OwnedTopic) {
     let _ = QUEUE_SIZE.remove_label_values(topic_labels!(topic)); // there may be none yet
     let _ = UNLOADED_AGE.remove_label_values(topic_labels!(topic));
     let _ = STALLED_TOPICS.remove_label_values(topic_labels!(topic));
-    if let Some(reason) = held {
-        let _ = HELD_TOPICS.remove_label_values(topic_labels!(topic, reason));
+    for reason in HoldReason::ALL {
+        let _ = HELD_TOPICS.remove_label_values(topic_labels!(topic, reason.kind()));
     }
 }
 
-pub(crate) fn set_stalled(topic: &OwnedTopic, stalled: bool) {
-    STALLED_TOPICS.with_label_values(topic_labels!(topic)).set(i64::from(stalled));
+/// A topic began, or ceased, to be stalled; its partitions add up.
+pub(crate) fn count_stalled(topic: &OwnedTopic, stalled: bool) {
+    let change = if stalled { 1 } else { -1 };
+    STALLED_TOPICS.with_label_values(topic_labels!(topic)).add(change);
 }
 
 pub(crate) fn count_healed(topic: &OwnedTopic) {
@@ -354,6 +362,7 @@ pub(crate) fn set_table_events(before: &StatsSnapshot, now: &StatsSnapshot) {
         let still = now.destinations.get(id);
         if still.is_none() {
             let _ = DESTINATION_ANSWERS.remove_label_values(&[id]); // there may be none
+            let _ = EXACTLY_ONCE.remove_label_values(&[id]);
         }
         let is_gone = |table: &str| still.is_none_or(|still| !still.tables.contains_key(table));
         for table in said.tables.keys().filter(|table| is_gone(table)) {

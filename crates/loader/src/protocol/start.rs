@@ -84,17 +84,29 @@ pub(crate) enum HoldReason {
     Truncated,
     /// Kafka did not take our commit of the start.
     ClaimNotAcknowledged,
+    /// A ledger said where the topic stands, and there is none any more, nor the right to make one.
+    LedgerLost,
     /// The destination is paused.
     Paused,
 }
 
 impl HoldReason {
+    /// All of them.
+    pub(crate) const ALL: [HoldReason; 5] = [
+        HoldReason::LiveMembers,
+        HoldReason::Truncated,
+        HoldReason::ClaimNotAcknowledged,
+        HoldReason::LedgerLost,
+        HoldReason::Paused,
+    ];
+
     /// The label of the reason in metrics, logs and `/health`.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             HoldReason::LiveMembers => "live_group_members",
             HoldReason::Truncated => "topic_truncated",
             HoldReason::ClaimNotAcknowledged => "claim_not_acknowledged",
+            HoldReason::LedgerLost => "ledger_lost",
             HoldReason::Paused => "paused",
         }
     }

@@ -20,6 +20,11 @@ impl RetryBackoff {
         RetryBackoff { base, longest: minutes(longest) }
     }
 
+    /// No pause is longer.
+    pub fn longest(&self) -> Duration {
+        self.longest
+    }
+
     /// The pause before an attempt; `attempt` counts from 1.
     pub fn delay(&self, attempt: u32) -> Duration {
         minutes(self.base.powf(f64::from(attempt))).min(self.longest)

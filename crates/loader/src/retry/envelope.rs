@@ -18,6 +18,10 @@ const ORIGIN: &str = headers::ORIGIN.as_str();
 const KEY: &str = headers::KEY.as_str();
 /// Code points of an error's text that a header keeps.
 const ERROR_LENGTH: usize = 256;
+/// Attempts that are told apart. Others write to our topics too: a larger number is this one.
+const MOST_ATTEMPTS: u32 = 1_000_000;
+/// Bytes that Kafka allows a topic's name, and that we allow a cluster's id.
+const LONGEST_NAME: usize = 249;
 
 /// An event with all that travels with it, in memory of our own.
 #[derive(Debug, Clone, Default)]
@@ -44,31 +48,50 @@ impl Envelope {
         std::str::from_utf8(value.as_deref()?).ok()
     }
 
-    /// Replaces the first header of this name, or appends one.
+    /// Sets the one header of this name, where the first one stands. Whoever made the record may
+    /// have written the header twice: readers differ in which of them counts.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         let value = Some(value.as_bytes().to_vec());
-        match self.headers.iter_mut().find(|(found, _)| found == name) {
-            Some(header) => header.1 = value,
-            None => self.headers.push((name.to_owned(), value)),
-        }
+        let Some(at) = self.headers.iter().position(|(found, _)| found == name) else {
+            return self.headers.push((name.to_owned(), value));
+        };
+        self.headers[at].1 = value;
+        let mut index = 0;
+        self.headers.retain(|(found, _)| {
+            index += 1;
+            index - 1 == at || found != name
+        });
     }
 
-    /// How often the event was sent back to its topic. `None`: the header is no number.
+    fn remove(&mut self, name: &str) {
+        self.headers.retain(|(found, _)| found != name);
+    }
+
+    /// How often the event was sent back to its topic, [`MOST_ATTEMPTS`] at most. `None`: the
+    /// header is no number.
     pub(crate) fn attempt(&self) -> Option<u32> {
-        self.text(RETRIES).map_or(Some(0), |text| text.parse().ok())
+        let Some(text) = self.text(RETRIES) else {
+            return Some(0);
+        };
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        // more digits than a number has are a large number all the same
+        is_number.then(|| text.parse().unwrap_or(MOST_ATTEMPTS).min(MOST_ATTEMPTS))
     }
 
     pub(crate) fn origin(&self) -> Option<Origin> {
-        serde_json::from_str(self.text(ORIGIN)?).ok()
+        parse_origin(self.text(ORIGIN)?)
     }
 
     /// The origin that a message carries, read without a copy of the event.
     pub(crate) fn origin_of(message: &Message) -> Option<Origin> {
-        let text = std::str::from_utf8(message.header(headers::ORIGIN)?).ok()?;
-        serde_json::from_str(text).ok()
+        parse_origin(std::str::from_utf8(message.header(headers::ORIGIN)?).ok()?)
     }
 
-    pub(crate) fn set_origin(&mut self, origin: &Origin) {
+    /// `None`: nobody could judge an origin when the event comes back, so it carries none.
+    pub(crate) fn set_origin(&mut self, origin: Option<&Origin>) {
+        let Some(origin) = origin else {
+            return self.remove(ORIGIN);
+        };
         let text = serde_json::to_string(origin).expect("numbers and texts only");
         self.set(ORIGIN, &text);
     }
@@ -91,13 +114,11 @@ impl Envelope {
     }
 
     /// Gives the copy a key that no other record has: topics of copies are compacted, which keeps
-    /// only the last record of a key. The event's own key, where it may be shared, goes into a
-    /// header until the event is back in its topic.
+    /// only the last record of a key. The event's own key goes into a header until the event is
+    /// back in its topic: also one that looks unique, for it may be the id of a user.
     pub(crate) fn make_key_unique(&mut self) {
-        let is_unique = self.key.as_deref().is_some_and(|key| Uuid::try_parse_ascii(key).is_ok());
-        if !is_unique {
-            let key = self.key.replace(Uuid::new_v4().to_string().into_bytes());
-            self.headers.retain(|(name, _)| name != KEY);
+        let key = self.key.replace(Uuid::new_v4().to_string().into_bytes());
+        if self.headers.iter().all(|(name, _)| name != KEY) {
             self.headers.push((KEY.to_owned(), key));
         }
     }
@@ -112,6 +133,14 @@ impl Envelope {
     pub(crate) fn into_record(self, topic: &str) -> Record {
         Record { topic: topic.to_owned(), key: self.key, value: self.value, headers: self.headers }
     }
+}
+
+/// An origin that can be one: a place in a topic, under names that fit a ledger's index.
+fn parse_origin(text: &str) -> Option<Origin> {
+    let origin: Origin = serde_json::from_str(text).ok()?;
+    let is_place = origin.partition >= 0 && origin.offset >= 0;
+    let fits = |name: &str| name.len() <= LONGEST_NAME && !name.contains('\0');
+    (is_place && fits(&origin.topic) && fits(&origin.cluster)).then_some(origin)
 }
 
 #[cfg(test)]
@@ -152,7 +181,7 @@ mod tests {
     #[test]
     fn an_origin_survives_its_way() {
         let mut envelope = Envelope::default();
-        envelope.set_origin(&origin());
+        envelope.set_origin(Some(&origin()));
         assert_eq!(envelope.origin(), Some(origin()));
         let expected = r#"{"cluster":"c","topic":"in.id.pg.m.batch.t.t","topicId":"00000000-0000-0000-0000-000000000007","partition":0,"offset":42}"#;
         assert_eq!(envelope.text(ORIGIN), Some(expected));
@@ -188,9 +217,63 @@ mod tests {
             assert_eq!(envelope.key, key);
             assert!(envelope.headers.is_empty());
         }
-        let own = Some(Uuid::new_v4().to_string().into_bytes());
-        let mut envelope = Envelope { key: own.clone(), ..Envelope::default() };
+    }
+
+    #[test]
+    fn events_that_share_a_uuid_as_their_key_have_copies_with_different_keys() {
+        let user = Some(b"5b1f7a3e-6f0a-4c57-9d5e-2f6c7b0f4a11".to_vec());
+        let mut copies = [(); 2].map(|()| Envelope { key: user.clone(), ..Envelope::default() });
+        copies.iter_mut().for_each(Envelope::make_key_unique);
+        assert_ne!(copies[0].key, copies[1].key);
+        copies[0].restore_key();
+        assert_eq!(copies[0].key, user);
+    }
+
+    #[test]
+    fn a_copy_of_a_copy_keeps_the_events_own_key() {
+        let mut envelope = Envelope { key: Some(b"user-1".to_vec()), ..Envelope::default() };
         envelope.make_key_unique();
-        assert_eq!(envelope.key, own, "the key that intake made is unique already");
+        envelope.make_key_unique();
+        envelope.restore_key();
+        assert_eq!(envelope.key.as_deref(), Some(b"user-1".as_slice()));
+    }
+
+    #[test]
+    fn of_two_headers_of_a_name_one_is_left_and_it_is_the_one_that_was_set() {
+        let header = |value: &str| (RETRIES.to_owned(), Some(value.as_bytes().to_vec()));
+        let other = ("x".to_owned(), None);
+        let headers = vec![header("0"), other.clone(), header("7")];
+        let mut envelope = Envelope { headers, ..Envelope::default() };
+        envelope.set(RETRIES, "8");
+        assert_eq!(envelope.headers, [header("8"), other]);
+    }
+
+    #[test]
+    fn a_number_of_attempts_by_somebody_else_is_never_too_large_to_count_on() {
+        for text in ["2147483647", "4294967295", "99999999999999999999"] {
+            let mut envelope = Envelope::default();
+            envelope.set(RETRIES, text);
+            assert_eq!(envelope.attempt(), Some(MOST_ATTEMPTS), "{text}");
+        }
+        for text in ["-1", "", "1.5", "many"] {
+            let mut envelope = Envelope::default();
+            envelope.set(RETRIES, text);
+            assert_eq!(envelope.attempt(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_origin_that_is_no_place_in_a_topic_is_none() {
+        let readable = |origin: &Origin| {
+            let mut envelope = Envelope::default();
+            envelope.set_origin(Some(origin));
+            envelope.origin().is_some()
+        };
+        assert!(readable(&origin()));
+        assert!(!readable(&Origin { offset: i64::MIN, ..origin() }));
+        assert!(!readable(&Origin { partition: -1, ..origin() }));
+        assert!(!readable(&Origin { topic: "t".repeat(2800), ..origin() }));
+        assert!(!readable(&Origin { cluster: "c".repeat(250), ..origin() }));
+        assert!(!readable(&Origin { topic: "a\0b".to_owned(), ..origin() }));
     }
 }

@@ -5,24 +5,21 @@
 //! be moved again, and the state of its origin makes the second copy harmless.
 //!
 //! Events are due in another order than they lie. What is not due yet stays where it is, and its
-//! offset is remembered ([`RetryState`]); nothing is rewritten while the service runs. The first
-//! offset that is still needed is committed. Before a clean stop what lies before a moved event is
+//! offset is remembered ([`RetryState`]), as is that of an event whose topic takes nothing at the
+//! moment: it holds nobody up. Nothing is rewritten while the service runs. The first offset that is
+//! still needed is committed. Before a clean stop what lies before a moved event is
 //! appended anew, so that the next loader, or the original, finds each event once.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
-use kafkabase::{
-    CommittedOffset, Message, RangeError, RangeItem, RangeReader, Record, TopicGroup, TopicId,
-    TopicMode, Unconfirmed,
-};
+use kafkabase::{CommittedOffset, Message, RangeError, RangeItem, RangeReader, TopicGroup};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use uuid::Uuid;
-use warehouse::Origin;
+use tracing::warn;
 
 use super::{
-    envelope::{Envelope, ORIGINAL_TOPIC, RETRIES},
+    envelope::{Envelope, ORIGINAL_TOPIC},
+    moves::{Move, Pending},
     state::RetryState,
 };
 use crate::{
@@ -53,22 +50,6 @@ pub(crate) struct RetryRun<'a> {
     pub(crate) stop: &'a CancellationToken,
 }
 
-/// What became of a chunk.
-#[derive(Debug, Default)]
-struct Sent {
-    moved: u64,
-    dead: u64,
-    /// Why the rest is not known to be anywhere else.
-    error: Option<Unconfirmed>,
-}
-
-/// What happens to one record.
-enum Move {
-    /// It goes there, as this record.
-    To(Record),
-    Later(Timestamp),
-}
-
 impl RetryRun<'_> {
     /// Moves what is due. Between chunks it looks at `stop`.
     pub(crate) async fn run(&self) -> Result<RunEnd, RunError> {
@@ -82,13 +63,16 @@ impl RetryRun<'_> {
         let committed = committed.map(|committed| committed.offset);
         let end = group.end().await?;
         let low = group.low().await?;
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
+        let furthest =
+            now.checked_add(self.context.refused.longest_pause()).unwrap_or(Timestamp::MAX);
         let from = self.with_state(|state| {
             if state.committed != committed || committed.is_none() {
                 let next = committed.unwrap_or(low);
                 *state = RetryState { is_known: true, committed, next, ..RetryState::default() };
             }
             state.says_out_of_order = says_out_of_order;
+            state.pull_near(furthest);
             self.report_expired(state, low);
             let has_new = state.next < end;
             match state.first_due(now) {
@@ -96,13 +80,17 @@ impl RetryRun<'_> {
                 None => has_new.then_some(state.next),
             }
         });
-        let Some(from) = from else {
-            return Ok(RunEnd::At { next_offset: end });
+        let noted = self.note_dead_letters().await;
+        let moved = match from {
+            None => Ok(()),
+            Some(from) => {
+                // before the first move: a crash leaves it there
+                self.commit_group_offset(OUT_OF_ORDER).await?;
+                self.move_all(from, end, now).await
+            }
         };
-        // before the first move: a crash leaves it there
         self.commit_group_offset(OUT_OF_ORDER).await?;
-        self.move_all(from, end, now).await?;
-        self.commit_group_offset(OUT_OF_ORDER).await?;
+        moved.and(noted)?;
         Ok(RunEnd::At { next_offset: end })
     }
 
@@ -124,41 +112,52 @@ impl RetryRun<'_> {
         self.commit_group_offset(if is_in_order { "" } else { OUT_OF_ORDER }).await
     }
 
+    /// Moves what is due. An event that cannot be moved waits like one that is not due, and the
+    /// others go on; the answer is the first reason.
     async fn move_all(&self, from: i64, end: i64, now: Timestamp) -> Result<(), RunError> {
         let topic_id = self.group().topic_id().await?;
+        let mut failed = None;
         let first_new = self.with_state(|state| state.next);
         let mut position = from;
         while position < end && !self.stop.is_cancelled() {
             let (messages, next) = self.read(position, end).await?;
-            position = next;
+            self.forget_compacted(position, next, &messages);
             let mut moves = Vec::new();
             for message in messages {
                 let offset = message.offset();
-                let is_due = |state: &mut RetryState| {
-                    state.waiting.get(&offset).is_some_and(|due| *due <= now)
-                };
-                if offset < first_new && !self.with_state(is_due) {
+                if offset < first_new && !self.with_state(|state| state.is_due(offset, now)) {
                     continue; // moved by an earlier run, or looked at by it and not due yet
                 }
-                match self.decide(&message, topic_id, now) {
-                    Move::To(record) => moves.push((offset, record)),
+                match self.decide(message, topic_id, now) {
+                    Move::Now(pending) => moves.push(pending),
                     Move::Later(due) => self.with_state(|state| {
                         state.waiting.insert(offset, due);
                     }),
                 }
             }
-            let sent = self.send(moves).await?;
-            metrics::count_moves(self.topic, sent.moved, sent.dead);
-            if sent.moved + sent.dead > 0 {
-                let Sent { moved, dead, .. } = sent;
-                info!(topic = self.topic.name, moved, dead, "refused events left the retry topic");
+            let offsets: Vec<_> = moves.iter().map(|pending| pending.offset).collect();
+            // until each is known to be elsewhere, this run may be ended at any point
+            self.with_state(|state| {
+                state.waiting.extend(offsets.into_iter().map(|offset| (offset, now)));
+                state.next = state.next.max(next);
+            });
+            let is_down = match self.send(moves).await {
+                Ok(sent) => {
+                    let is_down = sent.failed > 0 && sent.moved + sent.dead == 0;
+                    failed = failed.or(sent.error);
+                    is_down
+                }
+                Err(error) => {
+                    failed = failed.or(Some(error));
+                    true
+                }
+            };
+            if is_down {
+                break; // Kafka takes nothing at all
             }
-            if let Some(error) = sent.error {
-                return Err(error.into());
-            }
-            self.with_state(|state| state.next = state.next.max(position));
+            position = self.with_state(|state| state.next_to_look_at(next, first_new, now));
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Reads a chunk; answers the offset where the next one begins.
@@ -173,7 +172,7 @@ impl RetryRun<'_> {
             while messages.len() < limit && bytes < BYTES_AT_ONCE {
                 match range.next(POLL) {
                     Ok(RangeItem::Message(message)) => {
-                        bytes += message.payload().len();
+                        bytes += message.held_bytes();
                         messages.push(message);
                     }
                     Ok(RangeItem::End) => break,
@@ -190,98 +189,6 @@ impl RetryRun<'_> {
             Ok((messages, range.next_offset()))
         });
         Ok(read.await.map_err(|_| RunError::ReaderDied)??)
-    }
-
-    fn decide(&self, message: &Message, topic_id: Option<Uuid>, now: Timestamp) -> Move {
-        let mut envelope = Envelope::of(message);
-        let Some(target) = envelope.text(ORIGINAL_TOPIC).map(str::to_owned) else {
-            return self.dead_letter(
-                envelope,
-                "header original_topic is missing: nobody knows where it came from",
-            );
-        };
-        let Some(attempts) = envelope.attempt() else {
-            return self.dead_letter(envelope, "header retries is no number");
-        };
-        if let Some(due) = envelope.retry_time().filter(|due| *due > now) {
-            return Move::Later(due);
-        }
-        self.stamp(&mut envelope, &target, message.offset(), topic_id);
-        envelope.set(RETRIES, &(attempts + 1).to_string());
-        envelope.restore_key();
-        Move::To(envelope.into_record(&target))
-    }
-
-    /// An event that the original refused says where it came from only by its offset here.
-    fn stamp(&self, envelope: &mut Envelope, target: &str, offset: i64, topic_id: Option<Uuid>) {
-        let to_a_table = TopicId::parse(&self.context.topic_prefix, target)
-            .is_some_and(|id| matches!(id.mode, TopicMode::Batch | TopicMode::Stream));
-        if to_a_table && envelope.origin().is_none() {
-            envelope.set_origin(&Origin {
-                cluster: self.context.cluster_id.clone(),
-                topic: self.topic.name.clone(),
-                topic_id,
-                partition: self.topic.partition,
-                offset,
-            });
-        }
-    }
-
-    fn dead_letter(&self, mut envelope: Envelope, reason: &str) -> Move {
-        warn!(
-            topic = self.topic.name,
-            reason, "refused event cannot be retried; it is a dead letter"
-        );
-        envelope.make_key_unique();
-        envelope.set_error(reason);
-        Move::To(envelope.into_record(self.context.refused.dead_letter_topic()))
-    }
-
-    /// Sends a chunk. What Kafka will never take goes to the dead letter topic instead.
-    async fn send(&self, moves: Vec<(i64, Record)>) -> Result<Sent, RunError> {
-        let mut sent = Sent::default();
-        let mut redirected = Vec::new();
-        for (offset, record, result) in self.send_once(moves).await? {
-            match result {
-                Ok(()) => self.moved(offset, &record, &mut sent),
-                Err(error) if error.is_refusal() || error.is_unknown_topic() => {
-                    redirected.push((offset, self.redirect(record, error)));
-                }
-                Err(error) => sent.error = Some(error),
-            }
-        }
-        for (offset, record, result) in self.send_once(redirected).await? {
-            match result {
-                Ok(()) => self.moved(offset, &record, &mut sent),
-                Err(error) => sent.error = Some(error),
-            }
-        }
-        Ok(sent)
-    }
-
-    async fn send_once(
-        &self,
-        moves: Vec<(i64, Record)>,
-    ) -> Result<Vec<(i64, Record, Result<(), Unconfirmed>)>, RunError> {
-        let refused = &self.context.refused;
-        if moves.iter().any(|(_, record)| record.topic == refused.dead_letter_topic()) {
-            refused.ensure_dead_letter_topic().await?;
-        }
-        let (offsets, records): (Vec<_>, Vec<_>) = moves.into_iter().unzip();
-        let results = refused.producer().send_all(&records).await;
-        let sent = offsets.into_iter().zip(records).zip(results);
-        Ok(sent.map(|((offset, record), result)| (offset, record, result)).collect())
-    }
-
-    fn redirect(&self, mut record: Record, error: Unconfirmed) -> Record {
-        warn!(
-            topic = self.topic.name,
-            target = record.topic,
-            error = %error,
-            "topic does not take its event back; it is a dead letter"
-        );
-        self.context.refused.dead_letter_topic().clone_into(&mut record.topic);
-        record
     }
 
     /// Appends the events that wait in `from..to` to the end of the topic, as they are.
@@ -302,23 +209,28 @@ impl RetryRun<'_> {
                 let mut envelope = Envelope::of(&message);
                 let target = envelope.text(ORIGINAL_TOPIC).unwrap_or_default().to_owned();
                 self.stamp(&mut envelope, &target, offset, topic_id);
-                moves.push((offset, envelope.into_record(&self.topic.name)));
+                let record = envelope.into_record(&self.topic.name);
+                moves.push(Pending { offset, message, record });
             }
             if let Some(error) = self.send(moves).await?.error {
-                return Err(error.into());
+                return Err(error);
             }
             position = next;
         }
         Ok(())
     }
 
-    fn moved(&self, offset: i64, record: &Record, sent: &mut Sent) {
-        let is_dead = record.topic == self.context.refused.dead_letter_topic();
-        *(if is_dead { &mut sent.dead } else { &mut sent.moved }) += 1;
-        self.with_state(|state| {
-            state.waiting.remove(&offset);
-            state.last_moved = state.last_moved.max(Some(offset));
-        });
+    /// Compaction, or somebody, took away what waited in `from..to`: it is not there to be retried.
+    fn forget_compacted(&self, from: i64, to: i64, found: &[Message]) {
+        let found: HashSet<_> = found.iter().map(Message::offset).collect();
+        let gone = self.with_state(|state| state.forget_missing(from..to, &found));
+        if gone > 0 {
+            warn!(
+                topic = self.topic.name,
+                gone, "refused events that waited are no longer in their topic"
+            );
+            metrics::count_expired_retries(self.topic, gone);
+        }
     }
 
     /// Commits the first offset that is still needed, and whether all before the end is needed,
@@ -363,7 +275,7 @@ impl RetryRun<'_> {
         self.context.admin.topic_group(&self.topic.name, self.topic.partition)
     }
 
-    fn with_state<T>(&self, change: impl FnOnce(&mut RetryState) -> T) -> T {
+    pub(super) fn with_state<T>(&self, change: impl FnOnce(&mut RetryState) -> T) -> T {
         change(&mut self.progress.memory().retries)
     }
 }

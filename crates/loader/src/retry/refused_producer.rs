@@ -13,16 +13,17 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use kafkabase::{
-    ALL_TABLES, Admin, AdminError, ConfirmedProducer, TopicMode, TopicSettings, Unconfirmed,
-    topic_name,
+    ALL_TABLES, Admin, AdminError, ConfirmedProducer, Record, TopicMode, TopicSettings,
+    Unconfirmed, topic_name,
 };
 use warehouse::Origin;
 
 use super::{
     backoff::RetryBackoff,
     envelope::{Envelope, ORIGINAL_TOPIC, RETRIES},
+    letter,
 };
-use crate::topic::OwnedTopic;
+use crate::{clock::Clock, topic::OwnedTopic};
 
 /// How often an event is tried, and where it goes meanwhile.
 #[derive(Debug, Clone)]
@@ -46,6 +47,7 @@ pub(crate) struct RefusedProducer {
     producer: ConfirmedProducer,
     admin: Admin,
     config: RefusalConfig,
+    clock: Clock,
     /// Topics that this process made, or found to be there.
     made: Mutex<HashSet<String>>,
 }
@@ -54,7 +56,8 @@ pub(crate) struct RefusedProducer {
 #[derive(Debug, Clone)]
 pub(crate) struct RefusedEvent {
     pub(crate) envelope: Envelope,
-    pub(crate) origin: Origin,
+    /// `None`: there is no ledger to judge it by.
+    pub(crate) origin: Option<Origin>,
     /// How often it had returned.
     pub(crate) attempts: u32,
     /// Where it goes, as its batch decided.
@@ -92,8 +95,14 @@ impl RefusedProducer {
         producer: ConfirmedProducer,
         admin: Admin,
         config: RefusalConfig,
+        clock: Clock,
     ) -> RefusedProducer {
-        RefusedProducer { producer, admin, config, made: Mutex::default() }
+        RefusedProducer { producer, admin, config, clock, made: Mutex::default() }
+    }
+
+    /// The longest pause before an attempt.
+    pub(crate) fn longest_pause(&self) -> SignedDuration {
+        SignedDuration::try_from(self.config.backoff.longest()).unwrap_or(SignedDuration::MAX)
     }
 
     pub(crate) fn producer(&self) -> &ConfirmedProducer {
@@ -117,53 +126,96 @@ impl RefusedProducer {
         topic_name(&self.config.topic_prefix, destination_id, TopicMode::Retry, ALL_TABLES, 0)
     }
 
-    /// Sends the events where they go next, and waits until Kafka has them.
+    /// Sends the events where they go next, and waits until Kafka has them. The answer: those, by
+    /// their index, that the retry topic will never take, which have no more attempts; they are on
+    /// the dead letter topic.
     ///
     /// Dropped half way, some of them may be in Kafka; the load that waits is to be rolled back.
     pub(crate) async fn produce(
         &self,
         topic: &OwnedTopic,
         events: Vec<RefusedEvent>,
-    ) -> Result<(), ProduceError> {
-        if events.is_empty() {
-            return Ok(());
-        }
+    ) -> Result<Vec<usize>, ProduceError> {
         let retry_topic = self.retry_topic(&topic.destination_id);
-        let mut records = Vec::with_capacity(events.len());
-        for event in events {
-            let RefusedEvent { mut envelope, origin, attempts, route, error } = event;
-            let delay = self.config.backoff.delay(attempts + 1);
-            let delay = SignedDuration::try_from(delay).unwrap_or_default();
-            envelope.make_key_unique();
-            envelope.set_error(&error);
-            envelope.set(ORIGINAL_TOPIC, &topic.name);
-            envelope.set(RETRIES, &attempts.to_string());
-            envelope.set_retry_time(Timestamp::now() + delay);
-            envelope.set_origin(&origin);
-            let target = match route {
-                RefusalRoute::Retry => retry_topic.as_str(),
-                RefusalRoute::DeadLetter => self.config.dead_letter_topic.as_str(),
-            };
-            records.push(envelope.into_record(target));
-        }
-        for (target, settings) in [
-            (retry_topic.as_str(), &self.config.retry_settings),
-            (self.config.dead_letter_topic.as_str(), &self.config.dead_letter_settings),
-        ] {
-            if records.iter().any(|record| record.topic == target) {
-                self.ensure(target, settings).await?;
-            }
-        }
-        let results = self.producer.send_all(&records).await;
-        for (record, result) in records.iter().zip(results) {
-            if let Err(source) = result {
-                if source.is_unknown_topic() {
-                    self.forget(&record.topic);
+        let (mut copies, mut letters, mut unfit) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, event) in events.into_iter().enumerate() {
+            match event.route {
+                RefusalRoute::Retry => {
+                    let record = self.record(topic, event, retry_topic.clone());
+                    copies.push((index, record));
                 }
-                return Err(ProduceError::Produce { topic: record.topic.clone(), source });
+                RefusalRoute::DeadLetter => {
+                    letters.push(self.record(topic, event, self.config.dead_letter_topic.clone()));
+                }
             }
         }
-        Ok(())
+        if !copies.is_empty() {
+            self.ensure(&retry_topic, &self.config.retry_settings).await?;
+            let (indexes, records): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
+            let results = self.producer.send_all(&records).await;
+            for ((index, mut record), result) in indexes.into_iter().zip(records).zip(results) {
+                match result {
+                    Err(error) if error.is_too_large() => {
+                        record.topic.clone_from(&self.config.dead_letter_topic);
+                        letters.push(record);
+                        unfit.push(index);
+                    }
+                    result => self.confirm(&retry_topic, result)?,
+                }
+            }
+        }
+        if !letters.is_empty() {
+            self.ensure_dead_letter_topic().await?;
+            for result in self.send_dead_letters(letters).await {
+                self.confirm(&self.config.dead_letter_topic, result)?;
+            }
+        }
+        Ok(unfit)
+    }
+
+    /// The event with why and when it comes again.
+    fn record(&self, topic: &OwnedTopic, event: RefusedEvent, target: String) -> Record {
+        let RefusedEvent { mut envelope, origin, attempts, error, .. } = event;
+        let delay = self.config.backoff.delay(attempts.saturating_add(1));
+        let delay = SignedDuration::try_from(delay).unwrap_or_default();
+        let now = self.clock.now();
+        envelope.make_key_unique();
+        envelope.set_error(&error);
+        envelope.set(ORIGINAL_TOPIC, &topic.name);
+        envelope.set(RETRIES, &attempts.to_string());
+        envelope.set_retry_time(now.checked_add(delay).unwrap_or(Timestamp::MAX));
+        envelope.set_origin(origin.as_ref());
+        envelope.into_record(&target)
+    }
+
+    fn confirm(&self, topic: &str, result: Result<(), Unconfirmed>) -> Result<(), ProduceError> {
+        let Err(source) = result else {
+            return Ok(());
+        };
+        if source.is_unknown_topic() {
+            self.forget(topic);
+        }
+        Err(ProduceError::Produce { topic: topic.to_owned(), source })
+    }
+
+    /// Sends records of the dead letter topic, which has to be there. One that it does not take for
+    /// its size is sent without the headers of others, and if need be without its event: the letter
+    /// says where that lies. The answers are in the order of the records.
+    pub(crate) async fn send_dead_letters(
+        &self,
+        records: Vec<Record>,
+    ) -> Vec<Result<(), Unconfirmed>> {
+        let mut results = self.producer.send_all(&records).await;
+        for (record, result) in records.into_iter().zip(&mut results) {
+            let mut record = record;
+            for shorten in [letter::keep_own_headers, letter::keep_place_only] {
+                if result.is_err_and(Unconfirmed::is_too_large) {
+                    shorten(&mut record);
+                    *result = self.producer.send_all(std::slice::from_ref(&record)).await[0];
+                }
+            }
+        }
+        results
     }
 
     /// Makes the dead letter topic where it is missing.

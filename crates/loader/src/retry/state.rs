@@ -1,9 +1,13 @@
 //! What is known of a retry topic between two runs over it. Nothing of it is kept beyond the
 //! process: the offset that is committed says where to look again.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+};
 
 use jiff::Timestamp;
+use warehouse::Origin;
 
 /// What is known of a retry topic between two runs.
 #[derive(Debug, Default)]
@@ -17,8 +21,10 @@ pub(crate) struct RetryState {
     pub(crate) says_out_of_order: bool,
     /// The first offset that was not looked at.
     pub(crate) next: i64,
-    /// Events that are not due, with the time when they are.
+    /// Events that are not known to be elsewhere, with the time when they are due.
     pub(crate) waiting: BTreeMap<i64, Timestamp>,
+    /// Events that went to the dead letter topic although their states say that they wait.
+    pub(crate) unnoted: BTreeMap<i64, (Origin, String)>,
     /// The last event that was moved.
     pub(crate) last_moved: Option<i64>,
 }
@@ -27,7 +33,42 @@ impl RetryState {
     /// The first offset that is still needed.
     pub(crate) fn needed_from(&self) -> i64 {
         let first_waiting = self.waiting.first_key_value().map(|(offset, _)| *offset);
-        first_waiting.map_or(self.next, |offset| offset.min(self.next))
+        let first_unnoted = self.unnoted.first_key_value().map(|(offset, _)| *offset);
+        let needed = [first_waiting, first_unnoted];
+        needed.into_iter().flatten().fold(self.next, i64::min)
+    }
+
+    /// Nothing waits longer than until this time: what was to wait longer was written before the
+    /// clock went back, or by others.
+    pub(crate) fn pull_near(&mut self, furthest: Timestamp) {
+        for due in self.waiting.values_mut() {
+            *due = (*due).min(furthest);
+        }
+    }
+
+    /// Whether the event at this offset waits, and for nothing any more.
+    pub(crate) fn is_due(&self, offset: i64, now: Timestamp) -> bool {
+        self.waiting.get(&offset).is_some_and(|due| *due <= now)
+    }
+
+    /// Where a run goes on that has looked at everything before `from`: at the next event that is
+    /// due, or at the first that no run looked at before this one, which began at `first_new`.
+    pub(crate) fn next_to_look_at(&self, from: i64, first_new: i64, now: Timestamp) -> i64 {
+        if from >= first_new {
+            return from;
+        }
+        let mut waiting = self.waiting.range(from..first_new);
+        waiting.find(|(_, due)| **due <= now).map_or(first_new, |(offset, _)| *offset)
+    }
+
+    /// Forgets what waits in this range and was not found there; answers how many.
+    pub(crate) fn forget_missing(&mut self, range: Range<i64>, found: &HashSet<i64>) -> u64 {
+        let waiting = self.waiting.range(range).map(|(offset, _)| *offset);
+        let gone: Vec<_> = waiting.filter(|offset| !found.contains(offset)).collect();
+        for offset in &gone {
+            self.waiting.remove(offset);
+        }
+        gone.len() as u64
     }
 
     pub(crate) fn first_due(&self, now: Timestamp) -> Option<i64> {
@@ -74,6 +115,47 @@ mod tests {
         assert_eq!(state.first_due(at(49)), None);
         assert_eq!(state.first_due(at(50)), Some(7));
         assert_eq!(state.first_due(at(100)), Some(4));
+    }
+
+    #[test]
+    fn events_wait_no_longer_because_the_clock_went_back() {
+        let mut state = RetryState { next: 10, ..RetryState::default() };
+        state.waiting.insert(4, at(90_000));
+        state.waiting.insert(7, at(50));
+        state.pull_near(at(60));
+        assert_eq!(state.first_due(at(50)), Some(7));
+        assert_eq!(state.first_due(at(60)), Some(4));
+    }
+
+    #[test]
+    fn a_run_looks_only_at_what_is_due_before_it_reads_what_is_new() {
+        let mut state = RetryState { next: 100, ..RetryState::default() };
+        state.waiting.extend([(4, at(10)), (7, at(99)), (50, at(10))]);
+        assert_eq!(state.next_to_look_at(5, 100, at(20)), 50);
+        assert_eq!(state.next_to_look_at(51, 100, at(20)), 100);
+        assert_eq!(state.next_to_look_at(120, 100, at(20)), 120);
+    }
+
+    #[test]
+    fn what_waits_and_is_no_longer_there_is_forgotten() {
+        let mut state = RetryState { next: 100, ..RetryState::default() };
+        state.waiting.extend([(4, at(10)), (7, at(99)), (50, at(10))]);
+        assert_eq!(state.forget_missing(0..10, &HashSet::from([7])), 1);
+        assert_eq!(state.waiting.into_keys().collect::<Vec<_>>(), [7, 50]);
+    }
+
+    #[test]
+    fn an_event_that_is_a_dead_letter_is_needed_until_its_state_says_so() {
+        let mut state = RetryState { next: 10, ..RetryState::default() };
+        let origin = Origin {
+            cluster: "c".to_owned(),
+            topic: "t".to_owned(),
+            topic_id: None,
+            partition: 0,
+            offset: 1,
+        };
+        state.unnoted.insert(3, (origin, "pg".to_owned()));
+        assert_eq!(state.needed_from(), 3);
     }
 
     #[test]

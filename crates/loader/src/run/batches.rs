@@ -6,7 +6,7 @@ use appbase::telemetry::chain;
 use kafkabase::CommittedOffset;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
-use warehouse::{LoadError, Position};
+use warehouse::{Fault, LoadError, Position};
 
 use super::{
     Attempt, Keeper, TopicRun,
@@ -15,11 +15,23 @@ use super::{
 use crate::{
     batch::{
         load::{BatchError, BatchLoad, group_plan},
+        poison::{Blame, NextStep, Refusal},
         reader::{ParsedBatch, ReadError, ReadPlan, read_batches},
     },
     observe::metrics,
     protocol::start::is_another_topic,
 };
+
+/// What became of a batch.
+pub(super) enum Step {
+    Loaded {
+        next_offset: i64,
+    },
+    /// The position is not what it was, or may not be.
+    Moved,
+    /// A poison event is looked for, by starting over with a smaller batch.
+    Search,
+}
 
 impl TopicRun<'_> {
     /// Loads batch after batch, from the position to `end`.
@@ -49,14 +61,16 @@ impl TopicRun<'_> {
             if let Keeper::Ledger(ledger) = keeper
                 && claimed_at.elapsed() >= self.context.claim_every
             {
-                if self.is_unmarked().await? {
-                    return Ok(Attempt::StartOver); // an operator decided on an offset
+                if self.is_to_start_over().await? {
+                    return Ok(Attempt::StartOver);
                 }
                 self.copy_to_group(ledger, &position).await;
                 claimed_at = Instant::now();
             }
-            let Some(next_offset) = self.load(keeper, &position, batch).await? else {
-                return Ok(Attempt::StartOver);
+            let next_offset = match self.load(keeper, &position, batch).await? {
+                Step::Loaded { next_offset } => next_offset,
+                Step::Moved => return Ok(Attempt::StartOver),
+                Step::Search => return Ok(Attempt::Search),
             };
             position.next_offset = next_offset;
             self.progress.set_loaded_to(next_offset);
@@ -72,19 +86,15 @@ impl TopicRun<'_> {
         Ok(Attempt::Ended(RunEnd::At { next_offset: position.next_offset }))
     }
 
-    /// Loads one batch. `None`: the position is not what it was, or may not be; or the batch holds
-    /// a poison event, which is looked for by starting over with smaller ones.
+    /// Loads one batch.
     pub(super) async fn load(
         &self,
         keeper: Keeper<'_>,
         position: &Position,
         mut batch: ParsedBatch,
-    ) -> Result<Option<i64>, BatchError> {
+    ) -> Result<Step, BatchError> {
         let (next_offset, received) = (batch.next_offset, batch.received);
-        let poisoned = self.progress.memory().poison.take(position.next_offset, received);
-        if let Some(reason) = poisoned {
-            batch.refuse(&reason);
-        }
+        batch.refusal = self.progress.memory().poison.take(position.next_offset, received);
         let ledger = match keeper {
             Keeper::Ledger(ledger) => Some(ledger),
             Keeper::Group => None,
@@ -101,12 +111,14 @@ impl TopicRun<'_> {
             position,
         };
         match load.load(batch).await {
-            Ok(_) => {
+            Ok(loaded) => {
+                let rows = loaded.report.counts.loaded;
+                self.progress.memory().poison.loaded(received, rows);
                 debug!(
                     topic = self.topic.name,
                     next_offset, received, "batch loaded, row moved with it"
                 );
-                Ok(Some(next_offset))
+                Ok(Step::Loaded { next_offset })
             }
             Err(BatchError::Warehouse(LoadError::Fenced)) => {
                 self.progress.set_fenced();
@@ -116,7 +128,7 @@ impl TopicRun<'_> {
                     "offsets row moved by another loader; starting over. Again and again: two instances have the \
                      same INSTANCE_INDEX"
                 );
-                Ok(None)
+                Ok(Step::Moved)
             }
             Err(BatchError::Warehouse(error @ LoadError::CommitUnknown { .. })) => {
                 let Some(ledger) = ledger else {
@@ -130,21 +142,37 @@ impl TopicRun<'_> {
                 let settled = ledger.read_settled(&key).await?;
                 let committed = settled.is_some_and(|settled| settled.next_offset == next_offset);
                 info!(topic = self.topic.name, committed, "offsets row read after a lost COMMIT");
-                Ok(None)
+                Ok(Step::Moved)
             }
-            Err(BatchError::Warehouse(error)) if error.may_be_poison_event() => {
-                let reason = chain(&error).to_string();
-                info!(
-                    topic = self.topic.name,
-                    received,
-                    error = reason,
-                    "table cannot be changed as the batch asks for; looking for the event that does"
-                );
-                self.progress.memory().poison.failed(position.next_offset, received, reason);
-                Ok(None)
+            Err(BatchError::Warehouse(error)) => {
+                self.search(position.next_offset, received, error).map(|()| Step::Search)
             }
             Err(error) => Err(self.failed(received, error)),
         }
+    }
+
+    /// Looks for the event that a failed batch is to be blamed on; the error, where none is.
+    fn search(&self, from: i64, received: u64, error: LoadError) -> Result<(), BatchError> {
+        let Some(blame) = blame(&error) else {
+            return Err(self.failed(received, error.into()));
+        };
+        let reason = chain(&error).to_string();
+        let code = error.server_error().map_or("refused", |error| &error.sqlstate).to_owned();
+        let refusal = Refusal { code, reason };
+        match self.progress.memory().poison.failed(from, received, blame, refusal) {
+            NextStep::Fail => {}
+            NextStep::StartOver => {
+                info!(
+                    topic = self.topic.name,
+                    from,
+                    received,
+                    error = %error,
+                    "batch not taken; looking for the event that it is to be blamed on"
+                );
+                return Ok(());
+            }
+        }
+        Err(self.failed(received, error.into()))
     }
 
     /// Takes note of a batch that is to be tried again.
@@ -162,12 +190,12 @@ impl TopicRun<'_> {
     ) -> Result<mpsc::Receiver<Result<ParsedBatch, ReadError>>, RunError> {
         let reader =
             self.context.fetcher.open(&self.topic.name, self.topic.partition, start).await?;
-        let search = self.progress.memory().poison.batch_size();
         let plan = ReadPlan {
             events: group_plan(self.topic, self.target),
             start,
             end,
-            batch_size: search.unwrap_or(self.target.batch_size),
+            batch_size: self.target.batch_size,
+            limit: self.progress.memory().poison.limit(),
             batch_size_bytes: self.target.batch_size_bytes,
             stall_after: self.context.stall_after,
         };
@@ -193,5 +221,15 @@ impl TopicRun<'_> {
         let offset = CommittedOffset { offset: next_offset, metadata: String::new() };
         self.group().commit(offset).await?;
         Ok(())
+    }
+}
+
+/// What a failure says of the batch; `None`: nothing, it is the environment's.
+fn blame(error: &LoadError) -> Option<Blame> {
+    match error.fault() {
+        _ if error.is_too_slow() => Some(Blame::Size),
+        Fault::Event => Some(Blame::Event),
+        Fault::Unknown => Some(Blame::Unknown),
+        Fault::Environment => None,
     }
 }

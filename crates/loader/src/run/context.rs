@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use kafkabase::{Admin, Fetcher};
 
 use crate::{
-    batch::memory::MemoryBudget, observe::reporter::Reporter, pauses::Pauses,
-    retry::refused_producer::RefusedProducer,
+    batch::memory::MemoryBudget, clock::Clock, observe::reporter::Reporter, pauses::Pauses,
+    retry::refused_producer::RefusedProducer, target::TargetSource,
 };
 
 /// What all runs share; cheap to clone.
@@ -18,6 +18,7 @@ pub(crate) struct RunContext {
     /// Reads what is appended to stream topics.
     pub(crate) tail_fetcher: Arc<Fetcher>,
     pub(crate) cluster_id: String,
+    pub(crate) clock: Clock,
     pub(crate) memory: MemoryBudget,
     /// The way out for refused events.
     pub(crate) refused: Arc<RefusedProducer>,
@@ -30,4 +31,6 @@ pub(crate) struct RunContext {
     pub(crate) retry_batch_size: usize,
     pub(crate) topic_prefix: String,
     pub(crate) pauses: Arc<Pauses>,
+    /// The destinations of events that return.
+    pub(crate) targets: Arc<dyn TargetSource>,
 }

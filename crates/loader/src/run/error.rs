@@ -77,12 +77,12 @@ impl RunError {
         matches!(self, RunError::Read(error) if error.is_stalled())
     }
 
-    /// Whether the warehouse could not be reached.
-    pub(crate) fn is_outage(&self) -> bool {
+    /// Whether the warehouse could not be reached; `None`: it was not asked.
+    pub(crate) fn tells_of_outage(&self) -> Option<bool> {
         match self {
-            RunError::Aborted => true,
-            RunError::Load(error) => error.is_retriable(),
-            _ => false,
+            RunError::Aborted => Some(true),
+            RunError::Load(error) => Some(error.is_retriable()),
+            _ => None,
         }
     }
 }

@@ -86,9 +86,15 @@ impl TopicRun<'_> {
     }
 
     /// Whether the group has an offset that we did not commit: a decision.
-    pub(super) async fn is_unmarked(&self) -> Result<bool, AdminError> {
+    async fn is_unmarked(&self) -> Result<bool, AdminError> {
         let committed = self.group().committed().await?;
         Ok(matches!(GroupOffset::from(committed), GroupOffset::Unmarked(_)))
+    }
+
+    /// Whether a start has to be found anew: an operator decided on an offset, or another loader
+    /// joined the group.
+    pub(super) async fn is_to_start_over(&self) -> Result<bool, AdminError> {
+        Ok(self.is_unmarked().await? || self.group().members().await? > 0)
     }
 
     /// Commits a mark.

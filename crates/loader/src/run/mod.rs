@@ -6,8 +6,9 @@
 //! copy of the position and may be late. So a crash, a lost answer or a second loader at any point
 //! leads to a fresh start at the position, and every record is in the table exactly once.
 //!
-//! Without the right to keep a ledger the group's offset is the position; what lies between a load
-//! and its commit may be loaded twice. Everything else is the same.
+//! Where there never was a right to keep a ledger the group's offset is the position; what lies
+//! between a load and its commit may be loaded twice. Everything else is the same. A right that is
+//! lost holds the topic: what was promised is not weakened in silence.
 
 mod batches;
 pub(crate) mod context;
@@ -67,15 +68,20 @@ enum Attempt {
     Ended(RunEnd),
     /// Another loader, or an operator, moved the position: look at everything anew.
     StartOver,
+    /// A batch failed for what one of its events asks for: look at smaller ones.
+    Search,
 }
 
 impl TopicRun<'_> {
     /// Runs to the topic's end. Between batches it looks at `stop`. Dropped half way, the batch in
     /// hand is rolled back.
     pub(crate) async fn run(&self) -> Result<RunEnd, RunError> {
-        for _ in 0..MAX_STARTS {
-            if let Attempt::Ended(end) = self.attempt().await? {
-                return Ok(end);
+        let mut starts = 0;
+        while starts < MAX_STARTS {
+            match self.attempt().await? {
+                Attempt::Ended(end) => return Ok(end),
+                Attempt::StartOver => starts += 1,
+                Attempt::Search => starts = 0, // it ends by itself: batches get smaller
             }
         }
         Err(RunError::Contended)
@@ -161,6 +167,9 @@ impl TopicRun<'_> {
         let committed = group.committed().await?;
         let end = group.end().await?;
         self.progress.set_end(end);
+        if let GroupOffset::Marked(_) = GroupOffset::from(committed.clone()) {
+            return Ok(Attempt::Ended(RunEnd::Held(HoldReason::LedgerLost)));
+        }
         let low = group.low().await?;
         let next_offset = committed.map_or(low, |committed| committed.offset.max(low));
         if next_offset > end {

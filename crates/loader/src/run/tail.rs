@@ -4,18 +4,20 @@
 //! owns the topic. What arrived while the last events were loaded is loaded next, together: so
 //! single events are visible at once, and many of them cost few transactions. The tail keeps the
 //! rules of a run: the position moves in the transaction that carries the events, the topic is
-//! still the same after they were read, and a decision of an operator ends it.
+//! still the same after they were read, and a decision of an operator ends it, also on a topic that
+//! is quiet: the position is compared with all others of its destination now and then, and the group
+//! is looked at.
 //!
 //! A tail that cannot keep up gives the topic back to a run, which reads ahead on a thread of its
 //! own.
 
 use std::time::{Duration, Instant};
 
-use kafkabase::TopicMode;
+use kafkabase::{PartitionReader, TopicMode};
 use tracing::debug;
 use warehouse::{Ledger, Position};
 
-use super::{Keeper, TopicRun, error::RunError};
+use super::{Keeper, TopicRun, batches::Step, error::RunError};
 use crate::{
     batch::{
         load::group_plan,
@@ -68,13 +70,28 @@ impl Tail<'_> {
         let arrived = reader.arrived();
         let mut next = from;
         let (mut committed_at, mut committed, mut full_loads) = (Instant::now(), from, 0);
+        let mut looked_at = Instant::now();
+        progress.set_epoch(position.as_ref().map(|position| position.epoch));
         loop {
+            // before anything is read: what waits for its turn lies in Kafka and not in memory
+            let permit = tokio::select! {
+                () = stop.cancelled() => return Ok(TailEnd::Stopped),
+                permit = paused_meanwhile(&mut reader, target.tail_permit()) => permit,
+            };
             let Some(batch) = read_what_is_there(&mut reader, &plan, &context.memory, next)? else {
+                drop(permit);
                 full_loads = 0;
                 tokio::select! {
                     () = stop.cancelled() => return Ok(TailEnd::Stopped),
                     () = arrived.notified() => {}
+                    () = progress.moved_elsewhere().notified() => return Ok(TailEnd::Behind),
                     () = tokio::time::sleep(COMMIT_AFTER) => {
+                        if looked_at.elapsed() >= context.claim_every {
+                            if self.run.is_to_start_over().await? {
+                                return Ok(TailEnd::Behind);
+                            }
+                            looked_at = Instant::now();
+                        }
                         let ahead = |position: &&Position| position.next_offset > committed;
                         if let Some(position) = position.as_ref().filter(ahead) {
                             self.run.copy_to_group(&ledger, position).await;
@@ -92,27 +109,19 @@ impl Tail<'_> {
                 return Ok(TailEnd::Behind);
             };
             if committed_at.elapsed() >= context.claim_every {
-                if self.run.is_unmarked().await? {
-                    return Ok(TailEnd::Behind); // an operator decided on an offset
+                if self.run.is_to_start_over().await? {
+                    return Ok(TailEnd::Behind);
                 }
+                looked_at = Instant::now();
                 self.run.copy_to_group(&ledger, known).await;
                 (committed_at, committed) = (Instant::now(), known.next_offset);
             }
             let is_full = batch.received >= EVENTS_AT_ONCE;
-            let loaded = {
-                let load = self.load(&ledger, known, batch);
-                tokio::pin!(load);
-                loop {
-                    tokio::select! {
-                        loaded = &mut load => break loaded,
-                        // again and again: an answer may have been on its way
-                        () = tokio::time::sleep(PAUSE_AFTER) => reader.pause(),
-                    }
-                }
-            };
-            let Some(loaded) = loaded? else {
+            let load = self.load(&ledger, known, batch);
+            let Some(loaded) = paused_meanwhile(&mut reader, load).await? else {
                 return Ok(TailEnd::Behind);
             };
+            drop(permit);
             (next, known.next_offset) = (loaded, loaded);
             progress.set_loaded_to(loaded);
             full_loads = if is_full { full_loads + 1 } else { 0 };
@@ -130,14 +139,15 @@ impl Tail<'_> {
         position: &Position,
         batch: ParsedBatch,
     ) -> Result<Option<i64>, RunError> {
-        let target = self.run.target;
         // the records may be those of a new topic of this name; so this is asked after they were
         // read
         if is_another_topic(position, self.run.group().topic_id().await?) {
             return Ok(None);
         }
-        let _permit = target.tail_permit().await;
-        Ok(self.run.load(Keeper::Ledger(ledger), position, batch).await?)
+        match self.run.load(Keeper::Ledger(ledger), position, batch).await? {
+            Step::Loaded { next_offset } => Ok(Some(next_offset)),
+            Step::Moved | Step::Search => Ok(None),
+        }
     }
 
     fn plan(&self, from: i64) -> ReadPlan {
@@ -146,8 +156,21 @@ impl Tail<'_> {
             start: from,
             end: i64::MAX,
             batch_size: EVENTS_AT_ONCE,
+            limit: self.run.progress.memory().poison.limit(),
             batch_size_bytes: 0,
             stall_after: self.run.context.stall_after,
+        }
+    }
+}
+
+/// Waits, and keeps nothing in memory of what comes next if that takes long.
+async fn paused_meanwhile<T>(reader: &mut PartitionReader, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            // again and again: an answer may have been on its way
+            () = tokio::time::sleep(PAUSE_AFTER) => reader.pause(),
         }
     }
 }

@@ -33,19 +33,20 @@ use self::{
     owned_topics::OwnedTopics,
     status::LoaderStatus,
     tasks::{Ended, Fetches},
-    topic_state::{TopicState, Work, unix_seconds},
+    topic_state::{TopicState, Work},
     workers::Workers,
 };
 use crate::{
     observe::metrics,
     pauses::PausedDestinations,
-    protocol::start::HoldReason,
     run::{context::RunContext, hand_over},
     topic::OwnedTopic,
 };
 
 /// How often the loop looks for topics that are due.
 const TICK: Duration = Duration::from_millis(100);
+/// How often the positions of topics that are followed are compared with the ledgers.
+const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// Topics that Kafka is brought up to date on at a time when they are given up.
 const HAND_OVERS_AT_ONCE: usize = 16;
 
@@ -122,7 +123,10 @@ impl Scheduler {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(self.settings.sweep_every);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut compare = tokio::time::interval(COMPARE_EVERY);
+        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweeping: Option<tokio::task::JoinHandle<()>> = None;
+        let mut comparing: Option<tokio::task::JoinHandle<()>> = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -148,6 +152,11 @@ impl Scheduler {
                     }
                     self.publish();
                 }
+                _ = compare.tick() => {
+                    if comparing.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                        comparing = Some(self.compare_positions());
+                    }
+                }
             }
         }
         self.finish(stop).await;
@@ -160,8 +169,8 @@ impl Scheduler {
             return;
         }
         self.owned = owned;
-        let now = unix_seconds();
-        let names: HashSet<_> = self.owned.iter().map(|topic| topic.name.as_str()).collect();
+        let now = self.context.clock.unix_seconds();
+        let names: HashSet<_> = self.owned.iter().map(|topic| topic.id.as_str()).collect();
         let lost: Vec<_> =
             self.topics.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         for name in lost {
@@ -171,8 +180,8 @@ impl Scheduler {
             let Some(schedule) = self.source.schedule(topic) else {
                 continue;
             };
-            let state = self.topics.entry(topic.name.clone());
-            let state = state.or_insert_with(|| TopicState::new(topic.clone()));
+            let state = self.topics.entry(topic.id.clone());
+            let state = state.or_insert_with(|| TopicState::new(topic.clone(), now));
             state.is_ours = true;
             if let Work::Tail(task, target) = &state.work
                 && self
@@ -193,7 +202,7 @@ impl Scheduler {
         if Arc::ptr_eq(&before, &self.paused) {
             return;
         }
-        let now = unix_seconds();
+        let now = self.context.clock.unix_seconds();
         for state in self.topics.values_mut() {
             let id = &state.topic.destination_id;
             let is_paused = self.paused.contains_key(id);
@@ -218,7 +227,7 @@ impl Scheduler {
             return task.stop.cancel(); // comes back when it ended
         }
         if let Some(state) = self.topics.remove(name) {
-            metrics::forget(&state.topic, state.held.map(HoldReason::kind));
+            metrics::forget(&state.topic);
             self.start_hand_over(state, stop);
         }
     }
@@ -242,15 +251,23 @@ impl Scheduler {
         });
     }
 
-    /// Lets the batches in hand end, then brings Kafka to the rows, all within the deadline.
+    fn hand_over_idle(&mut self, stop: &CancellationToken) {
+        let idle: Vec<_> =
+            self.topics.extract_if(|_, state| state.is_idle()).map(|(_, state)| state).collect();
+        for state in idle {
+            self.start_hand_over(state, stop);
+        }
+    }
+
+    /// Lets the batches in hand end, and brings Kafka to the rows of each topic, all within the deadline.
     async fn finish(mut self, stop: CancellationToken) {
         let deadline = tokio::time::Instant::now() + self.settings.stop_within;
         let work = async {
+            // at once where nothing is in hand: one load that hangs holds up its own topic only
+            self.hand_over_idle(&stop);
             while let Some(ended) = self.tasks.join_next_with_id().await {
                 self.task_ended(ended, &stop);
-            }
-            for state in std::mem::take(&mut self.topics).into_values() {
-                self.start_hand_over(state, &stop);
+                self.hand_over_idle(&stop);
             }
             while self.hand_overs.join_next().await.is_some() {}
         };

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kafkabase::{TopicMode, TopicSnapshot, TopicView};
-use tracing::error;
 
 use super::{
     ownership::{Owned, Ownership},
@@ -73,26 +72,34 @@ impl OwnedTopics {
             }
             let (mode, table) = (topic.id.mode, topic.id.table.as_str());
             let found = OwnedTopic::new(&topic.name, &topic.id.destination_id, mode, table);
-            if topic.partitions == 1 {
-                owned.push(Arc::new(found));
-            } else {
-                metrics::count_error(&found, "invalid_partitions_count");
-                error!(
-                    topic = topic.name,
-                    partitions = topic.partitions,
-                    "topic is not loaded: it must have one partition"
-                );
-            }
+            owned.extend(partitions(found, topic.partitions));
         }
         let shared = &self.shared_retry.topic;
-        if snapshot.has_shared_retry && mine.contains(shared) {
-            owned.push(Arc::new(OwnedTopic::new(shared, "", TopicMode::Retry, "")));
+        if mine.contains(shared) {
+            let found = OwnedTopic::new(shared, "", TopicMode::Retry, "");
+            owned.extend(partitions(found, snapshot.shared_retry_partitions));
         }
         owned
     }
 }
 
+/// All partitions of a topic. It should have one; what somebody puts into another is loaded, too.
+fn partitions(topic: OwnedTopic, count: usize) -> impl Iterator<Item = Arc<OwnedTopic>> {
+    let count = i32::try_from(count).unwrap_or(i32::MAX);
+    (0..count).map(move |partition| Arc::new(topic.clone().with_partition(partition)))
+}
+
 impl OwnedTopics {
+    /// Why topics may be nobody's.
+    pub(super) fn not_shared(&self) -> Option<String> {
+        self.ownership.trouble()
+    }
+
+    /// The destinations of all topics.
+    pub(crate) fn targets(&self) -> Arc<dyn TargetSource> {
+        self.targets.clone()
+    }
+
     /// All of them. The same list until they, or the destinations, change.
     pub(super) fn owned_topics(&self) -> Arc<Vec<Arc<OwnedTopic>>> {
         let snapshot = self.topics.load();

@@ -46,10 +46,10 @@ pub(super) fn first_start(now: i64, period: i64, delay: i64) -> i64 {
 }
 
 /// The first start after `now` of a job that started at `start` once and comes every `period`
-/// seconds.
+/// seconds. A start more than a period ahead is of a clock that went back since.
 pub(super) fn next_start(start: i64, now: i64, period: i64) -> i64 {
     let period = period.max(1);
-    if start > now { start } else { start + ((now - start) / period + 1) * period }
+    now + period - (now - start).rem_euclid(period)
 }
 
 #[cfg(test)]
@@ -95,5 +95,11 @@ mod tests {
         assert_eq!(next_start(100, 99, 30), 100);
         assert_eq!(next_start(100, 100, 30), 130);
         assert_eq!(next_start(100, 195, 30), 220);
+    }
+
+    #[test]
+    fn the_next_start_is_near_although_the_clock_went_back() {
+        assert_eq!(next_start(86_500, 100, 30), 130);
+        assert_eq!(next_start(86_500, 99, 30), 100);
     }
 }

@@ -1,7 +1,8 @@
 //! What is known of all topics together: how they are watched, healed and told of.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,10 +15,13 @@ use super::{
     tasks::Fetches,
     topic_state::{TopicState, Work},
 };
-use crate::observe::metrics;
+use crate::{observe::metrics, target::LoadTarget, topic::OwnedTopic};
 
 /// What `/health` says of a topic whose loads were fenced lately.
 const FENCED: &str = "another loader moved its offsets row; again and again: two instances have the same INSTANCE_INDEX";
+
+/// How long a destination may take to tell its positions.
+const ASK_FOR: Duration = Duration::from_secs(5);
 
 /// What the loader says of itself.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,6 +34,8 @@ pub struct LoaderStatus {
     pub fenced: BTreeMap<String, &'static str>,
     /// Topics that are due and do not move, with the seconds since they last did.
     pub stalled: BTreeMap<String, u64>,
+    /// Why topics may be nobody's: instances cannot share them out.
+    pub not_shared: Option<String>,
     /// Seconds that the oldest unloaded event of all topics waits.
     pub oldest_unloaded_age_seconds: f64,
 }
@@ -77,18 +83,55 @@ impl Scheduler {
         })
     }
 
+    /// Compares the positions of topics whose tails are followed with the ledgers, in the background
+    /// and by one question for each destination: a topic that is quiet asks nothing itself.
+    pub(super) fn compare_positions(&self) -> JoinHandle<()> {
+        let mut followed: HashMap<String, (Arc<LoadTarget>, Vec<_>)> = HashMap::new();
+        for state in self.topics.values() {
+            if let Work::Tail(_, target) = &state.work {
+                let id = target.destination_id.clone();
+                let (_, topics) = followed.entry(id).or_insert_with(|| (target.clone(), vec![]));
+                topics.push((state.topic.clone(), state.progress.clone()));
+            }
+        }
+        let cluster_id = self.context.cluster_id.clone();
+        tokio::spawn(async move {
+            for (target, topics) in followed.into_values() {
+                let asked = target.warehouse.positions(&cluster_id);
+                let Ok(Ok(Some(rows))) = tokio::time::timeout(ASK_FOR, asked).await else {
+                    continue; // loads will tell what is the matter
+                };
+                let epochs: HashMap<_, _> = rows
+                    .into_iter()
+                    .map(|row| ((row.topic, row.partition), row.position.epoch))
+                    .collect();
+                for (topic, progress) in topics {
+                    let at = (topic.name.clone(), topic.partition);
+                    progress.seen_epoch(epochs.get(&at).copied());
+                }
+            }
+        })
+    }
+
     pub(super) fn publish(&mut self) {
         let now = Instant::now();
-        let mut status = LoaderStatus::default();
+        let unix_now = self.context.clock.unix_seconds();
+        let mut status =
+            LoaderStatus { not_shared: self.source.not_shared(), ..LoaderStatus::default() };
         let mut stuck_tails = false;
+        let mut backlogs: HashMap<String, (Arc<OwnedTopic>, i64, f64)> = HashMap::new();
         for (name, state) in &mut self.topics {
-            let stalled_for = state.watch(now, self.settings.alarm_after);
+            let stalled_for = state.watch(now, unix_now, self.settings.alarm_after);
             if let Some(stalled_for) = stalled_for {
                 status.stalled.insert(name.clone(), stalled_for.as_secs());
                 stuck_tails |= self.settings.heal(state, stalled_for);
             }
             let age = state.age(now).as_secs_f64();
-            metrics::set_backlog(&state.topic, state.backlog.size(), age);
+            // of all partitions together
+            let (_, size, oldest) = backlogs
+                .entry(state.topic.name.clone())
+                .or_insert_with(|| (state.topic.clone(), 0, 0.0));
+            (*size, *oldest) = (*size + state.backlog.size(), oldest.max(age));
             status.oldest_unloaded_age_seconds = status.oldest_unloaded_age_seconds.max(age);
             if let Some(reason) = state.held {
                 status.held.insert(name.clone(), reason.kind());
@@ -99,6 +142,9 @@ impl Scheduler {
             if let Some(error) = &state.error {
                 status.failing.insert(name.clone(), error.clone());
             }
+        }
+        for (topic, size, oldest) in backlogs.into_values() {
+            metrics::set_backlog(&topic, size, oldest);
         }
         if stuck_tails {
             self.replace_fetcher(Fetches::Tails);

@@ -9,7 +9,7 @@ use tracing::{Instrument, error, info_span, warn};
 
 use super::{
     Scheduler,
-    topic_state::{Task, TopicState, Work, unix_seconds},
+    topic_state::{Task, TopicState, Work},
 };
 use crate::{
     protocol::start::HoldReason,
@@ -37,12 +37,14 @@ pub(super) enum Ended {
 }
 
 impl Ended {
-    /// Whether the warehouse could not be reached.
-    pub(super) fn is_outage(&self) -> bool {
-        let (Ended::Run(Err(error)) | Ended::Tail(Err(error))) = self else {
-            return false;
-        };
-        error.is_outage()
+    /// Whether the warehouse could not be reached; `None`: it was not asked.
+    fn tells_of_outage(&self, mode: TopicMode) -> Option<bool> {
+        match self {
+            _ if mode == TopicMode::Retry => None,
+            Ended::Run(Ok(RunEnd::At { .. })) | Ended::Tail(Ok(_)) => Some(false),
+            Ended::Run(Ok(RunEnd::Held(_))) => None,
+            Ended::Run(Err(error)) | Ended::Tail(Err(error)) => error.tells_of_outage(),
+        }
     }
 }
 
@@ -51,15 +53,15 @@ impl Scheduler {
         if self.workers.are_all_busy() {
             return; // what waits is queued already, or by the next tick
         }
-        let now = unix_seconds();
-        let due = self.topics.values().filter(|state| state.is_idle() && state.due <= now);
+        let now = self.context.clock.unix_seconds();
+        let due = self.topics.values().filter(|state| state.is_idle() && state.is_due(now));
         self.workers.queue(due.map(|state| (state.due, state.topic.clone())).collect());
     }
 
     /// Starts what is due, as far as there are workers.
     pub(super) fn start_runs(&mut self, stop: &CancellationToken) {
         while let Some(topic) = self.workers.next() {
-            let is_idle = self.topics.get(&topic.name).is_some_and(TopicState::is_idle);
+            let is_idle = self.topics.get(&topic.id).is_some_and(TopicState::is_idle);
             let target = self.source.target(&topic.destination_id);
             if is_idle && (target.is_some() || topic.mode == TopicMode::Retry) {
                 self.start_run(topic, target, stop.child_token());
@@ -75,7 +77,7 @@ impl Scheduler {
         target: Option<Arc<LoadTarget>>,
         stop: CancellationToken,
     ) {
-        let (name, token) = (topic.name.clone(), stop.clone());
+        let (name, token) = (topic.id.clone(), stop.clone());
         let Some(progress) = self.topics.get(&name).map(|state| state.progress.clone()) else {
             return;
         };
@@ -150,6 +152,7 @@ impl Scheduler {
             Err(error) if error.is_cancelled() => (error.id(), Ended::Run(Err(RunError::Aborted))),
             Err(error) => (error.id(), Ended::Run(Err(RunError::Panicked))),
         };
+        let now = self.context.clock.unix_seconds();
         let name = self.running.remove(&id).unwrap_or_default();
         let Some(state) = self.topics.get_mut(&name) else {
             return false;
@@ -160,12 +163,14 @@ impl Scheduler {
         if was_run {
             self.workers.release(&state.topic.destination_id);
         }
-        self.workers.set_unreachable(&state.topic.destination_id, ended.is_outage());
+        if let Some(is_outage) = ended.tells_of_outage(state.topic.mode) {
+            self.workers.set_unreachable(&state.topic.destination_id, is_outage);
+        }
         let mut is_stuck = false;
         let mut follows_from = None;
         let is_due = match ended {
             Ended::Tail(Ok(TailEnd::Behind | TailEnd::Stopped)) => {
-                state.due = unix_seconds();
+                state.due = now;
                 true
             }
             Ended::Tail(Ok(TailEnd::NoLedger)) => false,
@@ -176,17 +181,17 @@ impl Scheduler {
                 {
                     follows_from = Some(*next_offset);
                 }
-                state.ended(result);
+                state.ended(result, now);
                 false
             }
             Ended::Tail(Err(error)) => {
                 is_stuck = error.is_stalled_read();
-                state.ended(Err(error));
+                state.ended(Err(error), now);
                 false
             }
         };
         if state.held.is_none() && self.paused.contains_key(&state.topic.destination_id) {
-            state.due = unix_seconds(); // paused while it was loaded: to be held at once
+            state.due = now; // paused while it was loaded: to be held at once
             follows_from = None;
         }
         self.status_changed |= !was_healthy || !state.is_healthy();

@@ -6,7 +6,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use appbase::{backoff::Backoff, telemetry::chain};
@@ -32,6 +32,8 @@ use crate::{
 /// topic's period.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Seconds that a start may lie ahead beyond one period: the delays of names, and pauses.
+const FURTHEST_BEYOND_PERIOD: i64 = 120;
 
 /// What is done with a topic at the moment.
 pub(super) enum Work {
@@ -77,13 +79,14 @@ pub(super) struct TopicState {
 
 impl TopicState {
     /// A topic that is new here. One with a backlog does not wait for its period after a start.
-    pub(super) fn new(topic: Arc<OwnedTopic>) -> TopicState {
+    /// `now`: Unix seconds.
+    pub(super) fn new(topic: Arc<OwnedTopic>, now: i64) -> TopicState {
         TopicState {
             topic,
             progress: Arc::default(),
             period: 0,
             start: 0,
-            due: unix_seconds(),
+            due: now,
             work: Work::Nothing,
             is_ours: true,
             backlog: Backlog::default(),
@@ -96,6 +99,13 @@ impl TopicState {
             seen_steps: 0,
             is_stalled: false,
         }
+    }
+
+    /// Whether it may be worked on at this Unix second. A time that lies further ahead than any that
+    /// is planned was planned before the clock went back.
+    pub(super) fn is_due(&self, now: i64) -> bool {
+        let furthest = self.period.saturating_add(FURTHEST_BEYOND_PERIOD);
+        self.due <= now || self.due > now.saturating_add(furthest)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -137,14 +147,20 @@ impl TopicState {
     }
 
     /// Looks whether the topic moves. Answers for how long it has not, although it should.
-    pub(super) fn watch(&mut self, now: Instant, alarm_after: Duration) -> Option<Duration> {
+    /// `unix_now`: Unix seconds.
+    pub(super) fn watch(
+        &mut self,
+        now: Instant,
+        unix_now: i64,
+        alarm_after: Duration,
+    ) -> Option<Duration> {
         let at = self.progress.loaded_to();
         self.backlog.seen(self.progress.end(), now);
         if matches!(self.work, Work::Tail(..)) {
             self.backlog.loaded(at, now);
         }
         let waits_on_purpose = self.held == Some(HoldReason::Paused)
-            || (self.is_idle() && self.is_healthy() && self.due > unix_seconds());
+            || (self.is_idle() && self.is_healthy() && !self.is_due(unix_now));
         let steps = self.progress.load().steps();
         let has_stepped = std::mem::replace(&mut self.seen_steps, steps) != steps;
         if has_stepped {
@@ -159,7 +175,7 @@ impl TopicState {
         let is_stalled = still >= alarm_after;
         if is_stalled != self.is_stalled {
             self.is_stalled = is_stalled;
-            metrics::set_stalled(&self.topic, is_stalled);
+            metrics::count_stalled(&self.topic, is_stalled);
             let topic = &self.topic.name;
             match is_stalled {
                 true => {
@@ -177,7 +193,8 @@ impl TopicState {
     }
 
     /// Takes note of how a run, or a tail, ended. `None`: it was ended where it stood, or panicked.
-    pub(super) fn ended(&mut self, result: Result<RunEnd, RunError>) {
+    /// `now`: Unix seconds.
+    pub(super) fn ended(&mut self, result: Result<RunEnd, RunError>, now: i64) {
         let (held, failed) = match result {
             Ok(RunEnd::At { next_offset }) => {
                 self.backlog.loaded(next_offset, Instant::now());
@@ -194,11 +211,10 @@ impl TopicState {
         }
         self.error = failed.map(|(_, error)| error);
         metrics::count_run(&self.topic, self.is_healthy());
-        self.plan_next();
+        self.plan_next(now);
     }
 
-    fn plan_next(&mut self) {
-        let now = unix_seconds();
+    fn plan_next(&mut self, now: i64) {
         self.start = schedule::next_start(self.start, now, self.period);
         if self.is_healthy() {
             self.backoff.reset();
@@ -214,10 +230,10 @@ impl TopicState {
             return;
         }
         if let Some(reason) = self.held {
-            metrics::set_held(&self.topic, reason.kind(), false);
+            metrics::count_held(&self.topic, reason.kind(), false);
         }
         if let Some(reason) = held {
-            metrics::set_held(&self.topic, reason.kind(), true);
+            metrics::count_held(&self.topic, reason.kind(), true);
         }
         match held {
             Some(HoldReason::Paused) => {
@@ -234,24 +250,20 @@ impl TopicState {
     }
 }
 
-pub(super) fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const NOW: i64 = 1_764_200_000;
     const ALARM: Duration = Duration::from_secs(30);
 
     fn with_backlog(start: Instant) -> TopicState {
         let topic = Arc::new(OwnedTopic::new("t", "pg", TopicMode::Batch, "t"));
-        let mut state = TopicState::new(topic);
+        let mut state = TopicState::new(topic, 0);
         state.moved_at = start;
         state.progress.set_end(10);
-        assert_eq!(state.watch(start, ALARM), None);
+        assert_eq!(state.watch(start, NOW, ALARM), None);
         state
     }
 
@@ -260,21 +272,36 @@ mod tests {
         let start = Instant::now();
         let mut state = with_backlog(start);
         state.due = 0;
-        assert_eq!(state.watch(start + 29 * SECOND, ALARM), None);
-        assert_eq!(state.watch(start + 30 * SECOND, ALARM), Some(30 * SECOND));
+        assert_eq!(state.watch(start + 29 * SECOND, NOW, ALARM), None);
+        assert_eq!(state.watch(start + 30 * SECOND, NOW, ALARM), Some(30 * SECOND));
         state.progress.set_loaded_to(5);
-        assert_eq!(state.watch(start + 31 * SECOND, ALARM), None, "it moved");
+        assert_eq!(state.watch(start + 31 * SECOND, NOW, ALARM), None, "it moved");
     }
 
     #[test]
     fn a_topic_that_waits_for_its_time_is_not_stalled() {
         let start = Instant::now();
         let mut state = with_backlog(start);
-        state.due = i64::MAX;
-        assert_eq!(state.watch(start + 300 * SECOND, ALARM), None);
+        state.due = NOW + 60;
+        assert_eq!(state.watch(start + 300 * SECOND, NOW, ALARM), None);
         state.due = 0;
-        assert_eq!(state.watch(start + 301 * SECOND, ALARM), None, "it is due since now");
-        assert_eq!(state.watch(start + 330 * SECOND, ALARM), Some(30 * SECOND));
+        assert_eq!(state.watch(start + 301 * SECOND, NOW, ALARM), None, "it is due since now");
+        assert_eq!(state.watch(start + 330 * SECOND, NOW, ALARM), Some(30 * SECOND));
+    }
+
+    #[test]
+    fn a_topic_whose_time_lies_ahead_because_the_clock_went_back_is_due() {
+        let topic = Arc::new(OwnedTopic::new("t", "pg", TopicMode::Batch, "t"));
+        let mut state = TopicState::new(topic, NOW);
+        let schedule = TopicSchedule { id: "pg".to_owned(), period: 300, spread_tables: false };
+        state.follow(&schedule, NOW);
+        state.ended(Ok(RunEnd::At { next_offset: 0 }), NOW);
+        assert!(!state.is_due(NOW), "its period begins");
+        let a_day_before = NOW - 86_400;
+        assert!(state.is_due(a_day_before));
+        state.ended(Ok(RunEnd::At { next_offset: 0 }), a_day_before);
+        assert!(!state.is_due(a_day_before), "the next period is counted anew");
+        assert!(state.is_due(a_day_before + 300));
     }
 
     #[test]
@@ -282,8 +309,8 @@ mod tests {
         let start = Instant::now();
         let mut state = with_backlog(start);
         state.error = Some("no".to_owned());
-        state.due = i64::MAX;
-        assert_eq!(state.watch(start + 30 * SECOND, ALARM), Some(30 * SECOND));
+        state.due = NOW + 60;
+        assert_eq!(state.watch(start + 30 * SECOND, NOW, ALARM), Some(30 * SECOND));
     }
 
     #[test]
@@ -293,12 +320,12 @@ mod tests {
         state.due = 0;
         let load = state.progress.load().clone();
         load.step();
-        assert_eq!(state.watch(start + 29 * SECOND, ALARM), None);
-        assert_eq!(state.watch(start + 58 * SECOND, ALARM), None, "it moved 29 s ago");
+        assert_eq!(state.watch(start + 29 * SECOND, NOW, ALARM), None);
+        assert_eq!(state.watch(start + 58 * SECOND, NOW, ALARM), None, "it moved 29 s ago");
         assert_eq!(state.still_for(start + 58 * SECOND), 29 * SECOND);
         state.error = Some("no".to_owned());
         load.step();
-        assert_eq!(state.watch(start + 60 * SECOND, ALARM), Some(31 * SECOND));
+        assert_eq!(state.watch(start + 60 * SECOND, NOW, ALARM), Some(31 * SECOND));
         assert_eq!(state.still_for(start + 60 * SECOND), Duration::ZERO, "not to be ended");
     }
 
@@ -306,7 +333,7 @@ mod tests {
     fn a_topic_without_a_backlog_is_not_stalled() {
         let start = Instant::now();
         let topic = Arc::new(OwnedTopic::new("t", "pg", TopicMode::Batch, "t"));
-        let mut state = TopicState::new(topic);
-        assert_eq!(state.watch(start + 300 * SECOND, ALARM), None);
+        let mut state = TopicState::new(topic, 0);
+        assert_eq!(state.watch(start + 300 * SECOND, NOW, ALARM), None);
     }
 }

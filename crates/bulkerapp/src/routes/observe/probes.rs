@@ -145,6 +145,9 @@ fn details(state: &ProbesState) -> Value {
     if !loader.failing.is_empty() {
         add("failingTopics", json!(loader.failing));
     }
+    if let Some(reason) = &loader.not_shared {
+        add("topicsNotShared", json!(reason));
+    }
     add("oldestUnloadedAgeSeconds", json!(loader.oldest_unloaded_age_seconds));
     Value::Object(details)
 }

@@ -1,13 +1,13 @@
 //! What became of each refused event, by its origin: the SQL of the table that holds it.
 //!
-//! Invariant: states change in load transactions only, under the lock of the position of the topic
-//! that the event returns to. So what a run reads of them stays true until its load, unless the
-//! position moved meanwhile, which fences the load.
+//! Invariant: states change under the lock of the position of the topic that the event returns to,
+//! and in load transactions only, but for one change: an event whose topic does not take it back is
+//! dead. So what a run reads of them stays true until its load, which compares them under that lock.
 
 use std::collections::HashMap;
 
 use crate::{
-    ledger::{EventChange, EventState, Origin},
+    ledger::{EventChange, EventState, Origin, OriginKey},
     postgres::{quote_ident, quote_literal},
     rows::postgres_rules::ORIGINS_TABLE,
 };
@@ -87,9 +87,9 @@ pub(super) fn in_state_sql(schema: &str, state: EventState) -> String {
 pub(super) fn change_sql(schema: &str, destination_table: &str, changes: &[EventChange]) -> String {
     // a later change of the same origin in one batch wins, and one statement may not touch a row
     // twice
-    let mut last: HashMap<&Origin, &EventChange> = HashMap::new();
+    let mut last: HashMap<OriginKey, &EventChange> = HashMap::new();
     for change in changes {
-        last.insert(&change.origin, change);
+        last.insert(change.origin.key(), change);
     }
     if last.is_empty() {
         return String::new();
@@ -121,6 +121,55 @@ pub(super) fn change_sql(schema: &str, destination_table: &str, changes: &[Event
          updated_at = now(); ",
         table(schema),
         values.join(", ")
+    )
+}
+
+/// Waiting events that cannot return to their topic are dead from now on: their states and what is
+/// counted beside the positions of their topics, in one transaction. `origins` holds at least one.
+pub(super) fn dead_letter_sql(
+    schema: &str,
+    offsets: &str,
+    origins: &[Origin],
+    reason: &str,
+) -> String {
+    let mut values: Vec<_> = origins
+        .iter()
+        .map(|origin| {
+            format!(
+                "({}, {}, {}, {}::bigint, {})",
+                quote_literal(&origin.cluster),
+                quote_literal(&origin.topic_key()),
+                origin.partition,
+                origin.offset,
+                quote_literal(&origin.topic)
+            )
+        })
+        .collect();
+    values.sort_unstable();
+    values.dedup();
+    let values = values.join(", ");
+    let events = table(schema);
+    // positions first, as a load locks them
+    format!(
+        "begin; set local lock_timeout = '30s'; \
+         select 1 from {offsets} position where (cluster_id, topic, partition) in \
+         (select letter.cluster_id, letter.topic_name, letter.partition from (values {values}) \
+         letter (cluster_id, topic, partition, \"offset\", topic_name)) \
+         order by cluster_id, topic, partition for update; \
+         with dead as (update {events} known set state = 'dead', reason = {reason}, \
+         updated_at = now() from (values {values}) \
+         letter (cluster_id, topic, partition, \"offset\", topic_name) \
+         where known.cluster_id = letter.cluster_id and known.topic = letter.topic \
+         and known.partition = letter.partition and known.\"offset\" = letter.\"offset\" \
+         and known.state = 'refused' \
+         returning known.cluster_id, known.topic_name, known.partition), \
+         counted as (select cluster_id, topic_name, partition, count(*) as events from dead \
+         group by cluster_id, topic_name, partition) \
+         update {offsets} position set waiting = waiting - counted.events, \
+         dead = position.dead + counted.events, updated_at = now() from counted \
+         where position.cluster_id = counted.cluster_id and position.topic = counted.topic_name \
+         and position.partition = counted.partition; commit",
+        reason = quote_literal(reason)
     )
 }
 
@@ -163,5 +212,17 @@ mod tests {
         assert_eq!(sql.matches("('c', ").count(), 1, "{sql}");
         assert!(sql.contains("'it''s', 'loaded', 1"), "{sql}");
         assert_eq!(change_sql("s", "t", &[]), "");
+    }
+
+    #[test]
+    fn origins_that_differ_in_what_the_table_does_not_tell_apart_are_one_row() {
+        let named = |topic: &str| EventChange {
+            origin: Origin { topic_id: Some(uuid::Uuid::from_u128(5)), ..origin(topic, 1) },
+            state: EventState::Refused,
+            refusals: 1,
+            reason: String::new(),
+        };
+        let sql = change_sql("s", "t", &[named("one"), named("other")]);
+        assert_eq!(sql.matches("('c', ").count(), 1, "{sql}");
     }
 }

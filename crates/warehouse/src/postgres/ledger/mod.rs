@@ -144,6 +144,17 @@ impl Ledger {
         found.map_err(|_| unexpected_columns(ORIGINS_TABLE))
     }
 
+    /// Waiting events whose topics do not take them back are dead letters from now on. `reason`: a
+    /// word for it. Events that do not wait are left alone.
+    pub async fn dead_letter(&self, origins: &[Origin], reason: &str) -> Result<(), LoadError> {
+        if origins.is_empty() {
+            return Ok(());
+        }
+        let offsets = table(self.schema(), OFFSETS_TABLE);
+        let sql = events::dead_letter_sql(self.schema(), &offsets, origins, reason);
+        run(&self.postgres, &sql).await.map(drop)
+    }
+
     /// Forgets decided states that did not change for so many seconds: older than every copy of
     /// their events.
     pub async fn forget_events(&self, older_than_seconds: u64) -> Result<(), LoadError> {

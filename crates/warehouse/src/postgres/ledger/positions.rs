@@ -123,7 +123,8 @@ pub(super) fn lock_sql(schema: &str, fence: &Fence) -> String {
 
 pub(super) fn advance_sql(schema: &str, fence: &Fence, changes: &LedgerChanges) -> String {
     let Fence { key, position, .. } = fence;
-    let last_timestamp = changes.last_timestamp_ms.map_or_else(String::new, |millis| {
+    let last_timestamp = changes.last_timestamp_ms.filter(|millis| is_storable(*millis));
+    let last_timestamp = last_timestamp.map_or_else(String::new, |millis| {
         format!("last_timestamp = to_timestamp({millis}::double precision / 1000), ")
     });
     let Tally { received, loaded, merged, waiting, dead } = changes.tally;
@@ -137,6 +138,13 @@ pub(super) fn advance_sql(schema: &str, fence: &Fence, changes: &LedgerChanges) 
         topic_id_sql(position.topic_id),
         unmoved_sql(key, position),
     )
+}
+
+/// Whether the time lies in the years 1970 to 9999. Kafka takes any number from a producer, such
+/// as one in nanoseconds; the column takes what it says only for people to look at.
+fn is_storable(millis: i64) -> bool {
+    const YEAR_10000: i64 = 253_402_300_800_000;
+    (0..YEAR_10000).contains(&millis)
 }
 
 #[cfg(test)]
@@ -164,6 +172,20 @@ mod tests {
         assert!(advance.contains("next_offset = 25"), "{advance}");
         assert!(advance.contains("loaded = loaded + 14, merged = merged + 1"), "{advance}");
         assert!(advance.contains("waiting = waiting + (-2)"), "{advance}");
+    }
+
+    #[test]
+    fn a_time_that_no_calendar_has_is_left_out() {
+        let fence = Fence { key: key(), position: Position::default(), states: Vec::new() };
+        let says_time = |millis| {
+            let last_timestamp_ms = Some(millis);
+            let changes = LedgerChanges { last_timestamp_ms, ..LedgerChanges::default() };
+            advance_sql("s", &fence, &changes).contains("last_timestamp")
+        };
+        assert!(says_time(1_764_200_000_000));
+        for millis in [1_764_200_000_000_000_000, i64::MAX, i64::MIN, -1] {
+            assert!(!says_time(millis), "{millis}");
+        }
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub(crate) async fn rights(postgres: &Postgres) -> Result<LedgerRights, LoadErro
     Ok(LedgerRights {
         server: format!("PostgreSQL {}", rights.server_version / 10_000),
         is_too_old: rights.server_version < OLDEST_VERSION,
+        is_there: rights.offsets.is_there || rights.origins.is_there,
         missing: rights.missing(),
     })
 }
