@@ -48,6 +48,7 @@ sql() {
 }
 
 auth=(-H "Authorization: Bearer $TOKEN")
+admin=(-H "Authorization: Bearer $ADMIN_TOKEN")
 post=("${auth[@]}" -X POST -H 'Content-Type: application/json')
 table="$URL/post/$DESTINATION?tableName=api_check"
 
@@ -92,11 +93,13 @@ check 'GET /connections-metrics, short id'     400 'invalid workspaceId' -- "${a
 check 'GET /metrics, own port'                 200 'bulkerapp_handler_events' -- "$METRICS_URL/metrics"
 check 'GET /metrics, main port'                200 'bulkerapp_handler_events' -- "${auth[@]}" "$URL/metrics"
 
-check 'GET /events'                            200 '"events":[' -- "${auth[@]}" "$URL/events?destinationId=$DESTINATION&limit=10"
-check 'GET /events, unknown status'            400 "must be success or error" -- "${auth[@]}" "$URL/events?status=fine"
+check 'GET /events'                            200 '"events":[' -- "${admin[@]}" "$URL/events?destinationId=$DESTINATION&limit=10"
+check 'GET /events, unknown status'            400 "must be success or error" -- "${admin[@]}" "$URL/events?status=fine"
 check 'GET /events without token'              401 -- "$URL/events"
-check 'GET /log'                               200 -- "${auth[@]}" "$URL/log/bulker_batch.all/$DESTINATION?limit=10"
-check 'GET /log, no level'                     400 'bulker_batch.error' -- "${auth[@]}" "$URL/log/bulker_batch/$DESTINATION"
+check 'GET /events with a user token'          403 'Administrator token is required' -- "${auth[@]}" "$URL/events"
+check 'GET /log with a user token'             403 'Administrator token is required' -- "${auth[@]}" "$URL/log/bulker_batch.all/$DESTINATION"
+check 'GET /log'                               200 -- "${admin[@]}" "$URL/log/bulker_batch.all/$DESTINATION?limit=10"
+check 'GET /log, no level'                     400 'bulker_batch.error' -- "${admin[@]}" "$URL/log/bulker_batch/$DESTINATION"
 
 # the sample: one request per event over one connection
 expected=$(wc -l <samples/events.ndjson)
@@ -140,7 +143,6 @@ named=$(sql "select count(*) from $SCHEMA.sample_events where run_id = '$run_id'
 if [[ ${named:-0} -gt 0 ]]; then ok "$named rows keep an object as jsonb"; else wrong 'jsonb values' "found ${named:-none}"; fi
 
 # one event that the table refuses: it waits with its reason, and is loaded once the table is repaired
-admin=(-H "Authorization: Bearer $ADMIN_TOKEN")
 refused="$URL/failed/$DESTINATION?status=retry&tableName=api_refused&details=true&reason=amount_is_positive"
 sql "set client_min_messages = warning; create table if not exists $SCHEMA.api_refused (run_id text, amount bigint);
   alter table $SCHEMA.api_refused drop constraint if exists amount_is_positive;

@@ -43,7 +43,8 @@ fn start() -> Result<ExitCode> {
         .context("start the runtime")?;
     let parsed = Config::parse(&environment, &arguments)?;
     if is_healthcheck {
-        let is_healthy = runtime.block_on(probe(parsed.config.app.http_port, "/health"));
+        let (listens_on, port) = (parsed.config.server.listen_http, parsed.config.app.http_port);
+        let is_healthy = runtime.block_on(probe(listens_on, port, "/health"));
         return Ok(if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     parsed.config.validate()?;

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use appbase::auth::TokenAuth;
+use appbase::auth::{Access, TokenAuth};
 use axum::extract::FromRef;
 use eventslog::EventsLog;
 use kafkabase::AckProducer;
@@ -33,6 +33,8 @@ impl AppState {
 pub struct Pieces {
     /// Who may ask.
     pub auth: Arc<TokenAuth>,
+    /// Who sees the bodies of events.
+    pub bodies_for: BodiesFor,
     /// `/post`, `/profiles`
     pub intake: Arc<IntakeState>,
     /// `/bulk`
@@ -46,6 +48,11 @@ pub struct Pieces {
     /// `/stats`, `/metrics`, `/log`, `/events`, `/connections-metrics`
     pub observe: Arc<ObserveState>,
 }
+
+/// Who sees the bodies of events, and what the database said of them: those with this access, or
+/// more.
+#[derive(Debug, Clone, Copy)]
+pub struct BodiesFor(pub Access);
 
 /// What takes events to Kafka.
 pub struct IntakeState {
@@ -116,6 +123,12 @@ pub struct ObserveState {
 impl FromRef<AppState> for Arc<TokenAuth> {
     fn from_ref(state: &AppState) -> Arc<TokenAuth> {
         state.0.auth.clone()
+    }
+}
+
+impl FromRef<AppState> for BodiesFor {
+    fn from_ref(state: &AppState) -> BodiesFor {
+        state.0.bodies_for
     }
 }
 

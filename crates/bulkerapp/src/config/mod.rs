@@ -2,12 +2,13 @@
 
 mod ignored;
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, net::IpAddr, time::Duration};
 
 use appbase::{
     AppConfig,
+    auth::Access,
     config::{ConfigError, Environment, Names, Parsed},
-    values::{boolean, float, integer, seconds},
+    values::{ValueError, boolean, float, integer, seconds},
 };
 use clap::{ArgAction, Args, Parser};
 use eventslog::EventsLogConfig;
@@ -28,7 +29,7 @@ pub const PREFIX: &str = "BULKER";
     name = "bulkerapp",
     version,
     after_help = "`bulkerapp healthcheck` asks a running instance \
-    for its /health and exits with 0 or 1; it reads HTTP_PORT only.\n\
+    for its /health and exits with 0 or 1; it reads HTTP_PORT and LISTEN_HTTP only.\n\
     `bulkerapp preflight [--back]` looks whether the switch from the original, or back to it, can be made.\n\
     `bulkerapp set-start TOPIC OFFSET|earliest|latest` sets where a topic is read from next.\n\
     `bulkerapp spool replay FOLDER` sends what an instance that is gone left in its spool;\n\
@@ -65,6 +66,15 @@ pub struct ServerConfig {
     /// Events per batch, unless the destination has a `batchSize`.
     #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
     pub batch_runner_default_batch_size: u32,
+    /// Address that the HTTP API listens on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub listen_http: IpAddr,
+    /// Address that the port of the metrics listens on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub listen_metrics: IpAddr,
+    /// Whose token shows the bodies of events (`/failed`, `/log`, `/events`): `admin` or `user`.
+    #[arg(long, default_value = "admin", value_parser = access)]
+    pub event_bodies_for: Access,
     /// Port of the metrics alone, without tokens.
     #[arg(long, default_value = "9091", value_parser = integer::<u16>)]
     pub metrics_port: u16,
@@ -137,6 +147,15 @@ const NAMES: Names = Names {
         ("EVENTS_LOG_REDIS_URL", &["BULKER_REDIS_URL", "REDIS_URL"]),
     ],
 };
+
+/// The name of those whom something is open to, and to all above them.
+fn access(text: &str) -> Result<Access, ValueError> {
+    match text {
+        "" | "admin" => Ok(Access::Admin),
+        "user" => Ok(Access::User),
+        _ => Err(ValueError("neither admin nor user")),
+    }
+}
 
 /// Why settings that are fine one by one do not go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,10 @@
-//! Who may ask: extractors that check the token of a request.
+//! Who may ask, and who sees what: extractors that check the token of a request.
+//!
+//! Invariant: bodies of events, and the database's own words, which quote them, go by one rule
+//! wherever they are shown ([`BodyReader`]); names of hosts, topics and tables that explain a fault
+//! are for administrators.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use appbase::{
     auth::{Access, AuthError, TokenAuth},
@@ -12,12 +16,22 @@ use axum::{
     response::Response,
 };
 
+use crate::state::BodiesFor;
+
 /// A sender with a known token. 401 for all others.
 pub(super) struct Authorized;
 
 /// A sender with an administrator's token where there are such tokens, else with any known one.
 /// 403 for a token that is known and not enough, 401 for all others.
 pub(super) struct AdminToken;
+
+/// A sender who may see the bodies of events. 403 for a token that is known and not enough, 401 for
+/// all others.
+pub(super) struct BodyReader;
+
+/// Whether the sender has an administrator's token, or one that is as good where there is none.
+/// Refuses nobody: it is for what is open to all and says more to some.
+pub(super) struct IsAdmin(pub(super) bool);
 
 impl<S> FromRequestParts<S> for Authorized
 where
@@ -43,6 +57,33 @@ where
             Access::Admin => Ok(AdminToken),
             Access::User => Err(refusal(AuthError::NotAdmin)),
         }
+    }
+}
+
+impl<S> FromRequestParts<S> for BodyReader
+where
+    S: Send + Sync,
+    Arc<TokenAuth>: FromRef<S>,
+    BodiesFor: FromRef<S>,
+{
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<BodyReader, Response> {
+        let BodiesFor(least) = BodiesFor::from_ref(state);
+        let access = check(parts, &Arc::from_ref(state)).map_err(refusal)?;
+        if access >= least { Ok(BodyReader) } else { Err(refusal(AuthError::NotAdmin)) }
+    }
+}
+
+impl<S> FromRequestParts<S> for IsAdmin
+where
+    S: Send + Sync,
+    Arc<TokenAuth>: FromRef<S>,
+{
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<IsAdmin, Infallible> {
+        Ok(IsAdmin(check(parts, &Arc::from_ref(state)) == Ok(Access::Admin)))
     }
 }
 

@@ -24,7 +24,7 @@ pub use table::{Access, ROUTES, Route};
 use loader::Stats;
 
 use crate::state::AppState;
-use access::{AdminToken, Authorized};
+use access::{AdminToken, Authorized, BodyReader, IsAdmin};
 
 /// The API on the main port.
 pub fn router(state: AppState) -> Router {

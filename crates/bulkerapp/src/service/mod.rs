@@ -6,7 +6,7 @@ mod parts;
 mod targets;
 mod tasks;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use appbase::{
@@ -62,8 +62,9 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let shared = Shared::open(config, auth, &configuration, events_log)?;
 
     // bound before anything is loaded: a taken port ends the start
-    let listener = bind(config.app.http_port, "HTTP_PORT").await?;
-    let metrics_listener = bind(config.server.metrics_port, "METRICS_PORT").await?;
+    let server = &config.server;
+    let listener = bind((server.listen_http, config.app.http_port), "HTTP").await?;
+    let metrics_listener = bind((server.listen_metrics, server.metrics_port), "METRICS").await?;
     let limits = ServerLimits {
         connections: config.app.http_max_connections,
         header_timeout: config.app.http_header_timeout_sec,
@@ -105,7 +106,11 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     Ok(())
 }
 
-async fn bind(port: u16, variable: &str) -> Result<TcpListener> {
-    let listener = TcpListener::bind(("0.0.0.0", port)).await;
-    listener.with_context(|| format!("listen on port {port}; BULKER_{variable} moves it"))
+async fn bind((address, port): (IpAddr, u16), what: &str) -> Result<TcpListener> {
+    let listener = TcpListener::bind((address, port)).await;
+    listener.with_context(|| {
+        format!(
+            "listen on {address}, port {port}; BULKER_LISTEN_{what} and BULKER_{what}_PORT move it"
+        )
+    })
 }

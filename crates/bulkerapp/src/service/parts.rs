@@ -22,7 +22,8 @@ use crate::{
     },
     metrics,
     state::{
-        AdminState, AppState, BulkState, IntakeState, ObserveState, Pieces, ProbesState, TestState,
+        AdminState, AppState, BodiesFor, BulkState, IntakeState, ObserveState, Pieces, ProbesState,
+        TestState,
     },
     topics::{Topics, pauses_topic},
 };
@@ -149,6 +150,7 @@ impl Shared {
         };
         Ok(AppState::new(Pieces {
             auth: self.auth.clone(),
+            bodies_for: BodiesFor(config.server.event_bodies_for),
             intake: Arc::new(intake),
             bulk: Arc::new(bulk),
             test: Arc::new(TestState { permits: Semaphore::new(TESTS_AT_A_TIME) }),

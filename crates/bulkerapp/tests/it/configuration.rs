@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sqlx::Executor;
 use testkit::{Database, Kafka, wait_until};
@@ -46,10 +46,7 @@ pub(crate) async fn post(app: &App, id: &str, table: &str, event: &str) -> Resul
 }
 
 pub(crate) async fn health(app: &App) -> Result<Value> {
-    let answer = app.request("GET", "/health", &[], b"").await?;
-    ensure!(answer.status == 200, "{}", answer.status);
-    let health: Value = serde_json::from_str(&answer.body)?;
-    Ok(health["details"].clone())
+    app.health().await
 }
 
 /// Waits until a detail of `/health` is as wanted.

@@ -1,6 +1,7 @@
 //! bulkerapp against real Kafka and PostgreSQL: what is promised holds while parts are killed,
 //! frozen and moved.
 
+mod access;
 mod admin_routes;
 mod app;
 mod bulk;

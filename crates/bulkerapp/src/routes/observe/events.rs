@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::log::{LogError, date};
 use crate::{
     routes::{
-        Authorized,
+        BodyReader,
         query::{self, ParameterError, integer, time},
     },
     state::ObserveState,
@@ -38,7 +38,7 @@ const MAX_BYTES: usize = 8 << 20;
 
 /// Answers with `{"events":[…],"cursor":…}`; the cursor is null where there is nothing more.
 pub(in crate::routes) async fn events(
-    _: Authorized,
+    _: BodyReader,
     State(state): State<Arc<ObserveState>>,
     uri: Uri,
 ) -> Result<Response, LogError> {

@@ -1,6 +1,9 @@
 //! `/ready`: may traffic come? `/health`: is the process worth keeping, and what should be known
 //! about it?
 //!
+//! Who asks without an administrator's token learns what a probe needs; names of topics, tables and
+//! hosts, and reasons, are for administrators.
+//!
 //! Kafka being away makes the process not ready once its events have nowhere to go, and is a detail
 //! of its health: a restart would not bring Kafka back, it would only cut the requests in hand.
 
@@ -12,37 +15,45 @@ use jiff::Timestamp;
 use kafkabase::{AckMode, Spool, last_client_error};
 use serde_json::{Map, Value, json};
 
-use crate::state::ProbesState;
+use crate::{routes::IsAdmin, state::ProbesState};
 
 /// Topics that a detail names at most.
 const SHOWN_TOPICS: usize = 20;
 
 /// 200 while traffic can be taken.
-pub(in crate::routes) async fn ready(State(state): State<Arc<ProbesState>>) -> Response {
+pub(in crate::routes) async fn ready(
+    IsAdmin(is_admin): IsAdmin,
+    State(state): State<Arc<ProbesState>>,
+) -> Response {
     match problem(&state) {
         Some(output) => {
             let reply = json!({ "status": "fail", "output": output });
             json_reply(StatusCode::SERVICE_UNAVAILABLE, &reply)
         }
-        None => json_reply(StatusCode::OK, &Value::Object(facts(&state))),
+        None => json_reply(StatusCode::OK, &Value::Object(facts(&state, is_admin))),
     }
 }
 
-/// 200 with details.
-pub(in crate::routes) async fn health(State(state): State<Arc<ProbesState>>) -> Response {
-    let mut reply = facts(&state);
-    reply.insert("details".to_owned(), details(&state));
+/// 200, for administrators with details.
+pub(in crate::routes) async fn health(
+    IsAdmin(is_admin): IsAdmin,
+    State(state): State<Arc<ProbesState>>,
+) -> Response {
+    let mut reply = facts(&state, is_admin);
+    if is_admin {
+        reply.insert("details".to_owned(), details(&state));
+    }
     json_reply(StatusCode::OK, &Value::Object(reply))
 }
 
-fn facts(state: &ProbesState) -> Map<String, Value> {
+fn facts(state: &ProbesState, is_admin: bool) -> Map<String, Value> {
     let mut facts = Map::new();
     facts.insert("status".to_owned(), json!("pass"));
     facts.insert("producerQueueSize".to_owned(), json!(state.producer.queue_length()));
     let at = state.topics.snapshot().at.and_then(|(_, at)| Timestamp::try_from(at).ok());
     facts.insert("topicsUpdatedAt".to_owned(), json!(at.map(|at| at.to_string())));
     let loader = state.loader.borrow();
-    if !loader.stalled.is_empty() {
+    if is_admin && !loader.stalled.is_empty() {
         facts.insert("stalledTopics".to_owned(), json!(loader.stalled));
     }
     facts

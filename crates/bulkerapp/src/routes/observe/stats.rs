@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     routes::{
-        Authorized,
+        Authorized, IsAdmin,
         query::{self, ParameterError},
     },
     state::ObserveState,
@@ -26,26 +26,36 @@ use crate::{
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
+/// What users learn of a database that does not tell.
+const UNSAID: &str = "the database did not tell; /health has the reason, for administrators";
+
 /// Of all destinations.
 pub(in crate::routes) async fn all_stats(
     _: Authorized,
+    is_admin: IsAdmin,
     State(state): State<Arc<ObserveState>>,
     uri: Uri,
 ) -> Response {
-    reply(&state, query::of(&uri), None).await
+    reply(&state, is_admin, query::of(&uri), None).await
 }
 
 /// Of one destination. 404 where it is not configured, or not one that is loaded.
 pub(in crate::routes) async fn stats_of_one(
     _: Authorized,
+    is_admin: IsAdmin,
     State(state): State<Arc<ObserveState>>,
     Path(destination_id): Path<String>,
     uri: Uri,
 ) -> Response {
-    reply(&state, query::of(&uri), Some(&destination_id)).await
+    reply(&state, is_admin, query::of(&uri), Some(&destination_id)).await
 }
 
-async fn reply(state: &ObserveState, query: &str, only: Option<&str>) -> Response {
+async fn reply(
+    state: &ObserveState,
+    IsAdmin(is_admin): IsAdmin,
+    query: &str,
+    only: Option<&str>,
+) -> Response {
     let page = match Page::read(query, only) {
         Ok(page) => page,
         Err(error) => return error.into_response(),
@@ -59,7 +69,7 @@ async fn reply(state: &ObserveState, query: &str, only: Option<&str>) -> Respons
         return error_reply(StatusCode::NOT_FOUND, &format!("destination not found: {id}"));
     }
     let paused = state.pauses.current();
-    let body = page.of(&snapshot, |id| paused.get(id).map(ToString::to_string));
+    let body = page.of(&snapshot, is_admin, |id| paused.get(id).map(ToString::to_string));
     json_reply(StatusCode::OK, &body)
 }
 
@@ -92,7 +102,12 @@ impl<'a> Page<'a> {
         Ok(page)
     }
 
-    fn of(&self, snapshot: &StatsSnapshot, paused_since: impl Fn(&str) -> Option<String>) -> Value {
+    fn of(
+        &self,
+        snapshot: &StatsSnapshot,
+        is_admin: bool,
+        paused_since: impl Fn(&str) -> Option<String>,
+    ) -> Value {
         let mut destinations = Vec::new();
         let mut count = 0;
         let mut cursor = None;
@@ -118,7 +133,7 @@ impl<'a> Page<'a> {
             count += tables.len().max(1);
             let last = tables.last().map_or("", |(table, _)| table.as_str());
             cursor = Some(query::cursor('/', [id, last]));
-            destinations.push(destination(id, said, &tables, paused_since(id)));
+            destinations.push(destination(id, said, is_admin, &tables, paused_since(id)));
             if count == self.limit {
                 break;
             }
@@ -135,6 +150,7 @@ impl<'a> Page<'a> {
 fn destination(
     id: &str,
     said: &DestinationStats,
+    is_admin: bool,
     tables: &[(&String, &TableStats)],
     paused_since: Option<String>,
 ) -> Value {
@@ -142,6 +158,8 @@ fn destination(
     value.insert("destinationId".to_owned(), json!(id));
     value.insert("hasOffsets".to_owned(), json!(said.has_rows));
     if let Some(problem) = &said.problem {
+        // it names hosts, users and databases
+        let problem = if is_admin { problem } else { UNSAID };
         value.insert("problem".to_owned(), json!(problem));
     }
     if let Some(since) = paused_since {
@@ -182,7 +200,7 @@ mod tests {
 
     /// What a page names, and its cursor.
     fn page(query: &str, only: Option<&str>) -> (String, Option<String>) {
-        let value = Page::read(query, only).unwrap().of(&snapshot(), |_| None);
+        let value = Page::read(query, only).unwrap().of(&snapshot(), true, |_| None);
         let mut names = String::new();
         for destination in value["destinations"].as_array().unwrap() {
             names.push_str(destination["destinationId"].as_str().unwrap());

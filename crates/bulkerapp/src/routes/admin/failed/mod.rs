@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
-    routes::{AdminToken, masked::masked_error, query},
+    routes::{BodyReader, masked::masked_error, query},
     state::AdminState,
 };
 use filter::{Filter, Status};
@@ -31,7 +31,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers 200 and the events that were there when it was asked, as they come out of Kafka.
 pub(in crate::routes) async fn failed(
-    _: AdminToken,
+    _: BodyReader,
     State(state): State<Arc<AdminState>>,
     Path(destination_id): Path<String>,
     uri: Uri,
