@@ -22,7 +22,7 @@ pub mod process;
 pub mod proxy;
 
 pub use database::{Database, Rows};
-pub use kafka::{Committed, GroupMember, Kafka, Record, Topic};
+pub use kafka::{Committed, ForeignRecord, GroupMember, Kafka, Record, Topic};
 pub use pooler::Pooler;
 pub use ports::free_port;
 pub use wait::wait_until;

@@ -127,3 +127,39 @@ async fn a_frozen_instance_loses_its_topics_and_doubles_nothing_when_it_wakes() 
     first.stop().await?;
     second.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_internal_topic_of_few_partitions_leaves_no_topic_without_an_owner() -> Result<()> {
+    let shared = Shared::new().await?;
+    // given the internal topic as a broker makes topics by itself
+    let name = format!("{}bulker-shares", shared.setup.prefix);
+    shared.kafka.create_topic(&name, 1, 1, &[]).await?;
+    shared.produce(0).await?;
+    // when an instance starts, then it loads all topics, and another one gets its part
+    let first = shared.setup.start().await?;
+    shared.loaded(1).await?;
+    let second = shared.setup.start().await?;
+    wait_for_owned(&second, |owned| 0 < owned && owned < ALL).await?;
+    shared.produce(1).await?;
+    shared.loaded(2).await?;
+    first.stop().await?;
+    second.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_internal_topic_that_is_deleted_is_made_anew() -> Result<()> {
+    let shared = Shared::new().await?;
+    // given two instances at work
+    let first = shared.setup.start().await?;
+    let second = shared.setup.start().await?;
+    wait_for_owned(&second, |owned| 0 < owned && owned < ALL).await?;
+    shared.produce(0).await?;
+    shared.loaded(1).await?;
+    // when somebody deletes the topic by which they share the work
+    shared.kafka.delete_topic(&format!("{}bulker-shares", shared.setup.prefix)).await?;
+    // then what comes afterwards is loaded all the same
+    shared.produce(1).await?;
+    shared.loaded(2).await?;
+    first.stop().await?;
+    second.stop().await
+}

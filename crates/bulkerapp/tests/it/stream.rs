@@ -182,3 +182,19 @@ async fn a_reset_during_a_tail_is_obeyed_by_the_next_run() -> Result<()> {
     wait_until(PATIENCE, again).await?;
     app.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_set_back_is_followed_although_the_topic_is_quiet() -> Result<()> {
+    let streaming = Streaming::new(STREAM).await?;
+    streaming.produce(events(0..3)).await?;
+    // given a tail that follows a quiet topic
+    let app = streaming.setup.start().await?;
+    streaming.loaded_to(3).await?;
+    // when the start is set back while the loader runs
+    let set = streaming.setup.run(&["set-start", streaming.topic.name(), "1"]).await?;
+    assert!(set.is_success, "{}", set.log);
+    // then what lies behind it is loaded again, without a new event
+    wait_until(PATIENCE, || async { streaming.count().await.is_ok_and(|count| count == 5) })
+        .await?;
+    app.stop().await
+}

@@ -8,7 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+        TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
@@ -160,6 +163,49 @@ impl Kafka {
         Ok(sent.with_context(|| format!("produce to {topic}"))?.offset)
     }
 
+    /// Appends a record as another program may make one, and returns its offset.
+    pub async fn produce_foreign(
+        &self,
+        topic: &str,
+        partition: i32,
+        record: ForeignRecord<'_>,
+    ) -> Result<i64> {
+        let producer: FutureProducer =
+            self.producer().set("message.max.bytes", "4000000").create()?;
+        let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(*value) })
+        });
+        let mut sent = FutureRecord::<[u8], [u8]>::to(topic).partition(partition).headers(headers);
+        sent.payload = record.value;
+        sent.key = record.key;
+        sent.timestamp = record.timestamp_ms;
+        let sent = producer.send(sent, LIMIT).await.map_err(|(error, _)| error);
+        Ok(sent.with_context(|| format!("produce to {topic}"))?.offset)
+    }
+
+    /// Sets what a topic's configuration says; all else of it becomes the broker's default.
+    pub async fn configure_topic(&self, topic: &str, entries: &[(&str, &str)]) -> Result<()> {
+        let mut config = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (name, value) in entries {
+            config = config.set(name, value);
+        }
+        let altered = self.admin()?.alter_configs([&config], &admin_options()).await?;
+        for result in altered {
+            result.map_err(|(_, code)| code).with_context(|| format!("configure {topic}"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a topic more partitions.
+    pub async fn raise_partitions(&self, topic: &str, total: usize) -> Result<()> {
+        let partitions = NewPartitions::new(topic, total);
+        let raised = self.admin()?.create_partitions([&partitions], &admin_options()).await?;
+        for result in raised {
+            result.map_err(|(_, code)| code).with_context(|| format!("partitions of {topic}"))?;
+        }
+        Ok(())
+    }
+
     /// Appends many values, keyed by their number, through one producer.
     pub async fn produce_all<V: AsRef<[u8]>>(
         &self,
@@ -293,6 +339,19 @@ impl Kafka {
         }
         tokio::task::spawn_blocking(move || work(&config.create()?)).await?
     }
+}
+
+/// What another program writes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ForeignRecord<'a> {
+    /// `None`: without a key.
+    pub key: Option<&'a [u8]>,
+    /// `None`: a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// A name may stand several times.
+    pub headers: &'a [(&'a str, &'a [u8])],
+    /// Kafka's time; `None`: now.
+    pub timestamp_ms: Option<i64>,
 }
 
 /// A topic of a test's own, deleted with its handle.
