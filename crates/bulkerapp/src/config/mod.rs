@@ -129,6 +129,9 @@ pub struct RetryConfig {
     /// Minutes, the longest pause between attempts.
     #[arg(long, default_value = "1440", value_parser = float)]
     pub messages_retry_backoff_max_delay: f64,
+    /// Seconds, the pause between attempts instead of one that grows.
+    #[arg(long, value_parser = seconds)]
+    pub messages_retry_pause_sec: Option<Duration>,
 }
 
 /// Names of this service that are also read without the prefix.

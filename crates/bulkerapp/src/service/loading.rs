@@ -15,7 +15,10 @@ use tracing::info;
 use super::{
     CLIENT_ID, PRODUCE_TIMEOUT, clock::clock, parts::Shared, targets::workers_per_destination,
 };
-use crate::{config::Config, destinations::Destinations};
+use crate::{
+    config::{Config, RetryConfig},
+    destinations::Destinations,
+};
 
 /// The destination, and its table, that counts of events go to.
 const METRICS: &str = "metrics";
@@ -57,10 +60,7 @@ fn settings(config: &Config, shared: &Shared, ownership: Arc<Ownership>) -> Resu
             retry_settings: TopicSettings::retry(&config.kafka),
             dead_letter_settings: TopicSettings::dead_letter(&config.kafka),
             retry_count: retries.messages_retry_count,
-            backoff: RetryBackoff::from_minutes(
-                retries.messages_retry_backoff_base,
-                retries.messages_retry_backoff_max_delay,
-            ),
+            backoff: backoff(retries),
         },
         ownership,
         pauses: shared.pauses.clone(),
@@ -84,6 +84,17 @@ fn settings(config: &Config, shared: &Shared, ownership: Arc<Ownership>) -> Resu
             heal_after: config.loader.loader_heal_after_sec,
         },
     })
+}
+
+/// The same pause before each attempt where it is set, else the original's.
+fn backoff(retries: &RetryConfig) -> RetryBackoff {
+    match retries.messages_retry_pause_sec {
+        Some(pause) => RetryBackoff::always(pause),
+        None => RetryBackoff::from_minutes(
+            retries.messages_retry_backoff_base,
+            retries.messages_retry_backoff_max_delay,
+        ),
+    }
 }
 
 /// The topic that counts of events go to; there is one while its destination is configured.

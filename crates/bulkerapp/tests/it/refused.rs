@@ -145,6 +145,25 @@ async fn a_refused_event_waits_with_its_reason_and_the_others_are_loaded() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_pause_before_each_return_may_be_set_in_seconds() -> Result<()> {
+    // given a pause of 20 s, beside a base that means none
+    let mut shop = Shop::open(5).await?;
+    shop.setup = shop.setup.with("BULKER_MESSAGES_RETRY_PAUSE_SEC", "20");
+    shop.order(20).await?;
+    // when events are refused
+    let app = shop.start().await?;
+    shop.wait_for_tally("20 = 18 + 0 + 2 + 0").await?;
+    app.stop().await?;
+    // then they are due after it
+    for record in shop.kafka.read_all(shop.retry.name()).await? {
+        let at: jiff::Timestamp = record.header("retry_time").context("no time")?.parse()?;
+        let pause = at.as_millisecond() - record.timestamp.context("no timestamp")?;
+        assert!((10_000..=20_000).contains(&pause), "{pause} ms");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_is_loaded_once_after_the_table_was_repaired() -> Result<()> {
     let shop = Shop::open(1_000).await?;
     shop.order(100).await?;

@@ -4,20 +4,31 @@ use std::time::Duration;
 
 const MINUTE: f64 = 60.0;
 
-/// Growing pauses: before the n-th attempt the n-th power of a base, in whole minutes, up to a
-/// longest one.
+/// The pauses of a refused event.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryBackoff {
-    /// Minutes: the pause before the first attempt.
-    base: f64,
+    growth: Growth,
     longest: Duration,
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Growth {
+    /// Before the n-th attempt the n-th power of a base, in whole minutes.
+    Powers { base: f64 },
+    /// The longest one before each attempt.
+    None,
+}
+
 impl RetryBackoff {
-    /// Both in minutes, as the variables have them. Numbers below zero, and what is no number,
-    /// count as zero.
+    /// Growing pauses, up to a longest one. Both in minutes, as the variables have them. Numbers
+    /// below zero, and what is no number, count as zero.
     pub fn from_minutes(base: f64, longest: f64) -> RetryBackoff {
-        RetryBackoff { base, longest: minutes(longest) }
+        RetryBackoff { growth: Growth::Powers { base }, longest: minutes(longest) }
+    }
+
+    /// The same pause before each attempt.
+    pub fn always(pause: Duration) -> RetryBackoff {
+        RetryBackoff { growth: Growth::None, longest: pause }
     }
 
     /// No pause is longer.
@@ -27,7 +38,10 @@ impl RetryBackoff {
 
     /// The pause before an attempt; `attempt` counts from 1.
     pub fn delay(&self, attempt: u32) -> Duration {
-        minutes(self.base.powf(f64::from(attempt))).min(self.longest)
+        match self.growth {
+            Growth::Powers { base } => minutes(base.powf(f64::from(attempt))).min(self.longest),
+            Growth::None => self.longest,
+        }
     }
 }
 
@@ -53,5 +67,13 @@ mod tests {
         assert_eq!(minutes(1.5, 2), 2.0);
         assert_eq!(minutes(-3.0, 1), 0.0);
         assert_eq!(minutes(1e300, 9), 1440.0, "more than can be counted");
+    }
+
+    #[test]
+    fn a_pause_that_is_set_is_the_same_before_each_attempt() {
+        let pause = Duration::from_secs(3);
+        let backoff = RetryBackoff::always(pause);
+        assert_eq!([1, 2, 9].map(|attempt| backoff.delay(attempt)), [pause; 3]);
+        assert_eq!(backoff.longest(), pause);
     }
 }
