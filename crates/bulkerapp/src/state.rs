@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     destinations::{ConfigurationStatus, Destinations, Targets},
     failed_events::FailedEvents,
-    intake::{bulk_permits::BulkPermits, table_topics::TableTopics},
+    intake::{bulk_permits::BulkPermits, table_names::TableNames, table_topics::TableTopics},
     topics::Topics,
 };
 
@@ -75,6 +75,7 @@ pub struct BulkState {
     pub targets: Arc<Targets>,
     pub pauses: Arc<Pauses>,
     pub permits: BulkPermits,
+    pub table_names: TableNames,
     pub events_log: EventsLog,
 }
 

@@ -60,6 +60,9 @@ pub struct ServerConfig {
     /// Seconds between two looks at the cluster's topics.
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub topic_manager_refresh_period_sec: Duration,
+    /// Topics of one destination; events for one more are answered with 429.
+    #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
+    pub topics_per_destination: u32,
     /// Seconds between two runs over a table's topic, unless the destination has a `frequency`.
     #[arg(long, default_value = "300", value_parser = integer::<u32>)]
     pub batch_runner_default_period_sec: u32,

@@ -3,4 +3,5 @@
 
 pub mod bulk_permits;
 pub mod spool;
+pub mod table_names;
 pub mod table_topics;

@@ -86,7 +86,12 @@ async fn send(
     let configuration = Configuration::start(&config.source, &redis, environment).await?;
     let destinations = configuration.destinations();
     let admin = Admin::new(&config.kafka.client_settings(CLIENT_ID), ADMIN_TIMEOUT)?;
-    let topics = Arc::new(Topics::new(admin, &config.kafka, destinations));
+    let topics = Arc::new(Topics::new(
+        admin,
+        &config.kafka,
+        config.server.topics_per_destination as usize,
+        destinations,
+    ));
     let stop = CancellationToken::new();
     let watching = {
         let (topics, stop) = (topics.clone(), stop.clone());

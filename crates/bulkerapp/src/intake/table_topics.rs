@@ -10,9 +10,14 @@ use prometheus::IntCounter;
 
 use crate::metrics;
 
+/// What stands for tables whose topics are not there.
+const NO_NAME: &str = "other";
+
 /// A table's topic and counters.
 pub struct TableTopic {
     pub topic: Arc<ProducerTopic>,
+    /// The counters have the table's name: its topic was there.
+    pub is_counted_by_name: bool,
     pub events: IntCounter,
     pub bytes: IntCounter,
 }
@@ -27,22 +32,29 @@ impl TableTopics {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
     }
 
-    /// The table of a topic that exists, or will before its spooled events are sent.
+    /// The table of a topic that is there, or will be before its spooled events are sent. Its name
+    /// is the sender's: it is a label once its topic is there.
     pub fn add(
         &self,
         topic: &str,
+        is_there: bool,
         producer: &AckProducer,
         (destination_id, mode, table): (&str, TopicMode, &str),
     ) -> Arc<TableTopic> {
+        let table = if is_there { table } else { NO_NAME };
         let labels = [destination_id, mode.as_str(), table, "success", ""];
-        let make = || {
-            Arc::new(TableTopic {
-                topic: producer.topic(topic),
-                events: metrics::HANDLER_EVENTS.with_label_values(&labels),
-                bytes: metrics::HANDLER_BYTES.with_label_values(&labels),
-            })
-        };
         let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        tables.entry(topic.to_owned()).or_insert_with(make).clone()
+        let known = tables.get(topic);
+        if let Some(known) = known.filter(|known| known.is_counted_by_name || !is_there) {
+            return known.clone();
+        }
+        let added = Arc::new(TableTopic {
+            topic: producer.topic(topic),
+            is_counted_by_name: is_there,
+            events: metrics::HANDLER_EVENTS.with_label_values(&labels),
+            bytes: metrics::HANDLER_BYTES.with_label_values(&labels),
+        });
+        tables.insert(topic.to_owned(), added.clone());
+        added
     }
 }

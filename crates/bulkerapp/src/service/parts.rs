@@ -18,6 +18,7 @@ use crate::{
     intake::{
         bulk_permits::{BulkLimits, BulkPermits},
         spool,
+        table_names::TableNames,
         table_topics::TableTopics,
     },
     metrics,
@@ -64,7 +65,12 @@ impl Shared {
         let destinations = configuration.destinations();
         let client = config.kafka.client_settings(CLIENT_ID);
         let admin = Admin::new(&client, ADMIN_TIMEOUT).context("Kafka's settings")?;
-        let topics = Arc::new(Topics::new(admin.clone(), &config.kafka, destinations.clone()));
+        let topics = Arc::new(Topics::new(
+            admin.clone(),
+            &config.kafka,
+            config.server.topics_per_destination as usize,
+            destinations.clone(),
+        ));
         let producer = open_producer(config, topics.clone())?;
         let pauses = Arc::new(open_pauses(config, admin.clone(), &topics));
         let targets = open_targets(config, destinations.clone());
@@ -113,6 +119,7 @@ impl Shared {
                 folder: std::env::temp_dir(),
                 least_pace: u64::from(config.server.bulk_min_bytes_per_sec),
             }),
+            table_names: TableNames::new(config.server.topics_per_destination as usize),
             events_log: self.events_log.clone(),
         };
         let failed_events = FailedEvents::new(

@@ -1,18 +1,30 @@
-//! The making of topics, one attempt at a time for each.
+//! The making of topics, one attempt at a time for each, and few at a time for all.
 //!
-//! Invariant: the first request of a table makes its topic and others of the same table wait with
-//! it, those of other tables do not.
+//! Invariants: the first request of a table begins to make its topic, others of the same table get
+//! what comes of it, those of other tables do not wait for it. An attempt goes on without its
+//! requests, and nothing is left of one that failed.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use kafkabase::{Admin, AdminError, TopicId, TopicSettings, TopicSnapshot, TopicView};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, Semaphore};
 use tracing::info;
 
+use super::admission::Admissions;
 use crate::metrics;
+
+/// Topics that are made at a time. Each holds a thread until all brokers know it, and reading the
+/// spool needs threads, too.
+const AT_A_TIME: usize = 16;
+/// What stands for names that are not those of topics.
+const NO_NAME: &str = "other";
 
 /// Makes topics, and knows those that it made.
 pub(super) struct TopicCreator {
@@ -21,20 +33,27 @@ pub(super) struct TopicCreator {
     /// Of a table's topic.
     settings: TopicSettings,
     view: TopicView,
+    pub(super) admissions: Admissions,
     /// Topics that were made here, ahead of the snapshot.
     created: RwLock<HashSet<String>>,
-    /// Attempts that are under way or failed.
-    attempts: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
+    /// Attempts that are under way.
+    attempts: Mutex<HashMap<String, Attempt>>,
+    permits: Semaphore,
     /// Told when a topic was made, and by requests that need a new look at the cluster.
     pub(super) look_again: Notify,
 }
 
+/// What comes of an attempt, for all who wait for it.
+type Attempt = Shared<BoxFuture<'static, Result<(), AdminError>>>;
+
 impl TopicCreator {
-    /// `prefix` is that of all our topics, `settings` are those of a table's topic.
+    /// `prefix` is that of all our topics, `settings` are those of a table's topic, `limit` is how
+    /// many topics a destination may have.
     pub(super) fn new(
         admin: Admin,
         prefix: String,
         settings: TopicSettings,
+        limit: usize,
         view: TopicView,
     ) -> TopicCreator {
         TopicCreator {
@@ -42,8 +61,10 @@ impl TopicCreator {
             prefix,
             settings,
             view,
+            admissions: Admissions::new(limit),
             created: RwLock::default(),
             attempts: Mutex::default(),
+            permits: Semaphore::new(AT_A_TIME),
             look_again: Notify::new(),
         }
     }
@@ -54,20 +75,37 @@ impl TopicCreator {
             || self.created.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
-    /// Makes a table's topic if it is not known. Requests for one topic share one attempt at a
-    /// time; where the one that makes it is dropped, the next in line tries.
-    pub(super) async fn ensure(&self, name: &str) -> Result<(), AdminError> {
+    /// Makes a table's topic if it is not known. Requests for one topic share one attempt; dropped,
+    /// it goes on.
+    pub(super) async fn ensure(self: &Arc<Self>, name: &str) -> Result<(), AdminError> {
         if self.is_known(name) {
             return Ok(());
         }
         let attempt = {
             let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-            attempts.entry(name.to_owned()).or_default().clone()
+            match attempts.get(name) {
+                Some(attempt) => attempt.clone(),
+                None => {
+                    let attempt = self.clone().attempt(name.to_owned()).boxed().shared();
+                    tokio::spawn(attempt.clone());
+                    attempts.insert(name.to_owned(), attempt.clone());
+                    attempt
+                }
+            }
         };
-        let made = attempt.get_or_try_init(|| self.create(name, &self.settings)).await.copied();
-        if made.is_ok() {
-            self.attempts.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        }
+        attempt.await
+    }
+
+    /// Forgets itself at its end.
+    async fn attempt(self: Arc<Self>, name: String) -> Result<(), AdminError> {
+        // never closed; without a permit it would be one attempt more, no harm
+        let permit = self.permits.acquire().await.ok();
+        let made = match self.is_known(&name) {
+            true => Ok(()),
+            false => self.create(&name, &self.settings).await,
+        };
+        drop(permit);
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         made
     }
 
@@ -84,13 +122,18 @@ impl TopicCreator {
             Some(id) => (id.destination_id.as_str(), id.mode.as_str(), id.table.as_str()),
             None => ("", "", ""),
         };
-        let (status, error_type) = match &made {
-            Ok(()) => ("success", String::new()),
-            Err(error) => ("error", format!("kafka error: {}", error.code)),
+        let labels = |topic, table, status, error_type| {
+            metrics::TOPIC_CREATE
+                .with_label_values(&[topic, destination_id, mode, table, status, error_type])
+                .inc();
         };
-        metrics::TOPIC_CREATE
-            .with_label_values(&[name, destination_id, mode, table, status, &error_type])
-            .inc();
+        match &made {
+            Ok(()) => labels(name, table, "success", ""),
+            // a name is a label once it is that of a topic
+            Err(error) => {
+                labels(NO_NAME, NO_NAME, "error", &format!("kafka error: {}", error.code));
+            }
+        }
         made?;
         info!(topic = name, "topic made");
         self.created.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
@@ -107,6 +150,7 @@ impl TopicCreator {
         if before.at.is_some() {
             created.retain(|name| !before.topics.contains_key(name));
         }
+        self.admissions.store(&snapshot);
         self.view.store(snapshot);
     }
 }

@@ -4,16 +4,15 @@
 //! Invariant: no request waits for a look at the cluster. Requests read a snapshot; only the first
 //! request of a table, which makes its topic, and those that come with it wait for Kafka.
 
+mod admission;
+mod all_names;
 mod create;
 mod required;
 
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -21,7 +20,7 @@ use kafkabase::{
     Admin, AdminError, ClientError, KafkaConfig, NotMade, OurTopic, TopicId, TopicMaker,
     TopicMetadata, TopicMode, TopicSettings, TopicSnapshot, TopicView, last_client_error,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -29,6 +28,8 @@ use crate::{
     destinations::{Destinations, Snapshot},
     metrics,
 };
+pub use admission::{Admission, TooManyTopics};
+use all_names::AllNames;
 use create::TopicCreator;
 use required::{Missing, RequiredTopics};
 
@@ -50,11 +51,12 @@ pub struct Topics {
     shared_retry: String,
     pauses: String,
     required: RequiredTopics,
-    creator: TopicCreator,
+    creator: Arc<TopicCreator>,
+    all_names: AllNames,
     destinations: Arc<Destinations>,
     view: TopicView,
     /// The last look failed: no request needs to wait for Kafka to find that out.
-    is_away: AtomicBool,
+    is_away: watch::Sender<bool>,
     /// `min.insync.replicas` by topic.
     in_sync: Mutex<HashMap<String, usize>>,
 }
@@ -70,18 +72,27 @@ impl TopicMaker for Topics {
 
 impl Topics {
     /// Nothing is looked at before [`Topics::watch`] runs.
-    pub fn new(admin: Admin, config: &KafkaConfig, destinations: Arc<Destinations>) -> Topics {
+    /// A destination gets `limit` topics at most.
+    pub fn new(
+        admin: Admin,
+        config: &KafkaConfig,
+        limit: usize,
+        destinations: Arc<Destinations>,
+    ) -> Topics {
         let prefix = config.kafka_topic_prefix.clone();
         let view = TopicView::default();
         let settings = TopicSettings::table(config);
+        let creator =
+            TopicCreator::new(admin.clone(), prefix.clone(), settings, limit, view.clone());
         Topics {
             shared_retry: config.kafka_destinations_retry_topic_name.clone(),
             pauses: pauses_topic(&prefix),
             required: RequiredTopics::new(config),
-            creator: TopicCreator::new(admin.clone(), prefix.clone(), settings, view.clone()),
+            creator: Arc::new(creator),
+            all_names: AllNames::new(admin.clone()),
             destinations,
             view,
-            is_away: AtomicBool::new(false),
+            is_away: watch::Sender::new(false),
             in_sync: Mutex::default(),
             prefix,
             admin,
@@ -105,11 +116,20 @@ impl Topics {
 
     /// Whether the last look at the cluster failed.
     pub fn is_away(&self) -> bool {
-        self.is_away.load(Ordering::Relaxed)
+        *self.is_away.borrow()
     }
 
-    /// Makes a table's topic if it is not known. Requests for one topic share one attempt at a
-    /// time; where the request that makes it is dropped, the next in line tries.
+    /// A place among the destination's topics for one that is not known to be there.
+    pub fn admit<'a>(
+        &'a self,
+        destination_id: &'a str,
+        name: &'a str,
+    ) -> Result<Admission<'a>, TooManyTopics> {
+        self.creator.admissions.admit(destination_id, name)
+    }
+
+    /// Makes a table's topic if it is not known. Requests for one topic share one attempt; dropped,
+    /// it goes on.
     pub async fn ensure(&self, name: &str) -> Result<(), AdminError> {
         self.creator.ensure(name).await
     }
@@ -147,11 +167,9 @@ impl Topics {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
-                () = self.creator.look_again.notified() => {
-                    if self.is_away() {
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                }
+                () = self.creator.look_again.notified() => {}
+                // spooled events wait for Kafka
+                () = tokio::time::sleep(PAUSE), if self.is_away.receiver_count() > 0 => {}
                 _ = changes.changed() => {}
             }
         }
@@ -159,17 +177,19 @@ impl Topics {
 
     /// Makes the topic for spooled events, if it is one of ours.
     async fn ensure_for_spool(&self, name: &str) -> Result<(), NotMade> {
-        if self.is_away() || self.snapshot().at.is_none() {
-            self.creator.look_again.notify_one(); // spooled events wait for Kafka
+        if self.snapshot().at.is_none() && !self.is_away() {
             return Err(NotMade::Later);
         }
+        // as many names as were invented may wait here: none of them wakes before Kafka is back
+        let mut is_away = self.is_away.subscribe();
+        is_away.wait_for(|is_away| !is_away).await.map_err(|_| NotMade::Later)?;
+        drop(is_away);
         if self.is_known(name) {
             return Ok(());
         }
         // it may be there all the same: the snapshot is of a moment, and has the topics of
         // configured destinations only
-        let all = self.admin.topics().await.map_err(|_| NotMade::Later)?;
-        if all.iter().any(|topic| topic.name == name) {
+        if self.all_names.has(name).await.map_err(|_| NotMade::Later)? {
             return Ok(());
         }
         let id = TopicId::parse(&self.prefix, name);
@@ -187,13 +207,14 @@ impl Topics {
     async fn look(&self) -> Vec<Missing> {
         match self.admin.topics().await {
             Ok(all) => {
-                self.is_away.store(false, Ordering::Relaxed);
                 let destinations = self.destinations.snapshot();
                 self.take(&all, &destinations).await;
+                self.all_names.forget();
+                self.is_away.send_if_modified(|is_away| std::mem::take(is_away));
                 self.required.missing(&all, &destinations)
             }
             Err(error) => {
-                self.is_away.store(true, Ordering::Relaxed);
+                self.is_away.send_if_modified(|is_away| !std::mem::replace(is_away, true));
                 metrics::TOPIC_ERRORS.with_label_values(&["load_metadata_error"]).inc();
                 // librdkafka answers "transport failure" and tells the client's log what that was
                 let why = last_client_error();

@@ -301,3 +301,44 @@ async fn a_packed_body_is_refused_with_words_about_its_encoding() -> Result<()> 
     }
     app.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_gets_no_more_topics_than_it_may_have() -> Result<()> {
+    let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
+    let setup = Setup::new(&kafka, &database)
+        .with_options(NOT_YET)
+        .with("BULKER_TOPICS_PER_DESTINATION", "2");
+    let _topics = ["a", "b"].map(|table| kafka.adopt(setup.topic(table)));
+    let app = setup.start().await?;
+    // given as many tables as may be, when there are events for one more, then they are refused and
+    // those for the others are not, whatever was seen of the cluster meanwhile
+    for table in ["a", "b"] {
+        assert_eq!(app.post(table, "{\"id\":1}").await?, 200);
+    }
+    let is_seen = || async { app.service.lines().iter().any(|l| l.contains("few_replicas=2")) };
+    for _ in 0..2 {
+        for path in ["tableName=c", "tableName=a&partition=1", "tableName=a&modeOverride=stream"] {
+            let answer = post_by(&app, path).await?;
+            let text = "too many tables: the destination has 2 topics, and may not have more";
+            assert_eq!((answer.status, answer.body), (429, format!(r#"{{"error":"{text}"}}"#)));
+        }
+        assert_eq!(app.post("a", "{\"id\":2}").await?, 200);
+        wait_until(PATIENCE, is_seen).await?;
+    }
+    let made = kafka.topics().await?.into_iter().filter(|topic| setup.is_table_topic(topic));
+    assert_eq!(made.count(), 2);
+    // and their names are no labels
+    let metrics = app.get("/metrics").await?;
+    ensure!(!metrics.contains(r#"tableName="c""#), "{metrics}");
+
+    let answer = post_by(&app, "tableName=a&partition=4294967295").await?;
+    let text = "invalid partition: 4294967295 (should be at most 1023)";
+    assert_eq!((answer.status, answer.body), (400, format!(r#"{{"error":"{text}"}}"#)));
+    app.stop().await
+}
+
+async fn post_by(app: &App, query: &str) -> Result<Answer> {
+    let bearer = format!("Bearer {TOKEN}");
+    let path = format!("/post/{DESTINATION}?{query}");
+    app.request("POST", &path, &[("authorization", &bearer)], b"{\"id\":1}").await
+}

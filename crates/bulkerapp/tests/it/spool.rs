@@ -418,3 +418,37 @@ async fn a_table_that_too_few_brokers_can_replicate_is_spooled_until_there_are_e
     assert_eq!(values(&kafka, &setup.topic("t")).await?, events(0..10));
     app.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_invented_while_kafka_is_away_are_few_and_no_labels() -> Result<()> {
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database)
+        .with_spool(folder.path())
+        .with("BULKER_TOPICS_PER_DESTINATION", "3");
+    let app = setup.start().await?;
+    own.kill9().await?;
+    // given no Kafka, when tables are invented, then as many are taken as may be
+    let mut statuses = Vec::new();
+    for table in ["a", "b", "c", "d", "e", "a"] {
+        statuses.push(app.post(table, "{\"id\":1}").await?);
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429, 200]);
+    // and none of them is a series of the metrics before it is a topic
+    let labels = |name| format!(r#"status="success",tableName="{name}"}}"#);
+    let metrics = app.get("/metrics").await?;
+    ensure!(metrics.contains(&format!("{} 4", labels("other"))), "{metrics}");
+    for table in ["a", "b", "c", "d", "e"] {
+        ensure!(!metrics.contains(&format!(r#"tableName="{table}""#)), "{table}: {metrics}");
+    }
+    // when Kafka is back, then those that were taken are topics
+    own.restart().await?;
+    app.until_replayed().await?;
+    app.post_all("a", 2..3).await?;
+    ensure!(app.get("/metrics").await?.contains(&format!("{} 1", labels("a"))));
+    for (table, count) in [("a", 3), ("b", 1), ("c", 1)] {
+        assert_eq!(values(&kafka, &setup.topic(table)).await?.len(), count, "{table}");
+    }
+    app.stop().await
+}

@@ -281,7 +281,7 @@ impl AckProducer {
             }
             return Err(SendError::of(code));
         }
-        topic.produced.inc();
+        topic.count_produced();
         Ok(Enqueued::Handed(Handed { ticket, since, answer }))
     }
 

@@ -285,7 +285,7 @@ impl<'a> Replay<'a> {
                 .payload(event.value.as_slice())
                 .headers(owned(&event.headers()));
             let Err(error) = client.send(record) else {
-                self.topic.produced.inc();
+                self.topic.count_produced();
                 continue;
             };
             let code = code_of(&error);

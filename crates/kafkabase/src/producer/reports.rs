@@ -123,14 +123,14 @@ impl ProducerContext for Reports {
             Report::Sent { topic, ticket, answer } => {
                 self.settle(&topic, ticket, &result);
                 if result.is_ok() {
-                    topic.delivered.inc();
+                    topic.count_delivered();
                 }
                 // without a runtime no sender waits any more
                 let _ = self.answers.send(Answered { topic, result, to: answer });
             }
             Report::Replayed { topic, seq, answer } => {
                 match &result {
-                    Ok(()) => topic.delivered.inc(),
+                    Ok(()) => topic.count_delivered(),
                     Err(error) => topic.count(error),
                 }
                 // a replay that is gone: the event is in the spool as one that was handed over

@@ -1,12 +1,18 @@
 //! A topic as the producer knows it.
+//!
+//! Invariant: its name is a label once an event went to it. Before that it may be any name that a
+//! sender invented, while Kafka is away.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use prometheus::{IntCounter, IntCounterVec};
 use tokio::sync::Notify;
 
 use super::SendError;
 use crate::{TopicId, outstanding::Outstanding};
+
+/// What stands for names that no event went to.
+const NO_NAME: &str = "other";
 
 /// A topic as the producer knows it. Looked up once, used for each event.
 pub struct ProducerTopic {
@@ -17,8 +23,8 @@ pub struct ProducerTopic {
     pub(super) settled: Notify,
     /// Told when events that were held may go on.
     pub(super) released: Notify,
-    pub(super) produced: IntCounter,
-    pub(super) delivered: IntCounter,
+    produced: OnceLock<IntCounter>,
+    delivered: OnceLock<IntCounter>,
     messages: IntCounterVec,
 }
 
@@ -30,14 +36,13 @@ impl ProducerTopic {
 
     pub(super) fn new(name: &str, prefix: &str, messages: &IntCounterVec) -> ProducerTopic {
         let id = TopicId::parse(prefix, name);
-        let counter = |status| messages.with_label_values(&labels(name, id.as_ref(), status, ""));
         ProducerTopic {
             name: name.to_owned(),
             outstanding: Mutex::default(),
             settled: Notify::new(),
             released: Notify::new(),
-            produced: counter("produced"),
-            delivered: counter("delivered"),
+            produced: OnceLock::new(),
+            delivered: OnceLock::new(),
             messages: messages.clone(),
             id,
         }
@@ -49,20 +54,37 @@ impl ProducerTopic {
         self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts an event that is handed over.
+    pub(super) fn count_produced(&self) {
+        self.produced.get_or_init(|| self.counter("produced", "")).inc();
+    }
+
+    /// Counts an event that Kafka has.
+    pub(super) fn count_delivered(&self) {
+        self.delivered.get_or_init(|| self.counter("delivered", "")).inc();
+    }
+
+    /// Counts an event that is not in Kafka.
     pub(super) fn count(&self, error: &SendError) {
-        let error_type = error.error_type();
-        let labels = labels(&self.name, self.id.as_ref(), "error", &error_type);
-        self.messages.with_label_values(&labels).inc();
+        self.counter("error", &error.error_type()).inc();
+    }
+
+    fn counter(&self, status: &str, error_type: &str) -> IntCounter {
+        let is_named = status != "error" || self.produced.get().is_some();
+        let labels = labels(&self.name, self.id.as_ref(), is_named, status, error_type);
+        self.messages.with_label_values(&labels)
     }
 }
 
 fn labels<'a>(
     name: &'a str,
     id: Option<&'a TopicId>,
+    is_named: bool,
     status: &'a str,
     error_type: &'a str,
 ) -> [&'a str; 6] {
     let (destination_id, mode, table) =
         id.map_or(("", "", ""), |id| (&id.destination_id, id.mode.as_str(), &id.table));
+    let (name, table) = if is_named { (name, table) } else { (NO_NAME, NO_NAME) };
     [name, destination_id, mode, table, status, error_type]
 }

@@ -3,7 +3,7 @@
 //! Invariant: 200 means (in durable mode) that Kafka acknowledged the event or that it is synced
 //! into the spool, and that it is one JSON object.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use appbase::http::{BodyError, error_reply, ok_message, read_body};
 use axum::{
@@ -21,7 +21,6 @@ use warehouse::{RowError, check_event, is_own_table};
 
 use crate::{
     destinations::Destination,
-    intake::table_topics::TableTopic,
     metrics::HANDLER_EVENTS,
     routes::{
         Authorized,
@@ -29,10 +28,15 @@ use crate::{
         query,
     },
     state::IntakeState,
+    topics::TooManyTopics,
 };
 
 /// Seconds after which a refused sender should try again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// The largest number of a table's further topics.
+const MAX_PARTITION: u32 = 1023;
+/// How long a request waits until its topic is made, where its event cannot go elsewhere.
+const MADE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why an event is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,10 @@ pub(in crate::routes) enum PostError {
     OwnTable(String),
     #[error(transparent)]
     Packed(#[from] PackedBody),
+    #[error("invalid partition: {0} (should be at most {MAX_PARTITION})")]
+    Partition(u32),
+    #[error("too many tables: {0}")]
+    TooManyTopics(#[from] TooManyTopics),
     #[error("couldn't generate topicId: {0}")]
     TopicName(#[from] TopicNameError),
     #[error("error reading HTTP body: {0}")]
@@ -60,6 +68,8 @@ pub(in crate::routes) enum PostError {
         #[source]
         source: AdminError,
     },
+    #[error("couldn't create topic: topicId {0}: [topic-manager] not made in time")]
+    TopicLater(String),
     /// Of a topic that its reader makes.
     #[error("topic not found: {0}")]
     NoTopic(String),
@@ -71,10 +81,12 @@ impl PostError {
     fn status(&self) -> StatusCode {
         match self {
             PostError::Packed(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            PostError::TooManyTopics(_) => StatusCode::TOO_MANY_REQUESTS,
             PostError::UnknownDestination(_) | PostError::NoTopic(_) => StatusCode::NOT_FOUND,
             PostError::Mode(_)
             | PostError::NoTable
             | PostError::OwnTable(_)
+            | PostError::Partition(_)
             | PostError::TopicName(_)
             | PostError::Event(_)
             | PostError::Body(BodyError::Read(_)) => StatusCode::BAD_REQUEST,
@@ -84,7 +96,7 @@ impl PostError {
             PostError::Topic { source, .. } if source.is_refusal() => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            PostError::Topic { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            PostError::Topic { .. } | PostError::TopicLater(_) => StatusCode::SERVICE_UNAVAILABLE,
             PostError::Send(error) if error.is_retriable() => StatusCode::SERVICE_UNAVAILABLE,
             PostError::Send(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -97,11 +109,13 @@ impl PostError {
             PostError::Mode(_) => "invalid bulker mode",
             PostError::NoTable => "missing required parameter",
             PostError::OwnTable(_) => "invalid table name",
+            PostError::Partition(_) => "invalid partition",
+            PostError::TooManyTopics(_) => "too many tables",
             PostError::Packed(_) => "unsupported content encoding",
             PostError::TopicName(_) => "couldn't generate topicId",
             PostError::Body(_) => "error reading HTTP body",
             PostError::Event(_) => "invalid event",
-            PostError::Topic { .. } => "couldn't create topic",
+            PostError::Topic { .. } | PostError::TopicLater(_) => "couldn't create topic",
             PostError::NoTopic(_) => "topic not found",
             PostError::Send(_) => "producer error",
         }
@@ -168,15 +182,14 @@ async fn take(
     check_unpacked(headers)?;
     let event = read_body(body, state.body_limit).await?;
     check_event(&event)?;
-    let (table, is_there) = match state.tables.get(&topic) {
-        Some(table) if state.topics.is_known(&topic) => (table, true),
-        known => {
-            let is_there = match is_made(state, &topic, known.as_deref()).await {
-                Ok(is_made) => is_made,
-                Err(source) => return Err(PostError::Topic { topic, source }),
-            };
+    let known = state.tables.get(&topic);
+    let is_known = state.topics.is_known(&topic);
+    let (table, is_there) = match known.filter(|table| is_known && table.is_counted_by_name) {
+        Some(table) => (table, true),
+        None => {
+            let is_there = is_known || is_made(state, destination_id, &topic).await?;
             let labels = (destination_id, request.mode, request.table.as_ref());
-            (state.tables.add(&topic, &state.producer, labels), is_there)
+            (state.tables.add(&topic, is_there, &state.producer, labels), is_there)
         }
     };
     let mut key = Uuid::encode_buffer();
@@ -199,21 +212,27 @@ async fn take(
 /// Makes the topic. False: Kafka is away, and the event can go to the spool until it is there.
 async fn is_made(
     state: &IntakeState,
+    destination_id: &str,
     topic: &str,
-    table: Option<&TableTopic>,
-) -> Result<bool, AdminError> {
-    if state.producer.spool().is_none() {
-        return state.topics.ensure(topic).await.map(|()| true);
-    }
+) -> Result<bool, PostError> {
+    let place = state.topics.admit(destination_id, topic)?;
+    let refused = |source| PostError::Topic { topic: topic.to_owned(), source };
+    let has_spool = state.producer.spool().is_some();
+    let table = state.tables.get(topic).filter(|_| has_spool);
     let is_spooling = table.is_some_and(|table| state.producer.is_spooling(&table.topic));
-    if is_spooling || state.topics.is_away() {
-        return Ok(false);
-    }
-    match tokio::time::timeout(state.topic_wait, state.topics.ensure(topic)).await {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(error)) if error.is_refusal() => Err(error),
-        Ok(Err(_)) | Err(_) => Ok(false),
-    }
+    let is_made = if is_spooling || (has_spool && state.topics.is_away()) {
+        false
+    } else {
+        let wait = if has_spool { state.topic_wait } else { MADE_WITHIN };
+        match tokio::time::timeout(wait, state.topics.ensure(topic)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) if !has_spool || error.is_refusal() => return Err(refused(error)),
+            Err(_) if !has_spool => return Err(PostError::TopicLater(topic.to_owned())),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    };
+    place.keep();
+    Ok(is_made)
 }
 
 /// What a request says beside its body. Headers win over the query.
@@ -262,6 +281,9 @@ impl<'a> Request<'a> {
         }
         if request.table.is_empty() {
             return Err(PostError::NoTable);
+        }
+        if request.partition > MAX_PARTITION {
+            return Err(PostError::Partition(request.partition));
         }
         if is_own_table(&request.table) {
             return Err(PostError::OwnTable(request.table.into_owned()));

@@ -216,7 +216,9 @@ fn count(
     let known = state.destinations.get(destination_id);
     let (id, mode) = known.map_or(("", ""), |known| (destination_id, known.mode.as_str()));
     let (table, status, kind) = match loaded {
-        Ok(table) if account.stored().is_some() => (table.as_str(), "success", ""),
+        Ok(table) if account.stored().is_some() => {
+            (state.table_names.label(id, table), "success", "")
+        }
         Ok(_) => ("", "success", ""),
         Err(error) => ("", "error", error.kind()),
     };
