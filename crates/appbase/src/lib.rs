@@ -5,6 +5,7 @@
 pub mod auth;
 pub mod backoff;
 pub mod config;
+mod descriptors;
 pub mod http;
 pub mod lifecycle;
 pub mod metrics;
@@ -16,4 +17,5 @@ mod settings;
 pub mod telemetry;
 pub mod values;
 
+pub use descriptors::{connections_within, raise_descriptor_limit};
 pub use settings::AppConfig;

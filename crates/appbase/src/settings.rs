@@ -1,8 +1,14 @@
 //! Settings of every service of the suite: port, tokens, logs.
 
+use std::time::Duration;
+
 use clap::Args;
 
-use crate::values::{List, boolean, integer};
+use crate::{
+    connections_within,
+    http::{BodyLimits, ServerLimits},
+    values::{List, boolean, integer, seconds},
+};
 
 /// Settings that all binaries share.
 #[derive(Debug, Clone, Args)]
@@ -34,13 +40,26 @@ pub struct AppConfig {
     /// `json`, or anything else for text.
     #[arg(long, default_value = "text")]
     pub log_format: String,
-    /// Connections that are served at a time; more wait to be accepted.
+    /// Connections that are served at a time. Beyond them an idle one gives way; where none is
+    /// idle, requests wait for one.
     #[arg(long, default_value = "10000", value_parser = integer::<u32>)]
     pub http_max_connections: u32,
-    /// Seconds that a client may take to send the head of a request, and that a connection may be
-    /// idle.
-    #[arg(long, default_value = "75", value_parser = crate::values::seconds)]
-    pub http_header_timeout_sec: std::time::Duration,
+    /// Seconds that a client may take to send the head of a request or leave an answer where it is,
+    /// and that a connection may be idle or silent in the middle of a body.
+    #[arg(long, default_value = "75", value_parser = seconds)]
+    pub http_header_timeout_sec: Duration,
+    /// Bytes of the head of a request; a larger one is answered with 431.
+    #[arg(long, default_value = "417792", value_parser = integer::<u32>)]
+    pub http_max_header_bytes: u32,
+    /// MiB of all heads together that are larger than 8 KiB; others wait to be read.
+    #[arg(long, default_value = "64", value_parser = integer::<u32>)]
+    pub http_header_memory_limit_mb: u32,
+    /// Seconds that the body of an event may take.
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    pub http_body_timeout_sec: Duration,
+    /// Seconds of silence after which the system asks whether a client is still there.
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    pub http_keepalive_sec: Duration,
 }
 
 impl AppConfig {
@@ -56,4 +75,26 @@ impl AppConfig {
     /// What stands in for a name that is not set.
     pub const FALLBACKS: &'static [(&'static str, &'static [&'static str])] =
         &[("HTTP_PORT", &["PORT"])];
+
+    /// What a server of these settings bears, in a process that may have so many files open.
+    /// `drain`: how long requests may take after the stop.
+    pub fn server_limits(&self, open_files: u64, drain: Duration) -> ServerLimits {
+        ServerLimits {
+            connections: connections_within(open_files, self.http_max_connections),
+            header_timeout: self.http_header_timeout_sec,
+            header_bytes: self.http_max_header_bytes as usize,
+            header_memory: (self.http_header_memory_limit_mb as usize) << 20,
+            keepalive: self.http_keepalive_sec,
+            drain,
+        }
+    }
+
+    /// What a body of at most so many bytes may take.
+    pub fn body_limits(&self, bytes: usize) -> BodyLimits {
+        BodyLimits {
+            bytes,
+            silence: self.http_header_timeout_sec,
+            total: self.http_body_timeout_sec,
+        }
+    }
 }

@@ -4,7 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use appbase::auth::{Access, TokenAuth};
+use appbase::{
+    auth::{Access, TokenAuth},
+    http::BodyLimits,
+};
 use axum::extract::FromRef;
 use eventslog::EventsLog;
 use kafkabase::AckProducer;
@@ -61,8 +64,8 @@ pub struct IntakeState {
     pub tables: TableTopics,
     pub producer: AckProducer,
     pub topic_prefix: String,
-    /// Bytes of an event at most.
-    pub body_limit: usize,
+    /// Of an event.
+    pub body_limits: BodyLimits,
     /// How long a request waits until its topic is made, where its event can go to the spool
     /// instead.
     pub topic_wait: Duration,
@@ -81,6 +84,8 @@ pub struct BulkState {
 
 /// What tries destinations that are not configured.
 pub struct TestState {
+    /// Of a configuration.
+    pub body_limits: BodyLimits,
     /// Of those that are tried at a time.
     pub permits: Semaphore,
 }

@@ -1,20 +1,27 @@
-//! A server with limits: connections, time for a head, and a drain that ends.
+//! A server with limits: connections, bytes and time for a head, time for an answer to be taken, and
+//! a drain that ends.
 //!
-//! axum's own `serve` has none of them. Invariant: after the stop no connection is accepted,
-//! requests that have begun are answered, and at the deadline what is left is cut.
+//! axum's own `serve` has none of them. Invariants: after the stop no connection is accepted,
+//! requests that have begun are answered, and at the deadline what is left is cut. Nothing that a
+//! client does, or leaves undone, keeps probes from being answered, or others for longer than the
+//! idle time.
 
 use std::{any::Any, convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, StatusCode},
+    http::{
+        HeaderValue, Request, Response, StatusCode,
+        header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+    },
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -22,19 +29,38 @@ use tower::{Layer, ServiceExt};
 use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
 use tracing::{debug, error, warn};
 
-use super::path::without_repeated_slashes;
+use super::{
+    connection::{AnswerBody, Connection, InHand},
+    path::without_repeated_slashes,
+    pool::Pool,
+    stream::{FREE_HEAD, GuardedStream},
+};
 
 /// Pause after a failed accept: out of file handles, most likely, so trying at once would only burn
 /// CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Keepalive probes that a vanished client leaves unanswered before its connection ends, and the
+/// pause between them.
+const KEEPALIVE_PROBES: u32 = 4;
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
+/// Says that an answer is its connection's last.
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What a server bears; fields, so that a test can make them small.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
-    /// Connections at a time; more wait to be accepted.
+    /// Connections at a time. Beyond them an idle one gives way; where none is idle, requests wait
+    /// for the first that ends.
     pub connections: u32,
-    /// How long a client may take for the head of a request, and how long a connection may be idle.
+    /// How long a client may take for the head of a request, how long a connection may be idle, and
+    /// how long a client may leave an answer where it is.
     pub header_timeout: Duration,
+    /// Bytes of the head of a request; a larger one is answered with 431. 8 KiB at least.
+    pub header_bytes: usize,
+    /// Bytes of all heads together, beside 8 KiB of each connection; one large head at least.
+    pub header_memory: usize,
+    /// How long a connection is silent before it is asked whether its client is still there.
+    pub keepalive: Duration,
     /// How long requests may take after the stop.
     pub drain: Duration,
 }
@@ -44,79 +70,105 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     limits: ServerLimits,
+    probes: &'static [&'static str],
     on_panic: fn(),
 }
 
 impl Server {
-    /// `on_panic` is called for each request whose handler panicked; it is answered with 500.
-    /// Repeated slashes in a path are one. Nothing is accepted before [`Server::run`].
+    /// `probes` are paths that are answered whatever clients do: by short answers that wait for
+    /// nothing. `on_panic` is called for each request whose handler panicked; it is answered with
+    /// 500. Repeated slashes in a path are one. Nothing is accepted before [`Server::run`].
     pub fn new(
         listener: TcpListener,
         router: Router,
         limits: ServerLimits,
+        probes: &'static [&'static str],
         on_panic: fn(),
     ) -> Server {
-        Server { listener, router, limits, on_panic }
+        Server { listener, router, limits, probes, on_panic }
     }
 
     /// Serves until `stop`, then lets requests end, for [`ServerLimits::drain`] at most. A dropped
     /// call stops accepting; connections that are open run on until `stop` or their clients end
     /// them.
     pub async fn run(self, stop: CancellationToken) {
-        let limit = self.limits.connections;
-        let free = Arc::new(Semaphore::new(limit as usize));
+        let pool = Arc::new(Pool::new(self.limits.connections));
+        let header_bytes = self.limits.header_bytes.max(FREE_HEAD);
+        let large_heads = (self.limits.header_memory / header_bytes).max(1);
+        let large_heads = Arc::new(Semaphore::new(large_heads));
         let cut = CancellationToken::new();
+        let (alive, mut ended) = mpsc::channel::<()>(1);
         loop {
             let accepted = async {
-                // a closed semaphore would end the server; it is never closed
-                let permit = free.clone().acquire_owned().await.ok()?;
-                Some((accept(&self.listener).await, permit))
+                let stream = self.accept().await;
+                (stream, pool.enter().await)
             };
-            let (stream, permit) = tokio::select! {
+            let (stream, connection) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = accepted => match accepted {
-                    Some(accepted) => accepted,
-                    None => break,
-                },
+                accepted = accepted => accepted,
             };
-            let served = self.serve_connection(stream, stop.clone());
-            let cut = cut.clone();
+            let (idle, heads) = (self.limits.header_timeout, large_heads.clone());
+            let stream = GuardedStream::new(stream, connection.clone(), heads, idle);
+            let served = self.serve_connection(stream, &connection, &pool, stop.clone());
+            let (pool, cut, alive) = (pool.clone(), cut.clone(), alive.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     () = served => {}
+                    () = connection.close.cancelled() => {}
                     () = cut.cancelled() => {}
                 }
-                drop(permit);
+                pool.leave(&connection);
+                drop(alive);
             });
         }
         drop(self.listener);
-        // all permits free: all connections ended
-        if tokio::time::timeout(self.limits.drain, free.acquire_many(limit)).await.is_err() {
-            let left = limit as usize - free.available_permits();
-            warn!(connections = left, "requests cut by the deadline of the stop");
+        drop(alive);
+        if tokio::time::timeout(self.limits.drain, ended.recv()).await.is_err() {
+            let connections = ended.sender_strong_count();
+            warn!(connections, "requests cut by the deadline of the stop");
         }
         cut.cancel();
     }
 
     fn serve_connection(
         &self,
-        stream: TcpStream,
+        stream: GuardedStream<TcpStream>,
+        connection: &Arc<Connection>,
+        pool: &Arc<Pool>,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
         let handler =
             CatchPanicLayer::custom(AnswerPanic(self.on_panic)).layer(self.router.clone());
+        let (connection, pool, probes) = (connection.clone(), pool.clone(), self.probes);
         let service = service_fn(move |mut request: Request<Incoming>| {
             if let Some(uri) = without_repeated_slashes(request.uri()) {
                 *request.uri_mut() = uri;
             }
-            let handler = handler.clone();
+            let (handler, connection, pool) = (handler.clone(), connection.clone(), pool.clone());
             async move {
+                let Some(in_hand) = connection.begin() else {
+                    return std::future::pending().await; // it is being closed
+                };
+                let is_probe = probes.contains(&request.uri().path());
+                let is_admitted =
+                    connection.is_admitted() || is_probe || pool.admit(&connection).await;
+                if !is_admitted {
+                    return Ok(no_room(in_hand));
+                }
                 let response = handler.oneshot(request.map(Body::new)).await;
-                Ok::<_, Infallible>(response.unwrap_or_else(|never| match never {}))
+                let mut response = response.unwrap_or_else(|never| match never {});
+                if !connection.is_admitted() || pool.is_awaited() {
+                    response.headers_mut().insert(CONNECTION, CLOSE);
+                }
+                let answer = response.map(|body| AnswerBody::of_handler(body, in_hand));
+                Ok::<_, Infallible>(answer)
             }
         });
         let mut connections = http1::Builder::new();
-        connections.timer(TokioTimer::new()).header_read_timeout(self.limits.header_timeout);
+        connections
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_buf_size(self.limits.header_bytes.max(FREE_HEAD));
         async move {
             let connection = connections.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
@@ -132,6 +184,55 @@ impl Server {
             }
         }
     }
+
+    /// The next connection; goes on after failures, which are the client's or pass by.
+    async fn accept(&self) -> TcpStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    self.set_options(&stream);
+                    return stream;
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    warn!(error = %error, "no connection can be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn set_options(&self, stream: &TcpStream) {
+        // answers are small and wait for nothing
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(error = %error, "connection keeps its delay");
+        }
+        let seconds = |time: Duration| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX);
+        let set = setsockopt(stream, sockopt::KeepAlive, &true)
+            .and_then(|()| {
+                setsockopt(stream, sockopt::TcpKeepIdle, &seconds(self.limits.keepalive))
+            })
+            .and_then(|()| setsockopt(stream, sockopt::TcpKeepInterval, &seconds(KEEPALIVE_PAUSE)))
+            .and_then(|()| setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_PROBES));
+        if let Err(error) = set {
+            debug!(error = %error, "connection does not ask for its client");
+        }
+    }
+}
+
+/// What a request gets that had to make way for others while it waited.
+fn no_room<B>(in_hand: InHand) -> Response<AnswerBody<B>> {
+    let body = r#"{"error":"too many connections"}"#;
+    let mut response = Response::new(AnswerBody::of_server(body, in_hand));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    for (name, value) in [
+        (CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8")),
+        (RETRY_AFTER, HeaderValue::from_static("1")),
+        (CONNECTION, CLOSE),
+    ] {
+        response.headers_mut().insert(name, value);
+    }
+    response
 }
 
 /// Counts a panic and answers it.
@@ -155,26 +256,6 @@ impl ResponseForPanic for AnswerPanic {
     }
 }
 
-/// The next connection; goes on after failures, which are the client's or pass by.
-async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // answers are small and wait for nothing
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(error = %error, "connection keeps its delay");
-                }
-                return stream;
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                warn!(error = %error, "no connection can be accepted");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -185,7 +266,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::routing::get;
@@ -198,32 +279,35 @@ mod tests {
 
     static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-    struct Running {
-        address: std::net::SocketAddr,
+    pub(in crate::http) struct Running {
+        pub(in crate::http) address: std::net::SocketAddr,
         stop: CancellationToken,
         task: JoinHandle<()>,
     }
 
-    async fn start(router: Router, limits: ServerLimits) -> Running {
+    pub(in crate::http) async fn start(router: Router, limits: ServerLimits) -> Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let count = || {
             PANICS.fetch_add(1, Ordering::Relaxed);
         };
-        let server = Server::new(listener, router, limits, count);
+        let server = Server::new(listener, router, limits, &["/probe"], count);
         Running { address, stop: stop.clone(), task: tokio::spawn(server.run(stop)) }
     }
 
-    fn limits() -> ServerLimits {
+    pub(in crate::http) fn limits() -> ServerLimits {
         ServerLimits {
             connections: 100,
             header_timeout: Duration::from_secs(10),
+            header_bytes: 100_000,
+            header_memory: 200_000,
+            keepalive: Duration::from_secs(60),
             drain: Duration::from_secs(10),
         }
     }
 
-    async fn exchange(stream: &mut TcpStream, request: &str) -> String {
+    pub(in crate::http) async fn exchange(stream: &mut TcpStream, request: &str) -> String {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -304,17 +388,5 @@ mod tests {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(!answer.starts_with(b"HTTP/1.1 200"));
-    }
-
-    #[tokio::test]
-    async fn more_connections_than_allowed_wait_for_their_turn() {
-        let limits = ServerLimits { connections: 1, ..limits() };
-        let running = start(Router::new().route("/", get(|| async { "served" })), limits).await;
-        let holder = TcpStream::connect(running.address).await.unwrap();
-        let mut waiting = TcpStream::connect(running.address).await.unwrap();
-        let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        let answer = tokio::spawn(async move { exchange(&mut waiting, request).await });
-        drop(holder);
-        assert!(answer.await.unwrap().ends_with("served"));
     }
 }

@@ -14,6 +14,7 @@ use appbase::{
     config::Environment,
     http::{Server, ServerLimits},
     lifecycle::{Deadline, Parts, stop_on_signal},
+    raise_descriptor_limit,
 };
 use eventslog::LogMetrics;
 use kafkabase::watch_spool_requests;
@@ -39,6 +40,9 @@ const PRODUCE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of the time that a stop may take, the part that requests in hand get.
 const DRAIN_SHARE: u32 = 4;
 
+/// Connections to the port of the metrics: scrapers come alone.
+const METRICS_CONNECTIONS: u32 = 16;
+
 /// Starts everything, serves until a signal, stops in reverse order within the deadline.
 ///
 /// Fails where a setting is not usable, a port is taken or the first configuration cannot be had;
@@ -47,6 +51,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     metrics::register();
     loader::register_metrics();
     let stop = stop_on_signal().context("watch for signals")?;
+    // before clients of Kafka and databases take some
+    let open_files = raise_descriptor_limit();
     let auth = Arc::new(TokenAuth::new(&config.app)?);
     let redis = RedisSettings::from(&config.events_log);
     let configuration = tokio::select! {
@@ -65,11 +71,9 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     let server = &config.server;
     let listener = bind((server.listen_http, config.app.http_port), "HTTP").await?;
     let metrics_listener = bind((server.listen_metrics, server.metrics_port), "METRICS").await?;
-    let limits = ServerLimits {
-        connections: config.app.http_max_connections,
-        header_timeout: config.app.http_header_timeout_sec,
-        drain: config.server.shutdown_timeout_sec / DRAIN_SHARE,
-    };
+    let drain = config.server.shutdown_timeout_sec / DRAIN_SHARE;
+    let limits = config.app.server_limits(open_files, drain);
+    let metrics_limits = ServerLimits { connections: METRICS_CONNECTIONS, ..limits };
 
     // intake and loader are told with the signal, the others together once both have ended
     let background = CancellationToken::new();
@@ -79,7 +83,9 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     parts.spawn("events log", &background, |stop| log_flusher.run(stop));
     parts.spawn("metrics", &background, |stop| {
         let router = routes::metrics_router(shared.stats.clone());
-        Server::new(metrics_listener, router, limits, || metrics::PANICS.inc()).run(stop)
+        let probes = &["/metrics"];
+        Server::new(metrics_listener, router, metrics_limits, probes, || metrics::PANICS.inc())
+            .run(stop)
     });
     parts.spawn("spool", &background, |stop| {
         watch_spool_requests(config.kafka.spool(), shared.producer.clone(), stop)
@@ -96,7 +102,8 @@ pub async fn run(config: &Config, environment: &Environment) -> Result<()> {
     tasks::flush_on_stop(&mut parts, &shared.producer);
     let state = shared.state(config, loading.status)?;
     parts.spawn("intake", &stop, |stop| {
-        Server::new(listener, routes::router(state), limits, || metrics::PANICS.inc()).run(stop)
+        let (router, probes) = (routes::router(state), &["/ready", "/health"]);
+        Server::new(listener, router, limits, probes, || metrics::PANICS.inc()).run(stop)
     });
     info!(port = config.app.http_port, metrics_port = config.server.metrics_port, "serving");
 

@@ -32,6 +32,8 @@ use crate::{
 /// The longest an administrative call may take; the original's second is too short for a
 /// coordinator's move.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a configuration that is tried: certificates are its largest part.
+const LARGEST_CONFIGURATION: usize = 1 << 20;
 /// The longest that another service may take to answer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Destinations that `/test` tries at a time; more wait.
@@ -104,7 +106,7 @@ impl Shared {
             tables: TableTopics::default(),
             producer: self.producer.clone(),
             topic_prefix: topic_prefix.clone(),
-            body_limit: config.kafka.producer_message_max_bytes(),
+            body_limits: config.app.body_limits(config.kafka.producer_message_max_bytes()),
             topic_wait: config.kafka.producer_wait_for_delivery_ms,
         };
         let bulk = BulkState {
@@ -160,7 +162,10 @@ impl Shared {
             bodies_for: BodiesFor(config.server.event_bodies_for),
             intake: Arc::new(intake),
             bulk: Arc::new(bulk),
-            test: Arc::new(TestState { permits: Semaphore::new(TESTS_AT_A_TIME) }),
+            test: Arc::new(TestState {
+                body_limits: config.app.body_limits(LARGEST_CONFIGURATION),
+                permits: Semaphore::new(TESTS_AT_A_TIME),
+            }),
             admin: Arc::new(admin),
             probes: Arc::new(probes),
             observe: Arc::new(observe),

@@ -14,6 +14,7 @@ use super::{
     SendError, Spool,
     outages::{PATIENCE, Parts, numbers, producer_at},
 };
+use crate::spool::EventParts;
 
 /// How far back the times of a topic's records may lie.
 async fn set_oldest_time(kafka: &Kafka, topic: &str, millis: &str) -> Result<()> {
@@ -79,9 +80,10 @@ async fn an_event_that_kafka_can_never_take_is_refused_also_while_others_are_spo
     parts.send("t", 0).await?;
     // when one is too large with its key or its headers only, then neither way takes it
     let (value, header) = (vec![b'v'; 999_960], vec![b'h'; 500_000]);
-    let cases: [(&[u8], &[u8], &[(&str, &[u8])]); 2] =
-        [(&[b'k'; 36], &value, &[]), (b"", &value[..499_960], &[("metrics_meta", &header)])];
-    for (key, value, headers) in cases {
+    let large = EventParts { topic: "t", key: &[b'k'; 36], headers: &[], value: &value };
+    let headers = [("metrics_meta", header.as_slice())];
+    let wide = EventParts { topic: "t", key: b"", headers: &headers, value: &value[..499_960] };
+    for EventParts { key, value, headers, .. } in [large, wide] {
         let sent = parts.producer.send(&topic, key, value, headers).await;
         assert_eq!(sent, Err(SendError::TooLarge));
         let sent_later = parts.producer.send_later(&topic, key, value, headers).await;

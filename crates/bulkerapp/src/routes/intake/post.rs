@@ -93,6 +93,7 @@ impl PostError {
             PostError::Body(BodyError::TooLarge { .. }) | PostError::Send(SendError::TooLarge) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
+            PostError::Body(BodyError::TooSlow) => StatusCode::REQUEST_TIMEOUT,
             PostError::Topic { source, .. } if source.is_refusal() => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -180,7 +181,7 @@ async fn take(
     );
     let topic = check_length(topic)?;
     check_unpacked(headers)?;
-    let event = read_body(body, state.body_limit).await?;
+    let event = read_body(body, state.body_limits).await?;
     check_event(&event)?;
     let known = state.tables.get(&topic);
     let is_known = state.topics.is_known(&topic);

@@ -29,8 +29,6 @@ use crate::{
     state::TestState,
 };
 
-/// Bytes of a configuration: certificates are its largest part.
-const LARGEST_BODY: usize = 1 << 20;
 /// How long a destination may take to answer, the wait for others included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,6 +66,7 @@ impl IntoResponse for TestError {
             TestError::Packed(_) => return PackedBody.into_response(),
             TestError::Body(BodyError::Read(_)) => StatusCode::BAD_REQUEST,
             TestError::Body(BodyError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            TestError::Body(BodyError::TooSlow) => StatusCode::REQUEST_TIMEOUT,
             TestError::Parse(_) | TestError::Open(_) | TestError::NoAnswer => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
@@ -84,7 +83,7 @@ pub(in crate::routes) async fn test(
     body: Body,
 ) -> Result<Response, TestError> {
     check_unpacked(&headers)?;
-    let body = read_body(body, LARGEST_BODY).await?;
+    let body = read_body(body, state.body_limits).await?;
     let (kind, credentials) = parse(&body)?;
     let Some(kind) = Kind::parse(&kind) else {
         return Err(TestError::Open(format!("unknown bulker implementation type: {kind}")));
