@@ -121,6 +121,8 @@ pub struct ObserveState {
     pub stats: Arc<Stats>,
     pub pauses: Arc<Pauses>,
     pub events_log: EventsLog,
+    /// Of requests that read it at a time: each holds some MB.
+    pub readers: Semaphore,
     pub http: reqwest::Client,
     /// Empty: there is none.
     pub prometheus_url: String,

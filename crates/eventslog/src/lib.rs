@@ -29,4 +29,4 @@ pub use event::{EventType, Level};
 pub use flush::Flusher;
 pub use log::{EventsLog, open};
 pub use metrics::LogMetrics;
-pub use record::{Position, Query, Record, RecordId, StreamName};
+pub use record::{Found, Position, Query, Record, RecordId, StreamName};

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tracing::info;
 
 use crate::{
-    EventsLogConfig, Flusher, LogMetrics, OpenError, Query, Record, StoreError,
+    EventsLogConfig, Flusher, Found, LogMetrics, OpenError, Query, StoreError,
     buffer::{Buffer, Event, Limits},
     clickhouse::ClickHouseLog,
     event::{EventType, Level},
@@ -97,9 +97,9 @@ impl EventsLog {
     }
 
     /// Records of several streams, newest first.
-    pub async fn read(&self, query: &Query) -> Result<Vec<Record>, StoreError> {
+    pub async fn read(&self, query: &Query) -> Result<Found, StoreError> {
         let read = match &self.0.store {
-            Store::None => Ok(Vec::new()),
+            Store::None => Ok(Found::default()),
             Store::Redis(redis) => redis.read(query).await,
             Store::ClickHouse(clickhouse) => clickhouse.read(query, &self.0.metrics).await,
         };

@@ -76,6 +76,30 @@ pub struct Query {
     pub after: Option<Position>,
     /// How many at most.
     pub limit: Option<usize>,
+    /// Bytes of their contents at most, but for the first one.
+    pub max_bytes: Option<usize>,
+}
+
+/// What a query found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Newest first.
+    pub records: Vec<Record>,
+    /// [`Query::max_bytes`] left some out that [`Query::limit`] did not.
+    pub is_cut: bool,
+}
+
+impl Found {
+    /// Takes the next record, unless it would be one too many or one byte too many; `false`: it
+    /// was, and nothing more is wanted.
+    pub(crate) fn push(&mut self, record: Record, query: &Query, bytes: &mut usize) -> bool {
+        *bytes = bytes.saturating_add(record.content.get().len());
+        self.is_cut = !self.records.is_empty() && query.max_bytes.is_some_and(|max| *bytes > max);
+        if !self.is_cut {
+            self.records.push(record);
+        }
+        !self.is_cut && query.limit.is_none_or(|limit| self.records.len() < limit)
+    }
 }
 
 /// One event as it was stored.

@@ -36,6 +36,8 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_CONFIGURATION: usize = 1 << 20;
 /// The longest that another service may take to answer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests that read the events log at a time; more wait.
+const READERS_AT_A_TIME: usize = 2;
 /// Destinations that `/test` tries at a time; more wait.
 const TESTS_AT_A_TIME: usize = 16;
 /// Looks at the cluster that may fail in a row before the service is not ready.
@@ -154,6 +156,7 @@ impl Shared {
             stats: self.stats.clone(),
             pauses: self.pauses.clone(),
             events_log: self.events_log.clone(),
+            readers: Semaphore::new(READERS_AT_A_TIME),
             http: http.context("HTTP client")?,
             prometheus_url: config.server.prometheus_url.clone(),
         };

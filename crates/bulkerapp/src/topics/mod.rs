@@ -210,7 +210,7 @@ impl Topics {
                 let destinations = self.destinations.snapshot();
                 self.take(&all, &destinations).await;
                 self.all_names.forget();
-                self.is_away.send_if_modified(|is_away| std::mem::take(is_away));
+                self.is_away.send_if_modified(std::mem::take);
                 self.required.missing(&all, &destinations)
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! `GET /log/:eventType/:actorId`, byte for byte.
 
 use anyhow::{Context, Result};
-use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use testkit::{
     native::OwnRedis,
     process::{Service, http_status},
@@ -28,7 +28,9 @@ impl Logged {
             setup = setup.with(&format!("BULKER_DESTINATION_{id}"), &value);
         }
         let app = setup.start().await?;
-        let redis = redis::Client::open(own.url())?.get_multiplexed_async_connection().await?;
+        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let client = redis::Client::open(own.url())?;
+        let redis = client.get_multiplexed_async_connection_with_config(&patient).await?;
         Ok(Logged { own, redis, app })
     }
 
@@ -98,6 +100,46 @@ async fn the_log_is_answered_newest_first() -> Result<()> {
     }
     assert_eq!(logged.app.ask("/log/bulker_batch.all/nobody").await?.body, "[]");
     assert_eq!(logged.app.ask("/log/bulker_batch.all/nobody?ndjson=t").await?.body, "");
+    logged.app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_of_large_records_ends_early_and_is_gone_on_behind() -> Result<()> {
+    // given 15 MB in a stream, and one record that is more than a reply has
+    let mut logged = Logged::start(&["d"]).await?;
+    let event = format!(r#"{{"a":"{}"}}"#, "x".repeat(3_000_000));
+    let huge = event.replace('x', "xxx");
+    logged.add("bulker_batch.all#d", "1700000000000-0", &huge).await?;
+    for id in 1..=5 {
+        logged.add("bulker_batch.all#d", &format!("170000000000{id}-0"), &event).await?;
+    }
+    // when all of them are wanted, then a reply has what fits, and one in any case
+    let ids = |body: &str, at: &str| -> Result<Vec<String>> {
+        let reply: serde_json::Value = serde_json::from_str(body)?;
+        let records = if at.is_empty() { &reply } else { &reply[at] };
+        let records = records.as_array().context("an array")?;
+        let last = |id: &str| id.split('-').next().unwrap_or_default()[12..].to_owned();
+        Ok(records.iter().map(|record| last(record["id"].as_str().unwrap_or_default())).collect())
+    };
+    for (query, expected) in [
+        ("limit=0", &["5", "4"][..]),
+        ("limit=999&beforeId=1700000000004-0", &["3", "2"]),
+        ("limit=999&beforeId=1700000000002-0", &["1"]),
+        ("limit=999&beforeId=1700000000001-0", &["0"]),
+    ] {
+        let answer = logged.app.ask(&format!("/log/bulker_batch.all/d?{query}")).await?;
+        assert_eq!(ids(&answer.body, "")?, expected, "{query}");
+    }
+    // and those over all destinations end with the record that passes the limit
+    let (mut found, mut cursor) = (Vec::new(), Some(String::new()));
+    while let Some(at) = cursor {
+        let answer = logged.app.ask(&format!("/events?limit=1000{at}")).await?;
+        found.push(ids(&answer.body, "events")?.concat());
+        let reply: serde_json::Value = serde_json::from_str(&answer.body)?;
+        cursor = reply["cursor"].as_str().map(|cursor| format!("&cursor={cursor}"));
+    }
+    assert_eq!(found[..2], ["543", "210"], "{found:?}");
+    assert_eq!(found.concat(), "543210");
     logged.app.stop().await
 }
 

@@ -1,4 +1,7 @@
 //! Reading the table. It has no ids: a hash of the event tells those of one millisecond apart.
+//!
+//! Invariant: an answer has few records, whatever is asked for: the server does not know how many
+//! bytes a reader wants.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -8,12 +11,15 @@ use serde_json::value::RawValue;
 use super::ClickHouseLog;
 use crate::{
     LogMetrics, StoreError,
-    record::{Query, Record, RecordId},
+    record::{Found, Position, Query, Record, RecordId},
 };
 
 /// A statement about many destinations is long.
 const SETTINGS: [(&str, &str); 2] =
     [("max_query_size", "16777216"), ("output_format_json_quote_64bit_integers", "0")];
+
+/// Records of one answer.
+const PAGE: usize = 32;
 
 /// A row as [`select`] asks for it: time, hash, kind, actor, event.
 #[derive(Debug, Deserialize)]
@@ -24,10 +30,34 @@ impl ClickHouseLog {
         &self,
         query: &Query,
         metrics: &LogMetrics,
-    ) -> Result<Vec<Record>, StoreError> {
-        if query.streams.is_empty() {
-            return Ok(Vec::new());
+    ) -> Result<Found, StoreError> {
+        let (mut found, mut bytes) = (Found::default(), 0);
+        let mut next = query.clone();
+        if query.streams.is_empty() || query.limit == Some(0) {
+            return Ok(found);
         }
+        loop {
+            let left = query.limit.map_or(PAGE, |limit| limit - found.records.len());
+            let count = left.min(PAGE);
+            next.limit = Some(count);
+            let page = self.page(&next, metrics).await?;
+            let is_last = page.len() < count;
+            next.after = page
+                .last()
+                .map(|last| Position { id: last.id, stream: query.streams[last.stream].clone() });
+            for record in page {
+                if !found.push(record, query, &mut bytes) {
+                    return Ok(found);
+                }
+            }
+            if is_last {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// So many records as the query's limit says.
+    async fn page(&self, query: &Query, metrics: &LogMetrics) -> Result<Vec<Record>, StoreError> {
         let answer = self.call(&SETTINGS, select(query).into_bytes()).await?;
         let streams: HashMap<_, _> = query
             .streams
@@ -90,7 +120,7 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Position, StreamName};
+    use crate::record::StreamName;
 
     #[test]
     fn a_text_cannot_leave_its_literal() {

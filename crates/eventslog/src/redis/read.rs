@@ -1,7 +1,9 @@
 //! Reading streams from their ends, one or many at a time.
 //!
 //! Invariant: what is held of many streams is about what was asked for, not that many times the
-//! streams: of each stream a small piece is read first, and more only of the one that runs out.
+//! streams, however large records are: of each stream a small piece is read first, and more only of
+//! the one that runs out; an answer of Redis has few records; and of pieces that are large together
+//! only the places are kept until their turn comes.
 
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -11,52 +13,83 @@ use serde_json::value::RawValue;
 use super::{FIELD, RedisLog, stream_key};
 use crate::{
     StoreError,
-    record::{Position, Query, Record, RecordId, StreamName},
+    record::{Found, Position, Query, Record, RecordId, StreamName},
 };
 
-/// Streams that are asked about in one go.
-const STREAMS_PER_CALL: usize = 500;
-/// Records of a stream that are read at most when its first ones did not do.
-const MAX_PAGE: usize = 100;
+/// Records that Redis is asked for in one go.
+const RECORDS_PER_CALL: usize = 32;
+/// Bytes of first pieces that are held until their turn comes.
+const HELD_BYTES: usize = 8 << 20;
 
 impl RedisLog {
-    pub(crate) async fn read(&self, query: &Query) -> Result<Vec<Record>, StoreError> {
+    pub(crate) async fn read(&self, query: &Query) -> Result<Found, StoreError> {
         let streams = query.streams.as_slice();
-        let limit = query.limit.unwrap_or(usize::MAX);
-        if streams.is_empty() || limit == 0 {
-            return Ok(Vec::new());
+        if streams.is_empty() || query.limit == Some(0) {
+            return Ok(Found::default());
         }
-        let first = query.limit.map(|limit| (limit / streams.len()).max(1));
-        let mut pages = Vec::with_capacity(streams.len());
-        let uppers: Vec<_> =
-            streams.iter().enumerate().map(|(i, stream)| (i, Upper::of(query, stream))).collect();
-        for wanted in uppers.chunks(STREAMS_PER_CALL) {
-            pages.extend(self.pages(query, wanted, first).await?);
-        }
+        let mut pages = self.first_pages(query).await?;
         let mut heads: BinaryHeap<_> =
             (0..streams.len()).filter_map(|i| Some((pages[i].head()?, &streams[i], i))).collect();
-        let mut merged = Vec::new();
-        while let Some((_, stream, i)) = heads.pop() {
+        let (mut found, mut bytes) = (Found::default(), 0);
+        while let Some((head, stream, i)) = heads.pop() {
+            if pages[i].is_given_back() {
+                let handed = pages[i].handed;
+                pages[i] = self.next_page(query, i, Upper::UpTo(head), handed).await?;
+                if pages[i].head() != Some(head) {
+                    heads.extend(pages[i].head().map(|head| (head, stream, i))); // trimmed meanwhile
+                    continue;
+                }
+            }
             let page = &mut pages[i];
-            merged.extend(page.records.pop_front());
-            if merged.len() >= limit {
+            let Some(record) = page.records.pop_front() else { continue };
+            if !found.push(record, query, &mut bytes) {
                 break;
             }
             page.handed += 1;
             if page.records.is_empty()
                 && let Some(next) = page.next
             {
-                // as much again as was wanted of this stream, and one: few calls, and little that
-                // is not wanted
-                let more = Some((page.handed + 1).min(MAX_PAGE));
                 let handed = page.handed;
-                let next = self.pages(query, &[(i, Upper::Before(next))], more).await?;
-                pages[i] = next.into_iter().next().unwrap_or_default();
-                pages[i].handed = handed;
+                pages[i] = self.next_page(query, i, Upper::Before(next), handed).await?;
             }
             heads.extend(pages[i].head().map(|head| (head, stream, i)));
         }
-        Ok(merged)
+        Ok(found)
+    }
+
+    /// The first piece of each stream.
+    async fn first_pages(&self, query: &Query) -> Result<Vec<Page>, StoreError> {
+        let streams = query.streams.as_slice();
+        let count = query.limit.map_or(RECORDS_PER_CALL, |limit| limit / streams.len());
+        let count = count.clamp(1, RECORDS_PER_CALL);
+        let uppers: Vec<_> =
+            streams.iter().enumerate().map(|(i, stream)| (i, Upper::of(query, stream))).collect();
+        let mut pages: Vec<Page> = Vec::with_capacity(streams.len());
+        let mut held = 0;
+        for wanted in uppers.chunks(RECORDS_PER_CALL / count) {
+            let new = self.pages(query, wanted, count).await?;
+            held += new.iter().map(Page::bytes).sum::<usize>();
+            pages.extend(new);
+            if held > HELD_BYTES {
+                pages.iter_mut().for_each(Page::give_back);
+                held = 0;
+            }
+        }
+        Ok(pages)
+    }
+
+    /// As much of a stream as was wanted of it so far, and one: few calls, and little that is not
+    /// wanted.
+    async fn next_page(
+        &self,
+        query: &Query,
+        stream: usize,
+        upper: Upper,
+        handed: usize,
+    ) -> Result<Page, StoreError> {
+        let count = (handed + 1).min(RECORDS_PER_CALL);
+        let pages = self.pages(query, &[(stream, upper)], count).await?;
+        Ok(Page { handed, ..pages.into_iter().next().unwrap_or_default() })
     }
 
     /// The newest records of some streams, `count` of each at most.
@@ -64,7 +97,7 @@ impl RedisLog {
         &self,
         query: &Query,
         wanted: &[(usize, Upper)],
-        count: Option<usize>,
+        count: usize,
     ) -> Result<Vec<Page>, StoreError> {
         let mut pipeline = pipe();
         pipeline.ignore_errors();
@@ -82,21 +115,21 @@ impl RedisLog {
             .collect()
     }
 
-    fn page(&self, stream: usize, reply: Value, count: Option<usize>) -> Result<Page, StoreError> {
+    fn page(&self, stream: usize, reply: Value, count: usize) -> Result<Page, StoreError> {
         if let Value::ServerError(error) = &reply {
             return Err(StoreError::Redis(format!("answered {}", error.code())));
         }
         let reply = StreamRangeReply::from_redis_value(reply)
             .map_err(|_| StoreError::Redis("answered no stream".to_owned()))?;
-        let is_full = count.is_some_and(|count| reply.ids.len() >= count);
+        let is_full = reply.ids.len() >= count;
         let mut page = Page::default();
-        for entry in reply.ids {
+        for mut entry in reply.ids {
             let Ok(id) = entry.id.parse::<RecordId>() else {
                 self.metrics.error("parse_timestamp_error");
                 continue;
             };
             page.next = is_full.then_some(id);
-            let content = entry.map.get(FIELD).and_then(content);
+            let content = entry.map.remove(FIELD).and_then(content);
             page.records.push_back(Record::new(stream, id, content, &self.metrics));
         }
         Ok(page)
@@ -111,11 +144,27 @@ struct Page {
     next: Option<RecordId>,
     /// How many records of the stream were handed out.
     handed: usize,
+    /// The first record, where the records are to be read again.
+    given_back: Option<RecordId>,
 }
 
 impl Page {
     fn head(&self) -> Option<RecordId> {
-        Some(self.records.front()?.id)
+        self.records.front().map(|record| record.id).or(self.given_back)
+    }
+
+    fn bytes(&self) -> usize {
+        self.records.iter().map(|record| record.content.get().len()).sum()
+    }
+
+    fn is_given_back(&self) -> bool {
+        self.given_back.is_some()
+    }
+
+    /// Keeps the place alone.
+    fn give_back(&mut self) {
+        self.given_back = self.head();
+        self.records = VecDeque::new();
     }
 }
 
@@ -149,7 +198,7 @@ fn add_range(
     query: &Query,
     stream: &StreamName,
     upper: Upper,
-    count: Option<usize>,
+    count: usize,
 ) {
     let mut command = cmd("XREVRANGE");
     command.arg(stream_key(&stream.kind, query.errors_only, &stream.actor));
@@ -167,14 +216,12 @@ fn add_range(
         Some(start) => command.arg(millis(start)),
         None => command.arg("-"),
     };
-    if let Some(count) = count {
-        command.arg("COUNT").arg(count);
-    }
+    command.arg("COUNT").arg(count);
     pipeline.add_command(command);
 }
 
-fn content(value: &Value) -> Option<Box<RawValue>> {
-    let text = String::from_redis_value(value.clone()).ok()?;
+fn content(value: Value) -> Option<Box<RawValue>> {
+    let text = String::from_redis_value(value).ok()?;
     RawValue::from_string(text).ok()
 }
 
@@ -201,7 +248,7 @@ mod tests {
             let stream = StreamName { kind: "k".to_owned(), actor: "a".to_owned() };
             let query = Query { start, end, ..Query::default() };
             let mut pipeline = pipe();
-            add_range(&mut pipeline, &query, &stream, upper, Some(3));
+            add_range(&mut pipeline, &query, &stream, upper, 3);
             let packed = String::from_utf8(pipeline.get_packed_pipeline()).unwrap();
             let words: Vec<_> = packed.split("\r\n").skip(2).step_by(2).collect();
             assert_eq!(words.join(" "), format!("XREVRANGE events_log:k.all#a {expected} COUNT 3"));

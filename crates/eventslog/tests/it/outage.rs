@@ -52,7 +52,7 @@ async fn a_redis_that_hangs_holds_up_readers_for_a_while_and_posting_not_at_all(
     let actor = actor();
     let running = Running::start(&in_redis(own.url(), 10), QUICKLY)?;
     let query = Query { streams: vec![stream("bulker_batch", &actor)], ..Query::default() };
-    assert!(running.log.read(&query).await?.is_empty());
+    assert!(running.log.read(&query).await?.records.is_empty());
     own.stop_process()?;
     post(&running.log, &actor, 0..100_000);
     assert_eq!(running.dropped("bulker_batch", "full"), 100_000 - 10);
@@ -60,7 +60,8 @@ async fn a_redis_that_hangs_holds_up_readers_for_a_while_and_posting_not_at_all(
     assert_eq!(error, "no answer within 5s");
     wait_until(PATIENCE, || async { running.errors("redis error: ERR_TIMEOUT") >= 2 }).await?;
     own.continue_process()?;
-    let is_there = || async { running.log.read(&query).await.is_ok_and(|all| all.len() >= 10) };
+    let is_there =
+        || async { running.log.read(&query).await.is_ok_and(|all| all.records.len() >= 10) };
     wait_until(PATIENCE, is_there).await?;
     running.stop().await
 }

@@ -43,7 +43,7 @@ async fn a_range_of_a_stream_is_read_newest_first() -> Result<()> {
         ("failures", Query { errors_only: true, ..all.clone() }, ""),
     ];
     for (name, query, expected) in cases {
-        let records = running.log.read(&query).await?;
+        let records = running.log.read(&query).await?.records;
         let numbers: Vec<_> = records
             .iter()
             .map(|record| record.content.get().trim_start_matches("{\"n\": ").trim_end_matches('}'))
@@ -69,7 +69,7 @@ async fn what_is_no_event_is_counted() -> Result<()> {
     }
     let running = Running::start(&in_redis(&url, 100), QUICKLY)?;
     let query = Query { streams: vec![stream("incoming", &actor)], ..Query::default() };
-    let records = running.log.read(&query).await?;
+    let records = running.log.read(&query).await?.records;
     let found: Vec<_> =
         records.iter().map(|record| format!("{} {}", record.id, record.content.get())).collect();
     // a content that is none is null; an id without a time has no place
@@ -88,5 +88,33 @@ async fn what_is_no_event_is_counted() -> Result<()> {
     assert_eq!(error.to_string(), "redis: answered WRONGTYPE");
     let () = ask(&mut redis, &["DEL", &key]).await?;
     wait_until(PATIENCE, || async { running.log.read(&query).await.is_ok() }).await?;
+    running.stop().await
+}
+
+#[tokio::test]
+async fn records_are_read_up_to_a_number_of_bytes() -> Result<()> {
+    // given a stream of more records than Redis is asked for at a time, of a kilobyte each
+    let url = testkit::redis_url().await?;
+    let (mut redis, actor) = (connect(&url).await?, actor());
+    let key = format!("events_log:incoming.all#{actor}");
+    let event = format!("\"{}\"", "x".repeat(998));
+    for n in 0..100 {
+        let id = format!("{}-0", FIRST + n);
+        let _: String = ask(&mut redis, &["XADD", &key, &id, "event", &event]).await?;
+    }
+    let running = Running::start(&in_redis(&url, 100), QUICKLY)?;
+    let all = Query { streams: vec![stream("incoming", &actor)], ..Query::default() };
+    let with = |limit, max_bytes| Query { limit, max_bytes, ..all.clone() };
+    for (query, count, is_cut) in [
+        (with(None, None), 100, false),
+        (with(None, Some(100_000)), 100, false),
+        (with(None, Some(99_999)), 99, true),
+        (with(None, Some(2_500)), 2, true),
+        (with(Some(2), Some(2_500)), 2, false),
+        (with(None, Some(1)), 1, true),
+    ] {
+        let found = running.log.read(&query).await?;
+        assert_eq!((found.records.len(), found.is_cut), (count, is_cut), "{query:?}");
+    }
     running.stop().await
 }

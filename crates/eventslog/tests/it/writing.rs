@@ -151,7 +151,7 @@ async fn without_a_store_nothing_is_encoded_and_nothing_read() -> Result<()> {
     let running = Running::start(&config(&[]), QUICKLY)?;
     running.log.post("a", EventType::Incoming, Level::Info, || -> () { panic!("encoded") });
     assert!(!running.log.wants("a", EventType::Incoming, Level::Info));
-    assert!(running.log.read(&eventslog::Query::default()).await?.is_empty());
+    assert!(running.log.read(&eventslog::Query::default()).await?.records.is_empty());
     assert_eq!(running.dropped("incoming", "full"), 0);
     running.stop().await
 }

@@ -15,7 +15,7 @@ use eventslog::{EventType, Position, Query, Record, StreamName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::log::{LogError, date};
+use super::log::{LogError, MAX_BYTES, date};
 use crate::{
     routes::{
         BodyReader,
@@ -33,8 +33,6 @@ const MAX_LIMIT: usize = 1000;
 const PAGE: usize = 200;
 /// Records that a request looks at.
 const MAX_EXAMINED: usize = 10_000;
-/// Bytes of contents after which a reply ends.
-const MAX_BYTES: usize = 8 << 20;
 
 /// Answers with `{"events":[…],"cursor":…}`; the cursor is null where there is nothing more.
 pub(in crate::routes) async fn events(
@@ -44,15 +42,18 @@ pub(in crate::routes) async fn events(
 ) -> Result<Response, LogError> {
     let mut form = Form::read(query::of(&uri))?;
     form.query.streams = streams(&state, &form);
+    // never closed; without a permit it would be one reader more, no harm
+    let _permit = state.readers.acquire().await.ok();
     let mut found: Vec<(Record, Summary)> = Vec::new();
     let (mut examined, mut bytes) = (0, 0);
     let mut has_more = true;
     while has_more && found.len() < form.limit && examined < MAX_EXAMINED && bytes < MAX_BYTES {
         let wanted = if form.filters() { PAGE } else { (form.limit - found.len()).min(PAGE) };
         form.query.limit = Some(wanted);
+        form.query.max_bytes = Some(MAX_BYTES - bytes);
         let page = state.events_log.read(&form.query).await?;
-        has_more = page.len() == wanted;
-        for record in page {
+        has_more = page.is_cut || page.records.len() == wanted;
+        for record in page.records {
             if found.len() == form.limit || bytes >= MAX_BYTES {
                 has_more = true;
                 break;

@@ -1,4 +1,7 @@
 //! `GET /log/:eventType/:actorId`: one stream of the events log, newest first.
+//!
+//! Invariant: a reply has a bounded number of bytes, whatever its limit and however large records
+//! are, and few replies are made at a time. Where one ends early, `beforeId` goes on behind it.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -25,6 +28,10 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 /// Records of a reply that names no limit, or one that is too large.
 const DEFAULT_LIMIT: usize = 100;
+/// Records of a reply that wants all.
+const ALL: usize = 10_000;
+/// Bytes of contents after which a reply ends. The first record is in it, however large it is.
+pub(super) const MAX_BYTES: usize = 8 << 20;
 /// The first limit that is too large.
 const TOO_MANY: i64 = 1000;
 
@@ -62,9 +69,11 @@ pub(in crate::routes) async fn log(
     let (kind, level) = event_type.split_once('.').ok_or(LogError::EventType)?;
     let stream = StreamName { kind: kind.to_owned(), actor };
     let form = Form::read(query::of(&uri), stream, level == "error")?;
-    let records = state.events_log.read(&form.query).await?;
+    // never closed; without a permit it would be one reader more, no harm
+    let _permit = state.readers.acquire().await.ok();
+    let records = state.events_log.read(&form.query).await?.records;
     let is_incoming = kind == EventType::Incoming.as_str();
-    let lines = records.iter().map(|record| line(record, is_incoming));
+    let lines = records.into_iter().map(|record| line(&record, is_incoming));
     let (content_type, body) = if form.is_ndjson {
         (NDJSON, within(form.max_bytes, lines, "", "\n", "\n"))
     } else {
@@ -84,7 +93,12 @@ struct Form {
 impl Form {
     fn read(text: &str, stream: StreamName, errors_only: bool) -> Result<Form, ParameterError> {
         let mut form = Form {
-            query: Query { errors_only, limit: Some(DEFAULT_LIMIT), ..Query::default() },
+            query: Query {
+                errors_only,
+                limit: Some(DEFAULT_LIMIT),
+                max_bytes: Some(MAX_BYTES),
+                ..Query::default()
+            },
             max_bytes: 0,
             is_ndjson: false,
         };
@@ -96,7 +110,7 @@ impl Form {
                 }
                 "start" => form.query.start = time("start", &value)?,
                 "end" => form.query.end = time("end", &value)?,
-                "limit" => form.query.limit = limit(integer("limit", &value)?),
+                "limit" => form.query.limit = Some(limit(integer("limit", &value)?)),
                 "beforeId" if !value.is_empty() => {
                     let wrong = ParameterError::Value("beforeId", "the id of a record");
                     let id = value.parse().map_err(|_| wrong)?;
@@ -111,11 +125,11 @@ impl Form {
     }
 }
 
-/// Zero and less are no limit.
-fn limit(asked: Option<i64>) -> Option<usize> {
+/// Zero and less are no limit of the sender's.
+fn limit(asked: Option<i64>) -> usize {
     match asked {
-        None | Some(TOO_MANY..) => Some(DEFAULT_LIMIT),
-        Some(limit) => usize::try_from(limit).ok().filter(|limit| *limit > 0),
+        None | Some(TOO_MANY..) => DEFAULT_LIMIT,
+        Some(limit) => usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(ALL),
     }
 }
 
@@ -167,14 +181,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_below_a_thousand_and_zero_is_none() {
+    fn a_limit_is_below_a_thousand_and_zero_is_all() {
         let cases = [
-            (None, Some(100)),
-            (Some(1000), Some(100)),
-            (Some(999), Some(999)),
-            (Some(1), Some(1)),
-            (Some(0), None),
-            (Some(-1), None),
+            (None, 100),
+            (Some(1000), 100),
+            (Some(999), 999),
+            (Some(1), 1),
+            (Some(0), ALL),
+            (Some(-1), ALL),
         ];
         for (asked, expected) in cases {
             assert_eq!(limit(asked), expected, "{asked:?}");
