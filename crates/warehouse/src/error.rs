@@ -11,9 +11,10 @@ pub enum Fault {
     Environment,
     /// The events', or that of the options which they came with: without them the load succeeds.
     Event,
-    /// All that is on neither list. After [`Refusals::Isolate`](crate::Refusals) the search for a
-    /// row, a column or a set of options at fault is over: it is the table's, and waits for the
-    /// operator.
+    /// All that is on neither list: one event's, or the table's. A load with
+    /// [`Refusals::Isolate`](crate::Refusals) has looked for the row, the column or the set of
+    /// options, and refused what it found; the error that it ends with is the table's and counts
+    /// as the environment's.
     #[default]
     Unknown,
 }
@@ -53,6 +54,12 @@ pub struct ServerError {
     pub(crate) safe_text: Option<String>,
     /// Whose fault it is, as far as the code and the place of the error tell.
     pub(crate) fault: Fault,
+}
+
+impl ServerError {
+    pub(crate) fn is_too_slow(&self) -> bool {
+        matches!(self.sqlstate.as_str(), "57014" | "25P04") && self.fault == Fault::Environment
+    }
 }
 
 impl std::fmt::Debug for ServerError {
@@ -196,19 +203,27 @@ impl LoadError {
         }
     }
 
+    /// The same error, once the search for what is at fault is over: it is waited for until the
+    /// table, or the database, changes.
+    pub(crate) fn held(mut self) -> LoadError {
+        if let LoadError::Statement { error }
+        | LoadError::Refused { error, .. }
+        | LoadError::Schema { error, .. } = &mut self
+        {
+            error.fault = Fault::Environment;
+        }
+        self
+    }
+
     /// Whether a batch without some of its events may succeed.
     pub fn may_be_poison_event(&self) -> bool {
-        matches!(self, LoadError::Schema { .. }) && self.fault() != Fault::Environment
+        self.fault() != Fault::Environment
     }
 
     /// Whether the server ended a statement or a transaction that took too long: a smaller load may
     /// be done in time.
     pub fn is_too_slow(&self) -> bool {
-        let is_timeout = |error: &ServerError| {
-            matches!(error.sqlstate.as_str(), "57014" | "25P04")
-                && error.fault == Fault::Environment
-        };
-        self.server_error().is_some_and(is_timeout)
+        self.server_error().is_some_and(ServerError::is_too_slow)
     }
 
     /// What the server said, if it was the server.

@@ -218,7 +218,11 @@ fn version_sql(class: &str) -> String {
          (select concat_ws(' ', count(*), sum(a.xmin::text::bigint)) \
          from pg_catalog.pg_attribute a where a.attrelid = {class}.oid), \
          (select concat_ws(' ', k.oid, k.xmin) from pg_catalog.pg_constraint k \
-         where k.conrelid = {class}.oid and k.contype = 'p'))"
+         where k.conrelid = {class}.oid and k.contype = 'p'), \
+         case when {class}.relhastriggers then (select concat_ws(' ', count(*), \
+         sum(t.xmin::text::bigint), sum(p.xmin::text::bigint)) \
+         from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid \
+         where t.tgrelid = {class}.oid and not t.tgisinternal) end)"
     )
 }
 

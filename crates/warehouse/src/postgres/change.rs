@@ -5,13 +5,18 @@
 //! later statements on the table queue behind a waiting ALTER. What cannot be had in that time is
 //! tried again later, up to `schema_patience`.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use tracing::warn;
 
 use super::{
+    barred::Barred,
     catalog::{Filled, Table, TableName, Way},
     client::Connection,
+    column_search::Searched,
     ddl::{self, KeyChange},
     error::Purpose,
     fit::{Against, Fit, Free},
@@ -21,7 +26,7 @@ use super::{
     quote_ident, quote_literal,
 };
 use crate::{
-    error::LoadError,
+    error::{Fault, LoadError, ServerError},
     load::SchemaChanges,
     rows::{
         batch::{Batch, Replaces},
@@ -44,6 +49,8 @@ pub(super) struct Prepared {
     pub(super) is_new: bool,
     /// A column of the key that no event of the batch has. Without it no row can be stored.
     pub(super) absent_key: Option<String>,
+    /// Rows that are refused for a column that they ask for.
+    pub(super) refused: BTreeMap<usize, ServerError>,
     /// Whether each row stands for itself: what it lacks keeps its value in the row that it is
     /// merged into, or gets its default.
     pub(super) is_by_event: bool,
@@ -161,25 +168,32 @@ pub(super) struct Rules {
     /// Whether the original is followed to the letter, also where that refuses what could be
     /// loaded.
     pub(super) is_literal: bool,
+    /// Whether a column that cannot be made costs the events that ask for it, and not the batch.
+    pub(super) isolates: bool,
 }
 
 impl Postgres {
     /// Fits a batch to its table and changes the table where it lacks something. The batch is
     /// fitted to the table as it is afterwards, whichever loader changed it. `known` is the table
-    /// as the caller believes it to be.
+    /// as the caller believes it to be; `barred` is what is known of columns that cannot be made.
+    ///
+    /// After an error of the server's no change is under way.
     pub(super) async fn prepare(
         &self,
         connection: &mut Connection,
         batch: Arc<Batch>,
         rules: Rules,
         mut known: Option<Table>,
+        barred: &mut Barred,
     ) -> Result<Prepared, LoadError> {
         let name = target(&batch, self.default_schema());
         let key = batch.key_columns();
         let mut made = HashSet::new();
         let mut is_new = false;
         let replaces_all = batch.replaces == Replaces::Table;
-        for _ in 0..MAX_FITS {
+        let mut fits = 0;
+        while fits < MAX_FITS {
+            fits += 1;
             let table = match known.take() {
                 Some(known) => Some(known),
                 None => Table::read(connection, &name).await?,
@@ -190,7 +204,10 @@ impl Postgres {
             if batch.replaces == Replaces::Partition {
                 check_partition(&batch, &name, table.as_ref())?;
             }
-            let fit = fit(&batch, table.as_ref(), &made, rules)?;
+            let fit = fit(&batch, table.as_ref(), &made, barred, rules)?;
+            if barred.refuse_unmapped(&batch, &fit)? {
+                continue;
+            }
             let absent_key = absent_key(&name, table.as_ref(), &fit, &key, rules);
             let is_complete = match &table {
                 _ if absent_key.is_some() => true,
@@ -214,14 +231,24 @@ impl Postgres {
                     table,
                     is_new,
                     absent_key,
+                    refused: barred.refused().clone(),
                     is_by_event,
                     one_by_one,
                     is_literal,
                 });
             }
-            let added = self.change(connection, &batch, &name, &made, rules).await?;
+            match self.change(connection, &batch, &name, (&made, barred), rules).await {
+                Ok(added) => made.extend(added),
+                Err(error) if rules.isolates && may_be_a_columns(&error) => {
+                    let (batch, changes) = (&batch, rules.changes);
+                    let searched = Searched { batch, name: &name, fit: &fit, changes };
+                    self.bar_columns(connection, &searched, barred, error).await?;
+                    fits = 0; // each search leaves fewer columns to be made
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             is_new |= table.is_none();
-            made.extend(added);
             if !rules.is_literal {
                 self.ensure_key(connection, &name, &key).await?;
             }
@@ -238,19 +265,22 @@ impl Postgres {
         connection: &mut Connection,
         batch: &Batch,
         name: &TableName,
-        made: &HashSet<String>,
+        known: (&HashSet<String>, &Barred),
         rules: Rules,
     ) -> Result<Vec<String>, LoadError> {
         let mut patience = Patience::new(self.settings().schema_patience);
         loop {
             self.begin_change(connection, rules.changes).await?;
-            match change_once(connection, batch, name, made, rules).await {
+            match change_once(connection, batch, name, known, rules).await {
                 Ok(added) => {
                     self.end_change(connection, rules.changes).await?;
                     return Ok(added);
                 }
-                Err(error) if error.is_lock_timeout() && patience.is_left() => {
+                Err(error) if error.server_error().is_some() => {
                     undo_change(connection, rules.changes).await?;
+                    if !error.is_lock_timeout() || !patience.is_left() {
+                        return Err(error);
+                    }
                     patience.wait(&name.table).await;
                 }
                 Err(error) => return Err(error),
@@ -274,13 +304,13 @@ async fn change_once(
     connection: &mut Connection,
     batch: &Batch,
     name: &TableName,
-    made: &HashSet<String>,
+    (made, barred): (&HashSet<String>, &Barred),
     rules: Rules,
 ) -> Result<Vec<String>, LoadError> {
     let purpose = Purpose::Schema { table: &name.table };
     connection.run_for(&ddl::lock_table_sql(name), purpose).await?;
     let table = Table::read(connection, name).await?;
-    let fit = fit(batch, table.as_ref(), made, rules)?;
+    let fit = fit(batch, table.as_ref(), made, barred, rules)?;
     let key = batch.key_columns();
     let mut statements = Vec::new();
     match &table {
@@ -291,7 +321,7 @@ async fn change_once(
         }
         Some(table) => {
             if !fit.missing.is_empty() {
-                statements.push(ddl::add_columns_sql(name, &fit.missing));
+                statements.push(ddl::add_columns_sql(name, &fit.missing, &[]));
             }
             match ddl::key_change(name, table.key.as_ref(), &key) {
                 KeyChange::Nothing => {}
@@ -317,6 +347,7 @@ fn fit(
     batch: &Batch,
     table: Option<&Table>,
     made: &HashSet<String>,
+    barred: &Barred,
     rules: Rules,
 ) -> Result<Fit, LoadError> {
     let replaces_all = batch.replaces == Replaces::Table;
@@ -331,6 +362,7 @@ fn fit(
         table: table.filter(|_| !replaces_all),
         target: table,
         made,
+        barred,
         free,
         style: rules.style,
         is_by_event: rules.is_by_event,
@@ -386,8 +418,14 @@ fn is_in_every_row(batch: &Batch, slot: u32) -> Result<bool, LoadError> {
     Ok(!is_missing)
 }
 
+/// Whether a change of a table may have failed for one of its columns.
+fn may_be_a_columns(error: &LoadError) -> bool {
+    matches!(error, LoadError::Schema { .. })
+        && (error.fault() != Fault::Environment || error.is_permission_denied())
+}
+
 /// The timestamp column that a new table gets an index for.
-fn indexed_column(
+pub(super) fn indexed_column(
     batch: &Batch,
     fit: &Fit,
     is_required: bool,
@@ -458,7 +496,10 @@ fn check_partition(
     )))
 }
 
-async fn ensure_schema(connection: &mut Connection, name: &TableName) -> Result<(), LoadError> {
+pub(super) async fn ensure_schema(
+    connection: &mut Connection,
+    name: &TableName,
+) -> Result<(), LoadError> {
     let (schema, purpose) = (&name.schema, Purpose::Schema { table: &name.table });
     let found =
         format!("select 1 from pg_catalog.pg_namespace where nspname = {}", quote_literal(schema));

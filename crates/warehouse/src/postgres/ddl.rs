@@ -6,6 +6,7 @@ use super::{
     catalog::{Key, TableName},
     quote_ident, quote_literal, types,
 };
+use crate::rows::sql_type::without_rewrite;
 
 /// Bytes of a table's name in the name of its staging table, which has 20 more and must not be cut.
 const STAGING_NAME: usize = 43;
@@ -72,29 +73,36 @@ fn is_managed(name: &TableName, key: &Key) -> bool {
 }
 
 fn create_table_sql(name: &TableName, columns: &[NewColumn], key: &[String]) -> String {
-    let columns: Vec<_> = columns
-        .iter()
-        .map(|column| {
-            let NewColumn { name, ddl_type } = column;
-            let default = if key.contains(name) {
-                format!(" not null default {}", types::key_default(ddl_type))
-            } else {
-                String::new()
-            };
-            format!("{} {ddl_type}{default}", quote_ident(name))
-        })
-        .collect();
+    let columns: Vec<_> = columns.iter().map(|column| definition(column, key)).collect();
     format!("create table {} ({})", name.quoted(), columns.join(", "))
 }
 
-/// All new columns in one statement: one short lock instead of one per column.
-pub(super) fn add_columns_sql(name: &TableName, columns: &[NewColumn]) -> String {
-    let additions: Vec<_> = columns
-        .iter()
-        .map(|column| {
-            format!("add column if not exists {} {}", quote_ident(&column.name), column.ddl_type)
-        })
-        .collect();
+/// A column of `key` of a new table has a default.
+fn definition(column: &NewColumn, key: &[String]) -> String {
+    let NewColumn { name, ddl_type } = column;
+    let default = match key.contains(name) {
+        true => format!(" not null default {}", types::key_default(ddl_type)),
+        false => String::new(),
+    };
+    format!("{} {ddl_type}{default}", quote_ident(name))
+}
+
+/// All new columns in one statement: one short lock instead of one per column. `key` is that of a
+/// table that is being made.
+///
+/// What differs from row to row would make the server write the whole table anew, under its lock: a
+/// default of that kind holds for later rows only, and a sequence is left out.
+pub(super) fn add_columns_sql(name: &TableName, columns: &[NewColumn], key: &[String]) -> String {
+    let mut additions = Vec::with_capacity(columns.len());
+    for column in columns {
+        let (ddl_type, default) = without_rewrite(&column.ddl_type);
+        let added = NewColumn { name: column.name.clone(), ddl_type };
+        additions.push(format!("add column if not exists {}", definition(&added, key)));
+        if let Some(default) = default {
+            let column = quote_ident(&column.name);
+            additions.push(format!("alter column {column} set default {default}"));
+        }
+    }
     format!("alter table {} {}", name.quoted(), additions.join(", "))
 }
 
@@ -255,9 +263,21 @@ mod tests {
     #[test]
     fn all_missing_columns_are_added_in_one_statement() {
         assert_eq!(
-            add_columns_sql(&name(), &[column("a", "text"), column("b", "bigint")]),
+            add_columns_sql(&name(), &[column("a", "text"), column("b", "bigint")], &[]),
             r#"alter table "s"."t" add column if not exists "a" text, add column if not exists "b" bigint"#
         );
+    }
+
+    #[test]
+    fn a_default_that_differs_from_row_to_row_is_set_after_the_column() {
+        let sql = |ddl_type: &str| add_columns_sql(&name(), &[column("a", ddl_type)], &[]);
+        assert_eq!(
+            sql("uuid NOT NULL default gen_random_uuid()"),
+            r#"alter table "s"."t" add column if not exists "a" uuid NOT NULL, alter column "a" set default gen_random_uuid()"#
+        );
+        assert_eq!(sql("bigserial"), r#"alter table "s"."t" add column if not exists "a" bigint"#);
+        let constant = "bigint default 5 not null";
+        assert!(sql(constant).ends_with(constant));
     }
 
     #[test]

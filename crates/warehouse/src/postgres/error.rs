@@ -94,7 +94,7 @@ fn classify_server_error(error: &PgDatabaseError, purpose: Purpose<'_>) -> LoadE
         // wrong password or unknown role, unknown database
         ("28" | "3D", _) if is_environment => LoadError::Config(server.full_text),
         ("53" | "55" | "57" | "58" | "40" | "25", _) if is_environment => LoadError::Busy(server),
-        (_, Purpose::Rows { table }) if fault == Fault::Event => {
+        (_, Purpose::Rows { table }) if !is_environment => {
             LoadError::Refused { table: table.to_owned(), error: server }
         }
         (_, Purpose::Rows { table } | Purpose::Schema { table }) => {

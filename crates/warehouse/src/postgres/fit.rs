@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    barred::Barred,
     catalog::{Filled, Table, TableColumn},
     ddl::NewColumn,
     fit_column::{Action, Conversion, FitColumn, ddl_type},
@@ -26,7 +27,9 @@ use crate::rows::{
 };
 
 /// The column that takes what fits nowhere else.
-const UNMAPPED: &str = "_unmapped_data";
+pub(super) const UNMAPPED: &str = "_unmapped_data";
+/// Names that every table has for itself, in lower case only.
+const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
 /// PostgreSQL's limit of columns; dropped ones count (`MaxHeapAttributeNumber`).
 const MAX_ATTRIBUTES: usize = 1600;
 
@@ -40,6 +43,8 @@ pub(super) struct Against<'a> {
     /// Columns that were made for this batch: their type is the batch's own, so its values are not
     /// converted to it.
     pub(super) made: &'a HashSet<String>,
+    /// Columns that cannot be made.
+    pub(super) barred: &'a Barred,
     pub(super) free: Free,
     pub(super) style: TextStyle,
     /// Whether each row stands for itself: what it lacks is not NULL.
@@ -77,7 +82,7 @@ impl Fit {
     pub(super) fn new(batch: &Batch, against: Against<'_>) -> io::Result<Fit> {
         let present = by_name(against.table);
         let fitted = |slot: u32| {
-            let column = &batch.columns()[slot as usize];
+            let column = against.barred.column(batch, slot);
             match present.get(&*column.name) {
                 Some(present) if !against.made.contains(&present.name) => FitColumn::to_present(
                     column,
@@ -90,7 +95,7 @@ impl Fit {
         };
         let mut candidates: Vec<Option<FitColumn>> =
             (0..).take(batch.columns().len()).map(|slot| Some(fitted(slot))).collect();
-        let misfits = Misfits::look(batch, &candidates, against.is_by_event)?;
+        let misfits = Misfits::look(batch, &candidates, against.barred, against.is_by_event)?;
         let is_uneven = misfits.by_slot.iter().any(|count| (1..batch.row_count()).contains(count));
         let mut making = Making::new(batch, against, present, misfits);
         for slot in order(batch, against)? {
@@ -183,7 +188,10 @@ impl<'a> Making<'a> {
     }
 
     fn take(&mut self, slot: u32, candidate: FitColumn) {
-        let column = &self.batch.columns()[slot as usize];
+        let column = self.against.barred.column(self.batch, slot);
+        if column.first_row.is_none() && !column.is_declared() {
+            return; // only refused rows have it
+        }
         if column.first_row > self.unmapped_since && self.unmapped_since.is_some() {
             self.add_unmapped();
         }
@@ -196,7 +204,9 @@ impl<'a> Making<'a> {
         }
         let is_present = self.present.contains_key(&*column.name);
         let is_computed = self.computed.contains(&*column.name);
-        if is_computed || (!is_present && !self.may_be_made(column)) {
+        let is_barred =
+            self.against.barred.is_unmapped(slot) || SYSTEM_COLUMNS.contains(&&*column.name);
+        if is_computed || (!is_present && (is_barred || !self.may_be_made(column))) {
             if let Some(row) = column.first_row {
                 self.unmapped_since = Some(self.unmapped_since.map_or(row, |since| since.min(row)));
             }
@@ -243,7 +253,7 @@ impl<'a> Making<'a> {
     }
 
     fn add_unmapped(&mut self) {
-        if self.fit.unmapped.is_some() {
+        if self.fit.unmapped.is_some() || !self.against.barred.may_have_unmapped() {
             return;
         }
         let index = self.fit.columns.iter().position(|column| column.name == UNMAPPED);
@@ -296,7 +306,12 @@ struct Misfits {
 }
 
 impl Misfits {
-    fn look(batch: &Batch, columns: &[Option<FitColumn>], counts_all: bool) -> io::Result<Misfits> {
+    fn look(
+        batch: &Batch,
+        columns: &[Option<FitColumn>],
+        barred: &Barred,
+        counts_all: bool,
+    ) -> io::Result<Misfits> {
         let conversions: Vec<Option<Conversion>> = columns
             .iter()
             .map(|column| match column.as_ref()?.action {
@@ -310,6 +325,9 @@ impl Misfits {
         }
         let mut scratch = String::new();
         batch.rows.visit(0..batch.row_count(), |number, row| {
+            if barred.is_refused(number) {
+                return true;
+            }
             for cell in row.cells() {
                 scratch.clear();
                 let conversion = conversions[cell.slot as usize];

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    catalog::Table, change::Rules, client::Connection, error::Purpose, one_by_one::RowInsert,
-    pool::Postgres,
+    barred::Barred, catalog::Table, change::Rules, client::Connection, error::Purpose,
+    one_by_one::RowInsert, pool::Postgres,
 };
 use crate::{
     error::LoadError,
@@ -18,6 +18,7 @@ const RULES: Rules = Rules {
     style: TextStyle::Milliseconds,
     is_by_event: true,
     is_literal: true,
+    isolates: false,
 };
 
 impl Postgres {
@@ -42,7 +43,8 @@ impl Postgres {
         batch: Batch,
         known: Option<Table>,
     ) -> Result<Option<Table>, LoadError> {
-        let prepared = self.prepare(connection, Arc::new(batch), RULES, known).await?;
+        let prepared =
+            self.prepare(connection, Arc::new(batch), RULES, known, &mut Barred::default()).await?;
         let mut inserting = RowInsert::new(&prepared);
         let mut insert = None;
         prepared.batch.rows.visit(0..1, |number, row| {

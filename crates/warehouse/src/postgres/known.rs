@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::catalog::TableName;
+use super::catalog::{Table, TableName};
 use crate::error::ServerError;
 
 /// Keys that the rows of a table refused, until something changes there.
@@ -48,6 +48,28 @@ impl FullTables {
     /// Whether this was not known of the table.
     pub(super) fn is_new(&self, name: &TableName) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone())
+    }
+}
+
+/// Tables that took a row, each as it was then: under the same rules an error of unknown kind is a
+/// row's, and not the table's.
+#[derive(Default)]
+pub(super) struct Taken(Mutex<HashMap<TableName, String>>);
+
+impl Taken {
+    /// Whether the table took a row while it was what it is now.
+    pub(super) fn has(&self, name: &TableName, table: &Table) -> bool {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.get(name) == Some(&table.version)
+    }
+
+    pub(super) fn insert(&self, name: &TableName, table: &Table) {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(name) {
+            Some(version) if *version == table.version => {}
+            Some(version) => version.clone_from(&table.version),
+            None => drop(taken.insert(name.clone(), table.version.clone())),
+        }
     }
 }
 

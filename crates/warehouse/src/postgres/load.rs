@@ -98,10 +98,13 @@ impl Postgres {
                     } else {
                         connection.give_up(); // its transaction may be open
                     }
-                    let isolates = options.refusals == Refusals::Isolate;
-                    match error {
-                        LoadError::Refused { .. } if isolates && isolation.begin() => {}
-                        error => return Err(error),
+                    if options.refusals == Refusals::Fail {
+                        return Err(error);
+                    }
+                    let is_for_search =
+                        matches!(error, LoadError::Refused { .. }) || error.is_too_slow();
+                    if !is_for_search || !isolation.begin(&error) {
+                        return Err(error.held());
                     }
                 }
             }
@@ -205,7 +208,8 @@ impl Attempt<'_> {
         let mut has_begun = false;
         let mut prepared = Vec::with_capacity(batches.len());
         for (index, batch) in batches.iter().enumerate() {
-            if batch.is_empty() && batch.replaces == Replaces::Nothing {
+            let is_refused = self.isolation.refused_batch(index).is_some();
+            if is_refused || (batch.is_empty() && batch.replaces == Replaces::Nothing) {
                 continue;
             }
             let rules = self.rules(batch);
@@ -213,8 +217,24 @@ impl Attempt<'_> {
                 self.begin(connection).await?;
                 has_begun = true;
             }
-            let batch = self.postgres.prepare(connection, batch.clone(), rules, None).await?;
-            prepared.push((index, batch));
+            let barred = self.isolation.barred(index);
+            let batch = batch.clone();
+            let options_are_the_events = rules.isolates && batch.has_event_options;
+            match self.postgres.prepare(connection, batch.clone(), rules, None, barred).await {
+                Ok(batch) => prepared.push((index, batch)),
+                Err(error) if options_are_the_events && is_what_options_ask(&batch, &error) => {
+                    self.isolation.refuse_batch(index, &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for (index, batch) in batches.iter().enumerate() {
+            let Some(error) = self.isolation.refused_batch(index) else {
+                continue;
+            };
+            let refused = |row| RefusedRow { batch: index, row, error: error.clone() };
+            report.refused.extend((0..batch.row_count()).map(refused));
+            report.counts.refused += batch.row_count() as u64;
         }
         report.prepared_in = started.elapsed();
 
@@ -232,6 +252,10 @@ impl Attempt<'_> {
                 return Ok(Ended::RolledBack);
             }
         }
+        if let Some(error) = self.isolation.undecided(self.postgres, &prepared) {
+            return Err(error);
+        }
+        report.refused.sort_by_key(|refused| (refused.batch, refused.row));
         report.sent_in = started.elapsed();
         Ok(Ended::Staged)
     }
@@ -295,6 +319,8 @@ impl Attempt<'_> {
             style: if is_event { TextStyle::Milliseconds } else { TextStyle::Short },
             is_by_event: is_event,
             is_literal: changes == SchemaChanges::InLoad,
+            isolates: self.options.refusals == Refusals::Isolate
+                && batch.replaces == Replaces::Nothing,
         }
     }
 
@@ -319,6 +345,7 @@ impl Attempt<'_> {
         let batch = &prepared.batch;
         let total = batch.row_count();
         let mut counts = LoadCounts::default();
+        self.isolation.refuse_rows(index, &prepared.refused);
         if let Some(column) = prepared.absent_key.as_ref().filter(|_| total > 0) {
             let error = null_in_key(&prepared.name.table, column);
             if self.options.refusals == Refusals::Fail {
@@ -330,10 +357,10 @@ impl Attempt<'_> {
             counts.refused = total as u64;
         } else if prepared.fit.columns.is_empty() {
             transfer::empty(connection, prepared).await?;
-            counts.merged = total as u64;
         } else {
             transfer::make_room(connection, prepared).await?;
-            let rows = Selection { range: 0..total, kept: prepared.survivors(&[])? };
+            let refused: Vec<_> = prepared.refused.keys().copied().collect();
+            let rows = Selection { range: 0..total, kept: prepared.survivors(&refused)? };
             let isolates =
                 self.options.refusals == Refusals::Isolate && batch.replaces == Replaces::Nothing;
             if batch.replaces == Replaces::Table && !prepared.is_new {
@@ -345,15 +372,19 @@ impl Attempt<'_> {
                     return Ok(false);
                 };
                 counts.loaded = loaded;
-                report.refused.extend(self.isolation.refused(index));
-                counts.refused =
-                    report.refused.iter().filter(|row| row.batch == index).count() as u64;
-            } else {
+            } else if rows.first().is_some() {
                 let sent = self.postgres.send_new_or_merge(connection, prepared, &rows);
                 counts.loaded = sent.await?;
+                self.isolation.took(&prepared.name);
             }
-            counts.merged = (total as u64).saturating_sub(counts.loaded + counts.refused);
         }
+        if prepared.absent_key.is_none() {
+            let refused = self.isolation.refused(index);
+            counts.refused = refused.len() as u64;
+            report.refused.extend(refused);
+        }
+        // triggers and rules may make the server count otherwise
+        counts.merged = (total as u64).saturating_sub(counts.loaded + counts.refused);
         report.counts.loaded += counts.loaded;
         report.counts.merged += counts.merged;
         report.counts.refused += counts.refused;
@@ -386,6 +417,14 @@ async fn first_changed(
         }
     }
     Ok(None)
+}
+
+/// Whether an error of a table is about what the options of a batch ask for. A right that is
+/// missing is, where it is the schema that they name; else it is waited for.
+fn is_what_options_ask(batch: &Batch, error: &LoadError) -> bool {
+    matches!(error, LoadError::Schema { .. })
+        && (error.fault() != Fault::Environment
+            || (error.is_permission_denied() && batch.namespace().is_some()))
 }
 
 /// What the database would say of a row without a key.

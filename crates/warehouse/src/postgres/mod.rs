@@ -3,10 +3,12 @@
 //! table (`transfer`, one by one: `one_by_one`, `insert`), which rows are refused (`isolate`), the transaction
 //! that carries all of it (`load`), and what is kept beside it (`ledger`).
 
+mod barred;
 mod binary;
 mod catalog;
 mod change;
 mod client;
+mod column_search;
 mod credentials;
 mod ddl;
 mod encode;

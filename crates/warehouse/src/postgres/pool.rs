@@ -9,7 +9,7 @@ use super::{
     client::Connection,
     credentials::Credentials,
     error::{Purpose, classify},
-    known::{FullTables, RefusedKeys, Repeats},
+    known::{FullTables, RefusedKeys, Repeats, Taken},
     quote_ident,
 };
 use crate::{error::LoadError, progress::Progress};
@@ -71,6 +71,7 @@ struct Inner {
     refused_keys: RefusedKeys,
     repeats: Repeats,
     full_tables: FullTables,
+    taken: Taken,
 }
 
 impl Postgres {
@@ -94,6 +95,7 @@ impl Postgres {
             refused_keys: RefusedKeys::default(),
             repeats: Repeats::default(),
             full_tables: FullTables::default(),
+            taken: Taken::default(),
         };
         Ok(Postgres { inner: Arc::new(inner), progress: Progress::default() })
     }
@@ -123,6 +125,10 @@ impl Postgres {
 
     pub(super) fn full_tables(&self) -> &FullTables {
         &self.inner.full_tables
+    }
+
+    pub(super) fn taken(&self) -> &Taken {
+        &self.inner.taken
     }
 
     /// A connection that answers, from the pool or new, within `connect_timeout`. A drop leaves

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{
+    barred::Barred,
     binary::BinaryWriter,
     catalog::Table,
     change::{OneByOne, Prepared},
@@ -153,7 +154,7 @@ pub(super) async fn replace_all(
     let key = batch.key_columns();
     let mut statements = Vec::new();
     if !lacking.is_empty() {
-        statements.push(ddl::add_columns_sql(name, &lacking));
+        statements.push(ddl::add_columns_sql(name, &lacking, &[]));
     }
     let change = ddl::key_change(name, table.key.as_ref(), &key);
     if let KeyChange::Drop(old) | KeyChange::Set { instead_of: Some(old) } = &change {
@@ -279,11 +280,12 @@ fn send_rows(
 /// The rows of a batch as COPY text for a table that is made for them, with its columns: what a
 /// load would send. For looking at a batch without a database.
 pub fn copy_text(batch: &Batch) -> Result<(Vec<String>, Vec<u8>), LoadError> {
-    let made = HashSet::new();
+    let (made, barred) = (HashSet::new(), Barred::default());
     let against = Against {
         table: None,
         target: None,
         made: &made,
+        barred: &barred,
         free: Free::None,
         style: TextStyle::Short,
         is_by_event: false,

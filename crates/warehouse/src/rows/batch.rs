@@ -16,6 +16,7 @@ use crate::rows::{
     row::{Cell, RowError},
     row_store::{MemoryLimit, Rows, SpillError},
     scratch::{NO_SLOT, Scratch},
+    sql_type::SqlType,
     walk::{self, PARTITION},
 };
 
@@ -173,6 +174,11 @@ impl Batch {
             }
         }
         columns
+    }
+
+    /// Whether `columnTypes` wants this type for some column, so that it may not be an event's own.
+    pub(crate) fn is_column_type(&self, sql_type: &SqlType) -> bool {
+        self.options.column_types.iter().any(|(_, wanted)| wanted == sql_type)
     }
 
     /// The final name of a column that an option names.

@@ -16,6 +16,9 @@ use crate::rows::{
 /// Bytes of heap that a column takes, roughly.
 const COLUMN_BYTES: usize = 128;
 
+/// The same for a hint that differs from its column's.
+const HINT_BYTES: usize = 128;
+
 /// All columns, by their slots.
 #[derive(Debug, Default)]
 pub(crate) struct Columns {
@@ -23,6 +26,8 @@ pub(crate) struct Columns {
     /// Slots in the order of their first appearance in a row; declared columns come first.
     order: Vec<u32>,
     by_name: HashMap<Box<str>, u32>,
+    /// Hints that differ from their column's.
+    other_hints: usize,
 }
 
 impl Deref for Columns {
@@ -57,6 +62,7 @@ impl Columns {
             first_row: None,
             inferred: None,
             definition: None,
+            other_hints: Vec::new(),
             is_declared: false,
         });
         self.by_name.insert(name.into(), slot);
@@ -91,12 +97,14 @@ impl Columns {
                 self.order.push(slot);
             }
         }
+        let other_hints = column.other_hints.len();
         column.learn(flags, text, sql_type, row);
+        self.other_hints += column.other_hints.len() - other_hints;
     }
 
     /// Bytes of heap that the columns take, roughly.
     pub(super) fn byte_size(&self) -> usize {
-        self.all.len() * COLUMN_BYTES
+        self.all.len() * COLUMN_BYTES + self.other_hints * HINT_BYTES
     }
 }
 
@@ -113,6 +121,8 @@ pub(crate) struct Column {
     /// The type that the values of this batch have in common.
     pub(crate) inferred: Option<DataType>,
     pub(crate) definition: Option<Definition>,
+    /// Rows that want another type than the definition's, with what they want.
+    other_hints: Vec<(usize, SqlType)>,
     is_declared: bool,
 }
 
@@ -146,6 +156,44 @@ impl Column {
         self.is_declared
     }
 
+    /// The type that an event, or `columnTypes`, defined the column by.
+    pub(crate) fn hint(&self) -> Option<&SqlType> {
+        match &self.definition.as_ref()?.given {
+            Given::Sql(sql_type) => Some(sql_type),
+            Given::Declared(_) => None,
+        }
+    }
+
+    /// The type that a row wants for the column, if its value has a hint.
+    pub(crate) fn hint_of(&self, row: usize) -> Option<&SqlType> {
+        if let Ok(index) = self.other_hints.binary_search_by_key(&row, |(row, _)| *row) {
+            return Some(&self.other_hints[index].1);
+        }
+        let since_row = self.definition.as_ref()?.since_row;
+        self.hint().filter(|_| row >= since_row)
+    }
+
+    /// The same column before any row.
+    pub(crate) fn without_rows(&self) -> Column {
+        Column {
+            name: self.name.clone(),
+            kinds: 0,
+            has_hints: false,
+            first_row: None,
+            inferred: None,
+            definition: None,
+            other_hints: Vec::new(),
+            is_declared: self.is_declared,
+        }
+    }
+
+    /// Takes the value of a row that is in the batch already into account; `hint` is the type that
+    /// the row wants. A date among timestamps was not marked as one, so it makes the column text.
+    pub(crate) fn learn_again(&mut self, mut flags: Flags, hint: Option<SqlType>, row: usize) {
+        self.first_row.get_or_insert(row);
+        self.learn(&mut flags, || "", hint, row);
+    }
+
     /// Takes one more value into account; may mark the value for how it is to be read.
     #[inline]
     fn learn<'a>(
@@ -161,9 +209,15 @@ impl Column {
             self.has_hints = true;
             flags.set_hint(sql_type.data_type);
             // a definition stays; so does a type that was found, if it is the hint's
-            if self.definition.is_none() && self.inferred != Some(sql_type.data_type) {
-                let given = Given::Sql(sql_type);
-                self.definition = Some(Definition { given, since_row: row });
+            match &self.definition {
+                None if self.inferred != Some(sql_type.data_type) => {
+                    let given = Given::Sql(sql_type);
+                    self.definition = Some(Definition { given, since_row: row });
+                }
+                Some(Definition { given: Given::Sql(defined), .. }) if *defined != sql_type => {
+                    self.other_hints.push((row, sql_type));
+                }
+                _ => {}
             }
             return;
         }

@@ -21,7 +21,7 @@ pub(crate) mod row;
 pub(crate) mod row_store;
 mod scan;
 mod scratch;
-mod sql_type;
+pub(crate) mod sql_type;
 pub(crate) mod timestamp;
 pub(crate) mod type_names;
 mod walk;

@@ -54,6 +54,19 @@ pub(super) const NOT_IN_A_TYPE: [&str; 12] = [
     "unique",
 ];
 
+/// Names that stand for a type with a sequence behind it, and that type.
+pub(super) const SERIALS: [(&str, &str); 6] = [
+    ("serial", "integer"),
+    ("serial2", "smallint"),
+    ("serial4", "integer"),
+    ("serial8", "bigint"),
+    ("smallserial", "smallint"),
+    ("bigserial", "bigint"),
+];
+
+/// Those of the [`DEFAULTS`] that differ from row to row.
+pub(super) const VOLATILE_DEFAULTS: [&str; 2] = ["clock_timestamp()", "gen_random_uuid()"];
+
 /// Functions and constants that a default may be, besides literals.
 pub(super) const DEFAULTS: [&str; 12] = [
     "true",

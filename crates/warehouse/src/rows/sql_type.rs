@@ -6,9 +6,12 @@
 
 use crate::rows::{
     data_type::DataType,
-    postgres_rules::{DEFAULTS, NOT_IN_A_TYPE},
+    postgres_rules::{DEFAULTS, NOT_IN_A_TYPE, SERIALS, VOLATILE_DEFAULTS},
     type_names::data_type,
 };
+
+const DEFAULT_CLAUSE: &str = " default ";
+const NOT_NULL_CLAUSE: &str = " not null";
 
 /// The SQL type that an event, or the `columnTypes` option, wants for a column.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,6 +38,29 @@ impl SqlType {
             data_type: data_type(cast),
         })
     }
+}
+
+/// A column's type as it can be added to a table that has rows without writing them anew, and the
+/// default that only later rows may get. `ddl` is that of a [`SqlType`].
+pub(crate) fn without_rewrite(ddl: &str) -> (String, Option<&str>) {
+    let first_word = ddl.split_whitespace().next().unwrap_or_default();
+    let serial = SERIALS.iter().find(|(serial, _)| serial.eq_ignore_ascii_case(first_word));
+    if let Some((_, integer)) = serial {
+        return (ddl.replacen(first_word, integer, 1), None);
+    }
+    // the first one is the clause: a literal stands behind it
+    let Some(at) = strip_at(ddl, DEFAULT_CLAUSE) else {
+        return (ddl.to_owned(), None);
+    };
+    let value = ddl[at + DEFAULT_CLAUSE.len()..].trim_start();
+    let is_volatile =
+        VOLATILE_DEFAULTS.iter().any(|name| strip_prefix_of_any_case(value, name).is_some());
+    if !is_volatile {
+        return (ddl.to_owned(), None);
+    }
+    // a cast may follow, and NOT NULL may stand before or after
+    let end = strip_at(value, NOT_NULL_CLAUSE).unwrap_or(value.len());
+    (format!("{}{}", &ddl[..at], &value[end..]), Some(value[..end].trim_end()))
 }
 
 /// Whether `text` is `words[(words or numbers)] [words] [[]…]`, a quoted or qualified name
@@ -107,7 +133,7 @@ fn after_name(text: &str) -> Option<&str> {
 fn is_column_type(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     let mut end = lower.len();
-    for clause in [" default ", " not null"] {
+    for clause in [DEFAULT_CLAUSE, NOT_NULL_CLAUSE] {
         if let Some(at) = lower.find(clause) {
             end = end.min(at);
         }
@@ -160,7 +186,7 @@ fn after_default(text: &str) -> Option<&str> {
     let Some(cast) = after.strip_prefix("::") else {
         return Some(after);
     };
-    let end = strip_at(cast, " not null").unwrap_or(cast.len());
+    let end = strip_at(cast, NOT_NULL_CLAUSE).unwrap_or(cast.len());
     is_type(&cast[..end]).then(|| &cast[end..])
 }
 
@@ -208,6 +234,34 @@ mod tests {
             "uuid default gen_random_uuid()",
         ] {
             assert!(SqlType::new("text", ddl).is_some(), "{ddl}");
+        }
+    }
+
+    #[test]
+    fn what_would_rewrite_a_table_is_split_off() {
+        let cases = [
+            ("uuid default gen_random_uuid()", "uuid", Some("gen_random_uuid()")),
+            (
+                "text DEFAULT Gen_Random_UUID()::text not null",
+                "text not null",
+                Some("Gen_Random_UUID()::text"),
+            ),
+            (
+                "timestamptz not null default clock_timestamp()",
+                "timestamptz not null",
+                Some("clock_timestamp()"),
+            ),
+            ("BigSerial not null", "bigint not null", None),
+            (
+                "text default 'x default gen_random_uuid()'",
+                "text default 'x default gen_random_uuid()'",
+                None,
+            ),
+            ("timestamptz default now()", "timestamptz default now()", None),
+        ];
+        for (ddl, sql_type, default) in cases {
+            assert!(SqlType::new("text", ddl).is_some(), "{ddl}");
+            assert_eq!(without_rewrite(ddl), (sql_type.to_owned(), default), "{ddl}");
         }
     }
 

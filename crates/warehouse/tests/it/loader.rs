@@ -49,6 +49,21 @@ impl Loader {
         Ok(Loader { database, postgres })
     }
 
+    /// A destination whose role is not the owner of the database. `sql` is run before, for the role
+    /// whose name stands for `{role}`.
+    pub(crate) async fn of_plain_role(sql: &str) -> Result<Loader> {
+        let database = testkit::postgres().await?;
+        let mut credentials = database.credentials();
+        let role = format!("{}_plain", credentials["database"].as_str().unwrap_or_default());
+        database.query(&format!("create role {role} login password 'plain'")).await?;
+        database.query(&sql.replace("{role}", &role)).await?;
+        credentials["username"] = Value::from(role);
+        credentials["password"] = Value::from("plain");
+        credentials["defaultSchema"] = Value::from("public");
+        let postgres = Postgres::new(&Credentials::read(&credentials)?, Settings::default())?;
+        Ok(Loader { database, postgres })
+    }
+
     /// Loads events into table `t`.
     pub(crate) async fn load(
         &self,

@@ -2,6 +2,7 @@
 
 mod as_insert;
 mod faults;
+mod impossible;
 mod keys;
 mod ledger;
 mod left_behind;
@@ -11,4 +12,5 @@ mod pooler;
 mod properties;
 mod refused;
 mod schema;
+mod searched;
 mod tls;

@@ -10,21 +10,34 @@
 //! them. A transaction keeps at most [`sending::MAX_SUBTRANSACTIONS`]: a backend announces 64 to
 //! the others, beyond that every snapshot in the server has to look them up on disk. Rolled back
 //! ones are taken off that list, so there may be any number of them. Where more would have to stay
-//! the transaction is rolled back, and the next one sends all that is known to be good in one piece
+//! the transaction is rolled back, and the next one sends all that is known to be good without any
 //! and goes on from there.
+//!
+//! A segment that takes the server too long is cut in two, and what is learned of its size holds
+//! for the rest of the load.
+//!
+//! An error of unknown kind is a row's where the table took another row under the same rules, in
+//! this load or before; else all of the load fails with it, because it is the table's.
 
 mod sending;
 mod suspect;
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use self::{
     sending::{Attempt, Sending},
     suspect::row_pointed_at,
 };
-use super::{change::Prepared, client::Connection, transfer::Selection};
+use super::{
+    barred::Barred, catalog::TableName, change::Prepared, client::Connection, pool::Postgres,
+    transfer::Selection,
+};
 use crate::{
-    error::{LoadError, ServerError},
+    error::{Fault, LoadError, ServerError},
     load::RefusedRow,
 };
 
@@ -38,12 +51,23 @@ const MIN_SEGMENT: usize = 250;
 const MAX_TRANSACTIONS: usize = 8;
 /// Rows of the first trial behind a bad row; the next ones are twice as long each.
 const FIRST_WINDOW: usize = 64;
+/// After so many bad rows side by side the next ones are tried one by one: trials of more would
+/// only fail.
+const STREAK: usize = 2;
 
 /// What is known about the rows of a load's batches, from one transaction to the next.
 #[derive(Default)]
 pub(super) struct Isolation {
     has_begun: bool,
+    /// Whether it began because the server ended a statement that took too long.
+    is_slow: bool,
     batches: BTreeMap<usize, Known>,
+    /// By batch: columns that its table cannot get.
+    barred: BTreeMap<usize, Barred>,
+    /// Batches whose options cannot be had.
+    refused_batches: BTreeMap<usize, ServerError>,
+    /// Tables that took a row of this load.
+    taken: HashSet<TableName>,
     subtransactions: usize,
 }
 
@@ -58,11 +82,14 @@ struct Known {
     sorted_until: usize,
     /// What is left to send, last first. Empty at first.
     pieces: Vec<Range<usize>>,
+    /// So many rows at a time are not known to take too long.
+    rows_at_a_time: Option<usize>,
 }
 
 impl Isolation {
     /// From now on rows are cut out. `false`: that was so already, and did not help.
-    pub(super) fn begin(&mut self) -> bool {
+    pub(super) fn begin(&mut self, error: &LoadError) -> bool {
+        self.is_slow |= error.is_too_slow();
         !std::mem::replace(&mut self.has_begun, true)
     }
 
@@ -74,6 +101,65 @@ impl Isolation {
     pub(super) fn refused(&self, batch: usize) -> Vec<RefusedRow> {
         let refused = self.batches.get(&batch).into_iter().flat_map(|known| &known.refused);
         refused.map(|(row, error)| RefusedRow { batch, row: *row, error: error.clone() }).collect()
+    }
+
+    /// What is known of the columns of a batch.
+    pub(super) fn barred(&mut self, batch: usize) -> &mut Barred {
+        self.barred.entry(batch).or_default()
+    }
+
+    /// Why all rows of a batch are refused, if they are.
+    pub(super) fn refused_batch(&self, batch: usize) -> Option<&ServerError> {
+        self.refused_batches.get(&batch)
+    }
+
+    /// Refuses all rows of a batch for what its options ask for.
+    pub(super) fn refuse_batch(&mut self, batch: usize, error: &LoadError) {
+        if let Some(error) = error.server_error() {
+            self.refused_batches
+                .insert(batch, ServerError { fault: Fault::Event, ..error.clone() });
+        }
+    }
+
+    /// Refuses rows of a batch that are known to be at fault.
+    pub(super) fn refuse_rows(&mut self, batch: usize, rows: &BTreeMap<usize, ServerError>) {
+        if rows.is_empty() {
+            return;
+        }
+        let known = self.batches.entry(batch).or_default();
+        let decided = |error: &ServerError| ServerError { fault: Fault::Event, ..error.clone() };
+        known.refused.extend(rows.iter().map(|(row, error)| (*row, decided(error))));
+    }
+
+    /// A table took rows.
+    pub(super) fn took(&mut self, table: &TableName) {
+        if !self.taken.contains(table) {
+            self.taken.insert(table.clone());
+        }
+    }
+
+    /// The error that is the table's and not a row's, if there is one, once all rows are sent.
+    /// Remembers which tables took some.
+    pub(super) fn undecided(
+        &self,
+        postgres: &Postgres,
+        sent: &[(usize, Prepared)],
+    ) -> Option<LoadError> {
+        for (index, Prepared { name, table, .. }) in sent {
+            let Some(table) = table else {
+                continue;
+            };
+            if self.taken.contains(name) {
+                postgres.taken().insert(name, table);
+            } else if let Some(known) = self.batches.get(index)
+                && let Some(error) = known.refused.values().find(|e| e.fault == Fault::Unknown)
+                && !postgres.taken().has(name, table)
+            {
+                let table = name.table.clone();
+                return Some(LoadError::Refused { table, error: Box::new(error.clone()) });
+            }
+        }
+        None
     }
 
     /// A new transaction.
@@ -99,18 +185,27 @@ impl Isolation {
             prepared,
             subtransactions: &mut self.subtransactions,
             is_all_new: may_be_all_new && !known.has_repeats,
+            is_open: false,
+            has_taken: false,
             loaded: 0,
         };
         let refused: Vec<_> = known.refused.keys().copied().collect();
         rows.kept = prepared.survivors(&refused)?;
+        if self.is_slow && known.rows_at_a_time.is_none() {
+            known.rows_at_a_time = Some((total / 2).max(1));
+        }
         if known.pieces.is_empty() {
             known.pieces = segments(known.sorted_until..total);
         }
         let is_sorted = sending.sort(known, &mut rows).await?;
         known.has_repeats |= !sending.is_all_new;
+        if sending.has_taken {
+            self.taken.insert(prepared.name.clone());
+        }
         if !is_sorted {
             return Ok(None);
         }
+        sending.close().await?;
         // a refused row may have stood for others of its key: the next best of them takes its place
         let refused: Vec<_> = known.refused.keys().copied().collect();
         if prepared.survivors(&refused)? == rows.kept {
@@ -124,23 +219,33 @@ impl Isolation {
 impl Sending<'_> {
     /// Sends what is known to be good, then piece after piece. `false`: no subtransaction is left.
     async fn sort(&mut self, known: &mut Known, rows: &mut Selection) -> Result<bool, LoadError> {
-        let good = rows.part(0..known.sorted_until);
-        if good.first().is_some() {
-            match self.attempt(&good).await? {
-                Attempt::Loaded => {}
-                Attempt::NoneLeft => return Ok(false),
-                Attempt::Failed(_) => {
-                    // they were good in another transaction: the table was changed in between
-                    known.sorted_until = 0;
-                    known.pieces.clear();
-                    return Ok(false);
-                }
+        let most = known.rows_at_a_time.unwrap_or(usize::MAX);
+        let count = rows.part(0..known.sorted_until).len();
+        for range in cut_evenly(0..known.sorted_until, count.div_ceil(most)) {
+            let Some(error) = self.send_good(&rows.part(range)).await? else {
+                continue;
+            };
+            // they were good in another transaction: the table was changed in between
+            known.sorted_until = 0;
+            known.pieces.clear();
+            if error.is_too_slow() {
+                known.rows_at_a_time = Some((count.min(most) / 2).max(1));
             }
+            return Ok(false);
         }
         while let Some(range) = known.pieces.pop() {
+            let count = rows.part(range.clone()).len();
+            if let Some(most) = known.rows_at_a_time.filter(|most| count > *most) {
+                known.pieces.extend(cut_evenly(range, count.div_ceil(most)).into_iter().rev());
+                continue;
+            }
             match self.settle(known, rows, range.clone()).await? {
                 Settled::Done => known.sorted_until = range.end,
                 Settled::InPieces(pieces) => known.pieces.extend(pieces.into_iter().rev()),
+                Settled::TooSlow => {
+                    known.rows_at_a_time = Some(count / 2);
+                    known.pieces.push(range);
+                }
                 Settled::NoneLeft => {
                     known.pieces.push(range);
                     return Ok(false);
@@ -169,6 +274,12 @@ impl Sending<'_> {
                 Attempt::NoneLeft => return Ok(Settled::NoneLeft),
                 Attempt::Failed(error) => error,
             };
+            if error.is_too_slow() {
+                return match piece.len() {
+                    1 => Err(LoadError::Busy(error)), // nothing smaller can be sent
+                    _ => Ok(Settled::TooSlow),
+                };
+            }
             if piece.len() == 1 {
                 let row = piece.first().unwrap_or(range.start);
                 self.refuse(known, rows, row, *error);
@@ -236,6 +347,7 @@ impl Sending<'_> {
             return Ok(Found::Innocent(None));
         };
         match self.trial(&rows.part(row..row + 1)).await? {
+            Some(error) if error.is_too_slow() => Err(LoadError::Busy(error)),
             Some(error) => {
                 self.refuse(known, rows, row, *error);
                 Ok(Found::BadUntil(row + 1))
@@ -254,13 +366,25 @@ impl Sending<'_> {
     ) -> Result<Found, LoadError> {
         let Range { mut start, end } = range;
         let mut failed = start..end;
+        let mut streak = 0;
         loop {
             match self.find_one(known, rows, failed, suspect).await? {
-                Found::BadUntil(row) => start = row,
+                Found::BadUntil(row) => {
+                    streak = if row == start + 1 { streak + 1 } else { 1 };
+                    start = row;
+                }
                 innocent @ Found::Innocent(_) => return Ok(innocent),
             }
             let mut length = FIRST_WINDOW;
             loop {
+                while streak >= STREAK && start < end {
+                    match self.trial(&rows.part(start..start + 1)).await? {
+                        Some(error) if error.is_too_slow() => return Err(LoadError::Busy(error)),
+                        Some(error) => self.refuse(known, rows, start, *error),
+                        None => streak = 0,
+                    }
+                    start += 1;
+                }
                 if start >= end {
                     return Ok(Found::BadUntil(end));
                 }
@@ -311,6 +435,8 @@ enum Settled {
     Done,
     /// It has to be sent in these pieces, one after another.
     InPieces(Vec<Range<usize>>),
+    /// The server ended it because it took too long.
+    TooSlow,
     /// No subtransaction is left.
     NoneLeft,
 }
@@ -330,7 +456,7 @@ fn segments(rows: Range<usize>) -> Vec<Range<usize>> {
 }
 
 fn cut_evenly(rows: Range<usize>, count: usize) -> Vec<Range<usize>> {
-    let size = rows.len().div_ceil(count).max(1);
+    let size = rows.len().div_ceil(count.max(1)).max(1);
     rows.clone().step_by(size).map(|start| start..(start + size).min(rows.end)).collect()
 }
 
@@ -340,9 +466,9 @@ mod tests {
 
     #[test]
     fn pieces_cover_all_rows_once() {
-        for (rows, count) in [(0..10, 3), (5..6, 8), (0..8, 8), (3..3, 4)] {
+        for (rows, count) in [(0..10, 3), (5..6, 8), (0..8, 8), (3..3, 4), (0..9, 0)] {
             let pieces = cut_evenly(rows.clone(), count);
-            assert!(pieces.len() <= count);
+            assert!(pieces.len() <= count.max(1));
             let covered: Vec<_> = pieces.into_iter().flatten().collect();
             assert_eq!(covered, rows.collect::<Vec<_>>());
         }
