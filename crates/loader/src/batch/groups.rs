@@ -57,6 +57,16 @@ enum Rows {
     Events(MicroBatch),
 }
 
+impl Rows {
+    /// What the options ask for is the events' to answer for, not the destination's.
+    fn with_event_options(self) -> Rows {
+        match self {
+            Rows::Batch(batch) => Rows::Batch(Box::new(batch.with_event_options())),
+            Rows::Events(events) => Rows::Events(events.with_event_options()),
+        }
+    }
+}
+
 /// An event that cannot become a row, and why. The reason holds no value of it.
 pub(crate) struct Unparsable {
     pub(crate) message: Message,
@@ -169,10 +179,14 @@ impl<'a, T> Groups<'a, T> {
         let index = match known {
             Some(index) => index,
             None => {
-                let rows = match rows {
+                let is_own = options != self.plan.options;
+                let mut rows = match rows {
                     RowsOf::Batch => Rows::Batch(Box::new(Batch::new(table, options.clone())?)),
                     RowsOf::Events => Rows::Events(MicroBatch::new(table, &options)?),
                 };
+                if is_own {
+                    rows = rows.with_event_options();
+                }
                 self.sets.push(OptionSet { options, rows, messages: Vec::new() });
                 self.sets.len() - 1
             }

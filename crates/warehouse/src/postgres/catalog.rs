@@ -78,6 +78,8 @@ pub(crate) struct Key {
     pub(crate) constraint: String,
     /// In key order.
     pub(crate) columns: Vec<String>,
+    /// Rows cannot be merged by it: PostgreSQL looks at it too late.
+    pub(crate) is_deferrable: bool,
 }
 
 impl Table {
@@ -117,8 +119,10 @@ impl Table {
         else {
             return Ok(None); // a table without columns
         };
+        let is_deferrable = row.try_get::<Option<bool>, _>(12)?.unwrap_or_default();
         let part = key_part(row)?.map(|(constraint, position)| {
-            self.key.get_or_insert_with(|| Key { constraint, columns: Vec::new() });
+            let columns = Vec::new();
+            self.key.get_or_insert_with(|| Key { constraint, columns, is_deferrable });
             (position, name.clone())
         });
         let filled = filled(row)?;
@@ -185,7 +189,7 @@ fn shape_sql(name: &TableName) -> String {
          a.attidentity::text, a.attgenerated::text, a.atthasdef, \
          k.conname is not null and a.atthasdef and exists (select from pg_catalog.pg_attrdef d \
          where d.adrelid = c.oid and d.adnum = a.attnum \
-         and pg_catalog.pg_get_expr(d.adbin, c.oid) ~* '{CLOCK}') \
+         and pg_catalog.pg_get_expr(d.adbin, c.oid) ~* '{CLOCK}'), k.condeferrable \
          from pg_catalog.pg_class c \
          join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
          left join pg_catalog.pg_attribute a \

@@ -107,10 +107,12 @@ impl Prepared {
         takes_copy && !self.fit.needs_cast()
     }
 
-    /// The constraint of the key that rows are merged by.
+    /// The constraint of the key that rows are merged by. By one that is deferrable PostgreSQL merges
+    /// nothing: a repeat is refused, alone.
     pub(super) fn merged_by(&self) -> Option<&str> {
         let key = self.table.as_ref().and_then(|table| table.key.as_ref());
-        let key = key.filter(|_| self.batch.options.merges_into_table());
+        let merges = self.batch.options.merges_into_table();
+        let key = key.filter(|key| merges && !key.is_deferrable);
         key.map(|key| key.constraint.as_str())
     }
 

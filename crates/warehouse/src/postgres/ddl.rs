@@ -11,7 +11,7 @@ use crate::rows::sql_type::without_rewrite;
 /// Bytes of a table's name in the name of its staging table, which has 20 more and must not be cut.
 const STAGING_NAME: usize = 43;
 /// Constraints whose name starts so are ours to change.
-const MANAGED_KEY_PREFIX: &str = "jitsu_pk_";
+pub(super) const MANAGED_KEY_PREFIX: &str = "jitsu_pk_";
 
 /// A column to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,7 +247,11 @@ mod tests {
     }
 
     fn key(constraint: &str) -> Key {
-        Key { constraint: constraint.to_owned(), columns: vec!["id".to_owned()] }
+        Key {
+            constraint: constraint.to_owned(),
+            columns: vec!["id".to_owned()],
+            is_deferrable: false,
+        }
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! that fails leaves nothing behind that slows or refuses other sessions' writes.
 //!
 //! A drop half way closes both connections, which ends the transaction that holds the table's lock,
-//! and cleans up nothing. The server goes on with the statement in hand until it notices; what may
-//! stay is the index `jitsu_pk_…` and, if its constraint was promised already, the check
-//! `jitsu_pk_…_nn`. The next load begins under new names.
+//! and cancels the statement in hand. What may stay, after it or a killed process, is the index
+//! `jitsu_pk_…` and, if its constraint was promised already, the check `jitsu_pk_…_nn`: the next
+//! load drops them, or goes on with an index that is finished (`key_leftovers`).
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use super::{
 use crate::{error::LoadError, load::SchemaChanges};
 
 /// For an index over a large table.
-const BUILD_PATIENCE: Duration = Duration::from_secs(6 * 3600);
+pub(super) const BUILD_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 impl Postgres {
     /// Gives the table the key if it lacks it. A key that the table's rows refuse is an error, now
@@ -84,9 +84,39 @@ impl Postgres {
             return self.change_patiently(connection, name, &statements).await;
         }
         info!(table = name.table, key = ?key, "building a primary key beside the table's traffic");
-        let constraint = ddl::key_name();
+        if is_partitioned(connection, name).await? {
+            let present = Table::read(connection, name).await?.and_then(|table| table.key);
+            return self.build_key_of_parts(connection, name, key, present.as_ref()).await;
+        }
+        self.build_beside_traffic(connection, name, key).await
+    }
+
+    /// Makes the key of an ordinary table, or of a partition, or goes on with what an earlier
+    /// attempt left.
+    pub(super) async fn build_beside_traffic(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+        key: &[String],
+    ) -> Result<(), LoadError> {
+        let adopted = self.end_leftovers(connection, name, key).await?;
+        let is_built = adopted.is_some();
+        let constraint = adopted.unwrap_or_else(ddl::key_name);
         let not_null = format!("{constraint}_nn");
-        let attached = self.build_and_attach(connection, name, key, &constraint, &not_null).await;
+        if !is_built {
+            let built = format!(
+                "create unique index concurrently {} on {} ({})",
+                quote_ident(&constraint),
+                name.quoted(),
+                ddl::quoted_list(key)
+            );
+            let purpose = Purpose::Schema { table: &name.table };
+            if let Err(error) = self.run_watched(connection, &built, purpose, &constraint).await {
+                self.clean_up(connection, name, &constraint, &not_null).await;
+                return Err(error);
+            }
+        }
+        let attached = self.attach(connection, name, key, &constraint, &not_null).await;
         if attached.is_err() {
             self.clean_up(connection, name, &constraint, &not_null).await;
         }
@@ -107,8 +137,8 @@ impl Postgres {
         })
     }
 
-    /// The index first: it takes longest, and of all the steps only it and the proof look at rows.
-    async fn build_and_attach(
+    /// Makes a finished index the key. Of the steps only the proof looks at rows.
+    async fn attach(
         &self,
         connection: &mut Connection,
         name: &TableName,
@@ -118,9 +148,6 @@ impl Postgres {
     ) -> Result<(), LoadError> {
         let purpose = Purpose::Schema { table: &name.table };
         let (table, index, check) = (name.quoted(), quote_ident(constraint), quote_ident(not_null));
-        let columns = ddl::quoted_list(key);
-        let built = format!("create unique index concurrently {index} on {table} ({columns})");
-        connection.run_long(&built, purpose, BUILD_PATIENCE).await?;
         let conditions: Vec<_> =
             key.iter().map(|column| format!("{} is not null", quote_ident(column))).collect();
         let conditions = conditions.join(" and ");
@@ -128,7 +155,7 @@ impl Postgres {
             format!("alter table {table} add constraint {check} check ({conditions}) not valid");
         self.change_patiently(connection, name, &[promised]).await?;
         let proven = format!("alter table {table} validate constraint {check}");
-        connection.run_long(&proven, purpose, BUILD_PATIENCE).await?;
+        self.run_watched(connection, &proven, purpose, not_null).await?;
         let mut statements = self.old_key_dropped(connection, name, key).await?;
         statements.push(format!(
             "alter table {table} add constraint {index} primary key using index {index}"
@@ -145,13 +172,7 @@ impl Postgres {
         index: &str,
         not_null: &str,
     ) {
-        let purpose = Purpose::Schema { table: &name.table };
-        let index_dropped = format!(
-            "drop index concurrently if exists {}.{}",
-            quote_ident(&name.schema),
-            quote_ident(index)
-        );
-        let index_dropped = connection.run_long(&index_dropped, purpose, BUILD_PATIENCE).await;
+        let index_dropped = self.drop_index(connection, name, index).await;
         let check_dropped = format!(
             "alter table {} drop constraint if exists {}",
             name.quoted(),
@@ -165,7 +186,7 @@ impl Postgres {
 
     /// Runs statements that need the table for themselves for a moment, in a transaction of their
     /// own.
-    async fn change_patiently(
+    pub(super) async fn change_patiently(
         &self,
         connection: &mut Connection,
         name: &TableName,
@@ -189,13 +210,22 @@ impl Postgres {
     }
 }
 
+async fn is_partitioned(connection: &mut Connection, name: &TableName) -> Result<bool, LoadError> {
+    let sql = format!(
+        "select 1 from pg_catalog.pg_partitioned_table where partrelid = {}::regclass",
+        quote_literal(&name.quoted())
+    );
+    Ok(!connection.run_for(&sql, Purpose::Schema { table: &name.table }).await?.is_empty())
+}
+
 /// What has to change before a refused key is worth another try: the table itself, or rows that
 /// were updated or deleted. Added rows cannot help.
 async fn table_state(connection: &mut Connection, name: &TableName) -> Result<String, LoadError> {
     let sql = format!(
         "select c.oid::text || ' ' || c.relfilenode::text || ' ' || c.relnatts::text || ' ' || \
-         coalesce(pg_catalog.pg_stat_get_tuples_updated(c.oid) \
-         + pg_catalog.pg_stat_get_tuples_deleted(c.oid), 0)::text \
+         (select coalesce(sum(pg_catalog.pg_stat_get_tuples_updated(p.relid) \
+         + pg_catalog.pg_stat_get_tuples_deleted(p.relid)), 0) from (select c.oid as relid union \
+         select t.relid from pg_catalog.pg_partition_tree(c.oid) t) p)::text \
          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
          where n.nspname = {} and c.relname = {}",
         quote_literal(&name.schema),

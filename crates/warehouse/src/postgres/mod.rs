@@ -19,6 +19,8 @@ mod in_the_way;
 mod insert;
 mod isolate;
 mod key;
+mod key_leftovers;
+mod key_of_parts;
 mod known;
 mod ledger;
 mod load;

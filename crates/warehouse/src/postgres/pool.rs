@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{ConnectOptions, Connection as _, Executor, PgPool, postgres::PgPoolOptions};
+use sqlx::{
+    ConnectOptions, Connection as _, Executor, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 
 use super::{
     client::Connection,
@@ -19,6 +22,12 @@ use crate::{error::LoadError, progress::Progress};
 const GRACE: Duration = Duration::from_secs(30);
 /// Limit of the one attempt that tells why there was no connection.
 const ASK_WHY_FOR: Duration = Duration::from_secs(3);
+
+/// Lets the server look whether we are still there while it works on a statement, so that one whose
+/// load was dropped or killed ends; versions and systems that cannot, do without.
+const WATCH_CLIENT: &str = "select pg_catalog.set_config('client_connection_check_interval', \
+    '5s', true) where pg_catalog.current_setting('client_connection_check_interval', true) \
+    is not null and pg_catalog.version() like '%linux%'";
 
 /// Limits of a destination's connections.
 #[derive(Debug, Clone)]
@@ -106,6 +115,16 @@ impl Postgres {
         Postgres { inner: self.inner.clone(), progress: progress.clone() }
     }
 
+    /// Where the steps of loads are counted.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// How connections are made, for one that is not the pool's.
+    pub(super) fn connect_options(&self) -> Arc<PgConnectOptions> {
+        self.inner.pool.connect_options()
+    }
+
     /// The schema of tables without a namespace.
     pub(super) fn default_schema(&self) -> &str {
         &self.inner.default_schema
@@ -180,7 +199,7 @@ impl Postgres {
             "begin isolation level read committed; set local lock_timeout = {}; set local statement_timeout = {}; \
              set local idle_in_transaction_session_timeout = {}; set local time zone 'UTC'; \
              set local tcp_keepalives_idle = 30; set local tcp_keepalives_interval = 10; \
-             set local tcp_keepalives_count = 3; set local search_path = {}{}",
+             set local tcp_keepalives_count = 3; {WATCH_CLIENT}; set local search_path = {}{}",
             lock_timeout.as_millis(),
             statement_timeout.as_millis(),
             idle_in_transaction_timeout.as_millis(),
