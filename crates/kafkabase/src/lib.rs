@@ -51,7 +51,7 @@ pub use spool_service::{
 };
 pub use topic::{
     ALL_TABLES, MAX_TOPIC_NAME, TopicId, TopicMode, TopicNameError, check_length, fnv1a,
-    is_topic_part, topic_name,
+    is_topic_part, names_collide, topic_name,
 };
 pub use topic_group::TopicGroup;
 pub use topic_view::{OurTopic, TopicSnapshot, TopicView};

@@ -200,12 +200,37 @@ pub fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
+/// Whether Kafka makes no topic of one name beside one of the other: dots and underscores are one in
+/// its metrics. A name does not collide with itself.
+pub fn names_collide(one: &str, other: &str) -> bool {
+    let folded = |byte: u8| if byte == b'.' { b'_' } else { byte };
+    one.len() == other.len()
+        && one != other
+        && one.bytes().map(folded).eq(other.bytes().map(folded))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn name(destination_id: &str, mode: TopicMode, table: &str, partition: u32) -> String {
         TopicId::new(destination_id, mode, table, partition).name("").unwrap()
+    }
+
+    #[test]
+    fn names_collide_that_differ_in_dots_and_underscores_only() {
+        let cases = [
+            ("page.view", "page_view", true),
+            ("a.b_c", "a_b.c", true),
+            ("a.b", "a.b", false),
+            ("a.b", "a.B", false),
+            ("a.b", "a-b", false),
+            ("a.b", "a..b", false),
+        ];
+        for (one, other, is_so) in cases {
+            assert_eq!(names_collide(one, other), is_so, "{one} {other}");
+            assert_eq!(names_collide(other, one), is_so, "{other} {one}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::topic::TopicId;
+use crate::topic::{TopicId, names_collide};
 
 /// A topic of ours, as a look at the cluster found it.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct TopicSnapshot {
     pub topics: HashMap<String, OurTopic>,
     /// Topics of profile builders, which make them themselves.
     pub profiles: HashSet<String>,
+    /// The names of all other topics of the cluster, but for the profile builders'.
+    pub other_names: HashSet<String>,
     /// How many partitions the retry topic has that all destinations share; 0: it is not there.
     pub shared_retry_partitions: usize,
     /// Whether the topic is there that holds pauses of destinations.
@@ -40,6 +42,14 @@ pub struct TopicSnapshot {
     pub few_replicas: usize,
     /// Our topics that take an event with fewer than two replicas in sync.
     pub few_in_sync: usize,
+}
+
+impl TopicSnapshot {
+    /// A topic whose name keeps one of this name from being made.
+    pub fn colliding_with(&self, name: &str) -> Option<&str> {
+        let all = self.topics.keys().chain(&self.profiles).chain(&self.other_names);
+        all.map(String::as_str).find(|other| names_collide(name, other))
+    }
 }
 
 /// A handle on the last snapshot. Clones see what any of them stored.

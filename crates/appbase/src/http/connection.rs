@@ -29,6 +29,9 @@ const WAITING: u64 = 2;
 /// Larger numbers are since when no request is in hand.
 const FIRST: u64 = 3;
 
+/// A connection whose request is not there after so many milliseconds is idle.
+const IDLE_MS: u64 = 250;
+
 /// Times are told from here.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -88,13 +91,15 @@ impl Connection {
         self.is_admitted.store(true, SeqCst);
     }
 
-    /// Since when it waits for a request; `None`: it does not.
+    /// Since when it waits for a request; `None`: it does not, or not for long enough that its
+    /// request cannot be on its way.
     pub(super) fn idle_since(&self) -> Option<u64> {
         let state = self.state.load(SeqCst);
-        (state >= FIRST && !self.is_writing.load(SeqCst)).then_some(state)
+        let is_idle = state >= FIRST && !self.is_writing.load(SeqCst);
+        (is_idle && now() >= state.saturating_add(IDLE_MS)).then_some(state)
     }
 
-    /// Closes it, if it waits for a request. False: it does not.
+    /// Closes it, if it waits for a request for long enough. False: it does not.
     pub(super) fn close_if_idle(&self) -> bool {
         let Some(since) = self.idle_since() else { return false };
         if self.state.compare_exchange(since, GONE, SeqCst, SeqCst).is_err() {

@@ -115,6 +115,31 @@ async fn a_client_that_keeps_its_connection_busy_lets_others_in_between_two_requ
 }
 
 #[tokio::test]
+async fn a_client_that_goes_away_while_it_waits_is_not_waited_for() {
+    // given a request that waited until its client left
+    let limits = ServerLimits { connections: 1, ..limits() };
+    let running = start(router(), limits).await;
+    let busy = open(running.address, "GET /never HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let waiting = open(running.address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(ask(running.address, "/probe").await.ends_with("alive"));
+    drop((waiting, busy));
+    // then connections are kept again
+    let is_kept = async {
+        loop {
+            let request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+            let mut stream = open(running.address, request).await;
+            let mut answer = vec![0; 4_096];
+            let length = stream.read(&mut answer).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+            if answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, is_kept).await.expect("connections are not kept");
+}
+
+#[tokio::test]
 async fn probes_are_answered_whatever_clients_hold() {
     // given a server all of whose connections are busy, and whose room is full of requests that
     // wait, of silent connections, and of unfinished heads

@@ -23,6 +23,9 @@ pub(super) const ROOM: usize = 64;
 /// How long one that was told to leave the room may take before the next is told, too.
 const LEAVE_WITHIN: Duration = Duration::from_millis(50);
 
+/// How often one that waits looks for a connection that became idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// The connections of a server.
 pub(super) struct Pool {
     allowed: Arc<Semaphore>,
@@ -69,17 +72,22 @@ impl Pool {
     }
 
     /// Waits until the connection is admitted, whose request is in hand. False: it is to be
-    /// answered with a no.
+    /// answered with a no. Dropped, it waits no longer.
     pub(super) async fn admit(&self, connection: &Arc<Connection>) -> bool {
         if !connection.set_waiting(true) {
             return false;
         }
-        self.waiting.fetch_add(1, Relaxed);
-        let permit = tokio::select! {
-            permit = self.allowed.clone().acquire_owned() => permit.ok(),
-            () = connection.refuse.cancelled() => None,
+        let waiting = Waiting::new(&self.waiting);
+        let permit = self.allowed.clone().acquire_owned();
+        tokio::pin!(permit);
+        let permit = loop {
+            tokio::select! {
+                permit = &mut permit => break permit.ok(),
+                () = connection.refuse.cancelled() => break None,
+                () = tokio::time::sleep(LOOK_AGAIN) => self.close_an_idle_one(),
+            }
         };
-        self.waiting.fetch_sub(1, Relaxed);
+        drop(waiting);
         let Some(permit) = permit.filter(|_| connection.set_waiting(false)) else { return false };
         self.leave_room(connection);
         connection.admit(permit); // and gives back its place in the room
@@ -133,5 +141,21 @@ impl Pool {
 
     fn in_room(&self) -> MutexGuard<'_, VecDeque<Arc<Connection>>> {
         self.in_room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a request that waits, also when its client goes away meanwhile.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Waiting<'a> {
+        count.fetch_add(1, Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }

@@ -1,21 +1,30 @@
-//! How many topics a destination may have: names of tables are the sender's.
+//! Which new topics a destination may have, and how many: names of tables are the sender's.
 //!
 //! Invariant: of the names of a destination that no look at the cluster has seen there are never
 //! more at work (made, spooled for, counted) than would fill it to its limit. A name that nothing
 //! is left of gives its place back: what became a topic is counted by the next look, what did not
-//! is forgotten with its request.
+//! is forgotten with its request. Of names that Kafka takes for one, one at most is at work.
 
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use kafkabase::TopicSnapshot;
+use kafkabase::{TopicSnapshot, names_collide};
 
-/// The destination has as many topics as it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the destination has {0} topics, and may not have more")]
-pub struct TooManyTopics(usize);
+/// Why a new name of a topic is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// The destination has as many topics as it may.
+    #[error("too many tables: the destination has {0} topics, and may not have more")]
+    TooMany(usize),
+    /// Kafka would not make it, because there is, or will be, this one.
+    #[error(
+        "invalid table name: kafka makes no topic for it beside {0}: it tells names apart by more \
+         than dots and underscores only"
+    )]
+    Collides(String),
+}
 
 /// New names of all destinations.
 pub(super) struct Admissions {
@@ -58,12 +67,19 @@ impl Admissions {
         &'a self,
         destination_id: &'a str,
         topic: &'a str,
-    ) -> Result<Admission<'a>, TooManyTopics> {
+    ) -> Result<Admission<'a>, NotAdmitted> {
         let state = &mut *self.state();
         let found = state.found.get(destination_id).copied().unwrap_or_default();
+        let is_at_work = state.new.get(destination_id).is_some_and(|new| new.contains_key(topic));
+        if !is_at_work {
+            let mut all = state.new.values().flat_map(HashMap::keys);
+            if let Some(other) = all.find(|other| names_collide(topic, other)) {
+                return Err(NotAdmitted::Collides(other.clone()));
+            }
+        }
         let new = state.new.entry(destination_id.to_owned()).or_default();
-        if !new.contains_key(topic) && found + new.len() >= self.limit {
-            return Err(TooManyTopics(self.limit));
+        if !is_at_work && found + new.len() >= self.limit {
+            return Err(NotAdmitted::TooMany(self.limit));
         }
         new.entry(topic.to_owned()).or_default().requests += 1;
         Ok(Admission { admissions: self, destination_id, topic })
@@ -136,7 +152,7 @@ mod tests {
         let same = admissions.admit("d", "b").unwrap();
         let _c = admissions.admit("d", "c").unwrap();
         let refused = admissions.admit("d", "e").err();
-        assert_eq!(refused, Some(TooManyTopics(3)));
+        assert_eq!(refused, Some(NotAdmitted::TooMany(3)));
         assert!(admissions.admit("other", "e").is_ok());
         drop(same);
         assert!(admissions.admit("d", "e").is_err(), "what is kept has its place");
@@ -166,5 +182,21 @@ mod tests {
         assert!(admissions.admit("d", "one more").is_err());
         drop(at_work);
         assert!(admissions.admit("d", "one more").is_ok());
+    }
+
+    #[test]
+    fn of_names_that_kafka_takes_for_one_the_first_is_taken() {
+        let admissions = Admissions::new(10);
+        let first = admissions.admit("d", "page.view").unwrap();
+        let collides = Some(NotAdmitted::Collides("page.view".to_owned()));
+        for destination_id in ["d", "other"] {
+            assert_eq!(admissions.admit(destination_id, "page_view").err(), collides);
+        }
+        admissions.admit("d", "page.view").unwrap().keep();
+        drop(first);
+        assert_eq!(admissions.admit("d", "page_view").err(), collides, "events of it are kept");
+        // nothing became of it
+        admissions.store(&look(&[]));
+        assert!(admissions.admit("d", "page_view").is_ok());
     }
 }

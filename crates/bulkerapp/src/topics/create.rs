@@ -13,7 +13,9 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use kafkabase::{Admin, AdminError, TopicId, TopicSettings, TopicSnapshot, TopicView};
+use kafkabase::{
+    Admin, AdminError, TopicId, TopicSettings, TopicSnapshot, TopicView, names_collide,
+};
 use tokio::sync::{Notify, Semaphore};
 use tracing::info;
 
@@ -73,6 +75,17 @@ impl TopicCreator {
     pub(super) fn is_known(&self, name: &str) -> bool {
         self.view.has(name)
             || self.created.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// A topic that was seen by the last look, or made here since, whose name keeps one of this
+    /// name from being made.
+    pub(super) fn colliding_with(&self, name: &str) -> Option<String> {
+        let view = self.view.load();
+        if let Some(other) = view.colliding_with(name) {
+            return Some(other.to_owned());
+        }
+        let created = self.created.read().unwrap_or_else(PoisonError::into_inner);
+        created.iter().find(|other| names_collide(name, other)).cloned()
     }
 
     /// Makes a table's topic if it is not known. Requests for one topic share one attempt; dropped,

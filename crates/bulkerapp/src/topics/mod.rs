@@ -28,7 +28,7 @@ use crate::{
     destinations::{Destinations, Snapshot},
     metrics,
 };
-pub use admission::{Admission, TooManyTopics};
+pub use admission::{Admission, NotAdmitted};
 use all_names::AllNames;
 use create::TopicCreator;
 use required::{Missing, RequiredTopics};
@@ -124,7 +124,10 @@ impl Topics {
         &'a self,
         destination_id: &'a str,
         name: &'a str,
-    ) -> Result<Admission<'a>, TooManyTopics> {
+    ) -> Result<Admission<'a>, NotAdmitted> {
+        if let Some(other) = self.creator.colliding_with(name) {
+            return Err(NotAdmitted::Collides(other));
+        }
         self.creator.admissions.admit(destination_id, name)
     }
 
@@ -197,9 +200,13 @@ impl Topics {
             let reason = "the topic is gone, and its destination is not configured";
             return Err(NotMade::Refused(reason.to_owned()));
         }
-        self.creator.ensure(name).await.map_err(|error| match error.is_refusal() {
-            true => NotMade::Refused(error.to_string()),
-            false => NotMade::Later,
+        if let Some(other) = self.creator.colliding_with(name) {
+            return Err(NotMade::Collides(NotAdmitted::Collides(other).to_string()));
+        }
+        self.creator.ensure(name).await.map_err(|error| match error {
+            error if error.is_name_collision() => NotMade::Collides(error.to_string()),
+            error if error.is_refusal() => NotMade::Refused(error.to_string()),
+            _ => NotMade::Later,
         })
     }
 
@@ -243,6 +250,7 @@ impl Topics {
             }
             snapshot.has_pauses |= topic.name == self.pauses;
             let Some(id) = TopicId::parse(&self.prefix, &topic.name) else {
+                snapshot.other_names.insert(topic.name.clone());
                 continue;
             };
             if id.mode == TopicMode::Profiles {
@@ -251,6 +259,7 @@ impl Topics {
             }
             if destinations.get(&id.destination_id).is_none() {
                 abandoned += 1;
+                snapshot.other_names.insert(topic.name.clone());
                 continue;
             }
             if topic.replication_factor < SAFE_REPLICAS {

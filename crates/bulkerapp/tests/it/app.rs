@@ -28,8 +28,8 @@ pub(crate) struct Setup {
     /// Options of the destination, as in its configuration.
     pub(crate) options: String,
     pub(crate) environment: Vec<(String, String)>,
-    /// Kilobytes of the largest file that the process may write.
-    pub(crate) largest_file: Option<u32>,
+    /// Limits of the process, as options of `ulimit`.
+    pub(crate) limits: Vec<String>,
     /// Topics that every process makes.
     pub(crate) _standing: Arc<[Topic; 2]>,
 }
@@ -49,7 +49,7 @@ impl Setup {
             options: r#"mode: "batch", frequency: 0.0167, batchSize: 1000"#.to_owned(),
             // several instances of one test each load all topics; tests of ownership take this away
             environment: vec![("BULKER_SHARDS".to_owned(), "1".to_owned())],
-            largest_file: None,
+            limits: Vec::new(),
             _standing: Arc::new(standing),
         }
     }
@@ -117,8 +117,10 @@ impl Setup {
         self.spawn_on(testkit::free_port()?)
     }
 
-    pub(crate) fn with_largest_file(mut self, kilobytes: u32) -> Setup {
-        self.largest_file = Some(kilobytes);
+    /// `ulimit` with these options rules the process: `-f 100` is kilobytes of its largest file,
+    /// `-n 100` its open files.
+    pub(crate) fn with_limit(mut self, options: &str) -> Setup {
+        self.limits.push(format!("ulimit {options}"));
         self
     }
 
@@ -152,14 +154,13 @@ impl Setup {
             self.host, self.port, self.database, self.user, self.password, self.options
         );
         const PROGRAM: &str = env!("CARGO_BIN_EXE_bulkerapp");
-        let mut command = match self.largest_file {
-            None => tokio::process::Command::new(PROGRAM),
-            Some(kilobytes) => {
-                let mut shell = tokio::process::Command::new("bash");
-                let script = format!("ulimit -f {kilobytes} && exec \"$0\" \"$@\"");
-                shell.args(["-c", &script, PROGRAM]);
-                shell
-            }
+        let mut command = if self.limits.is_empty() {
+            tokio::process::Command::new(PROGRAM)
+        } else {
+            let mut shell = tokio::process::Command::new("bash");
+            let script = format!("{} && exec \"$0\" \"$@\"", self.limits.join(" && "));
+            shell.args(["-c", &script, PROGRAM]);
+            shell
         };
         command
             .args(arguments)

@@ -10,6 +10,7 @@ mod console;
 mod crash;
 mod documented;
 mod events;
+mod exhaustion;
 mod failed;
 mod faults;
 mod foreign;

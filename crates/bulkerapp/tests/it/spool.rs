@@ -170,7 +170,7 @@ async fn a_disk_that_takes_no_more_is_a_503_and_neither_a_lie_nor_a_death() -> R
     let (kafka, database) = (own.kafka(), testkit::postgres().await?);
     let folder = tempfile::tempdir()?;
     // given a limit to the size of files, which comes with a signal that kills
-    let setup = Setup::new(&kafka, &database).with_spool(folder.path()).with_largest_file(100);
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path()).with_limit("-f 100");
     let app = setup.start().await?;
     app.post_all("t", 0..1).await?;
     app.until_replayed().await?;
@@ -269,6 +269,85 @@ async fn what_kafka_refuses_for_good_is_put_away_and_sent_again_by_a_command() -
     wait_until(PATIENCE, is_released).await?;
     app.until_replayed().await?;
     assert_eq!(values(&kafka, &narrow).await?, [small, large].concat());
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_refused_for_good_is_forgotten_on_an_operators_word_only() -> Result<()> {
+    // given an event in quarantine, whose topic will never take it
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path());
+    let narrow = setup.topic("narrow");
+    kafka.create_topic(&narrow, 1, 1, &[("max.message.bytes", "2000")]).await?;
+    let app = setup.start().await?;
+    app.post_all("narrow", 0..1).await?;
+    own.stop_process()?;
+    let secret: String = (0..100).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    ensure!(app.post("narrow", &format!(r#"{{"id":1,"text":"{secret}"}}"#)).await? == 200);
+    own.continue_process()?;
+    let has_quarantine = || async {
+        app.health().await.is_ok_and(|health| health["spool"]["quarantinedEvents"] == 1)
+    };
+    wait_until(PATIENCE, has_quarantine).await?;
+
+    // when an operator gives a reason, then it is gone, counted, and told without its values
+    let used = folder.path().join("spool").display().to_string();
+    let words = ["spool", "quarantine", "discard", used.as_str()];
+    ensure!(!setup.run(&words).await?.is_success, "a reason is missing");
+    ensure!(setup.run(&[&words[..], &["test data"]].concat()).await?.is_success);
+    let is_gone = || async {
+        app.health().await.is_ok_and(|health| health["spool"]["quarantinedEvents"].is_null())
+    };
+    wait_until(PATIENCE, is_gone).await?;
+    let metrics = app.get("/metrics").await?;
+    ensure!(metrics.contains(r#"bulkerapp_spool_events_total{status="discarded"} 1"#), "{metrics}");
+    let lines = app.service.lines();
+    let told = lines.iter().find(|line| line.contains("were discarded")).context("not told")?;
+    ensure!(told.contains("test data") && told.contains(narrow.as_str()), "{told}");
+    ensure!(!lines.iter().any(|line| line.contains(&secret[..32])));
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_topic_kafka_takes_for_anothers_is_refused_with_its_name() -> Result<()> {
+    // given a table that has a topic
+    let own = OwnKafka::start().await?;
+    let (kafka, database) = (own.kafka(), testkit::postgres().await?);
+    let folder = tempfile::tempdir()?;
+    let setup = Setup::new(&kafka, &database).with_spool(folder.path());
+    let mut app = setup.start().await?;
+    app.post_all("page_view", 0..1).await?;
+    let refused = async |app: &App, table: &str, other: &str| {
+        let bearer = format!("Bearer {TOKEN}");
+        let path = format!("/post/{DESTINATION}?tableName={table}");
+        let headers = [("authorization", bearer.as_str())];
+        let answer = app.request("POST", &path, &headers, br#"{"id":0}"#).await?;
+        ensure!(answer.status == 400, "{table}: {} {}", answer.status, answer.body);
+        ensure!(answer.body.contains(other), "{table}: {}", answer.body);
+        anyhow::Ok(())
+    };
+    refused(&app, "page.view", "page_view").await?;
+    // when Kafka is away, then the same holds, also for a table whose events are spooled only
+    own.kill9().await?;
+    app.post_all("page_view", 1..5).await?;
+    refused(&app, "page.view", "page_view").await?;
+    app.post_all("new.table", 0..5).await?;
+    refused(&app, "new_table", "new.table").await?;
+    // and after a crash
+    app.service.kill9().await?;
+    app = setup.spawn()?;
+    app.service.wait_for_ok(app.port, "/ready", PATIENCE).await?;
+    refused(&app, "new_table", "new.table").await?;
+    app.post_all("new.table", 5..10).await?;
+    // and all that was taken arrives
+    own.restart().await?;
+    app.until_replayed().await?;
+    assert_eq!(values(&kafka, &setup.topic("page_view")).await?, events(0..5));
+    assert_eq!(values(&kafka, &setup.topic("new.table")).await?, events(0..10));
+    ensure!(app.health().await?["spool"]["quarantinedEvents"].is_null());
+    refused(&app, "new_table", "new.table").await?;
     app.stop().await
 }
 

@@ -30,8 +30,12 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// For topics that tests make. Nothing is replayed while it is shut.
 #[derive(Default)]
-struct Gate {
+pub(super) struct Gate {
     is_shut: AtomicBool,
+    /// Says that another topic's name is in the way.
+    pub(super) collides: AtomicBool,
+    /// How often it was asked.
+    pub(super) asked: AtomicUsize,
 }
 
 impl TopicMaker for Gate {
@@ -39,7 +43,12 @@ impl TopicMaker for Gate {
         &'a self,
         _topic: &'a str,
     ) -> Pin<Box<dyn Future<Output = Result<(), NotMade>> + Send + 'a>> {
-        let ensured = if self.is_shut.load(SeqCst) { Err(NotMade::Later) } else { Ok(()) };
+        self.asked.fetch_add(1, SeqCst);
+        let ensured = match (self.is_shut.load(SeqCst), self.collides.load(SeqCst)) {
+            (true, _) => Err(NotMade::Later),
+            (false, true) => Err(NotMade::Collides("there is a_b".to_owned())),
+            (false, false) => Ok(()),
+        };
         Box::pin(async move { ensured })
     }
 }
@@ -47,7 +56,7 @@ impl TopicMaker for Gate {
 pub(super) struct Parts {
     pub(super) producer: AckProducer,
     rebuilt: IntCounter,
-    gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
     _folder: tempfile::TempDir,
 }
 

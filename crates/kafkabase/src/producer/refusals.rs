@@ -1,6 +1,6 @@
 //! Events that Kafka does not take although it is there, and whose fault that is.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use anyhow::Result;
 use rdkafka::{
@@ -92,5 +92,24 @@ async fn an_event_that_kafka_can_never_take_is_refused_also_while_others_are_spo
     // and a smaller one is taken
     parts.producer.send(&topic, b"k", &value[..999_900], &[]).await?;
     assert_eq!(spool(&parts).status().waiting, 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_another_topic_has_puts_no_event_away() -> Result<()> {
+    // given spooled events whose topic cannot be made beside another one
+    let kafka = testkit::kafka().await?;
+    let topic = kafka.topic("t", 1).await?;
+    let parts = producer_at(kafka.bootstrap(), Duration::from_millis(500))?;
+    parts.gate.collides.store(true, SeqCst);
+    let handle = parts.producer.topic(&topic);
+    parts.producer.send_later(&handle, b"0", b"0", &[]).await?;
+    wait_until(PATIENCE, || async { parts.gate.asked.load(SeqCst) > 1 }).await?;
+    let status = spool(&parts).status();
+    assert_eq!((status.waiting, status.quarantined), (1, 0));
+    // when the other is gone, then they arrive
+    parts.gate.collides.store(false, SeqCst);
+    parts.until_replayed().await?;
+    assert_eq!(numbers(&kafka.read_all(&topic).await?), [0]);
     Ok(())
 }

@@ -95,7 +95,11 @@ impl<'a> Replay<'a> {
     /// Kafka being away, or a disk being full, is told elsewhere, and not once for each topic.
     fn tell(&mut self, stuck: &Stuck) {
         let text = stuck.to_string();
-        let is_told = matches!(stuck, Stuck::Silent | Stuck::NotItsTurn | Stuck::NotMade(_));
+        let is_told = match stuck {
+            Stuck::Silent | Stuck::NotItsTurn => true,
+            Stuck::NotMade(why) => !matches!(why, NotMade::Collides(_)),
+            _ => false,
+        };
         if is_told || self.told == text {
             debug!(topic = self.topic.name(), error = text, "replay waits");
         } else {

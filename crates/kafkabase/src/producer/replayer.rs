@@ -26,6 +26,10 @@ pub enum NotMade {
     /// It is not to be made, or Kafka will never make it.
     #[error("{0}")]
     Refused(String),
+    /// Another topic's name keeps it from being made, as the text says. No fault of its events:
+    /// they wait.
+    #[error("{0}")]
+    Collides(String),
     /// It could not be made at the moment.
     #[error("the topic cannot be made at the moment")]
     Later,
@@ -34,7 +38,7 @@ pub enum NotMade {
 /// Makes a topic, unless it is there, before spooled events are sent to it.
 pub trait TopicMaker: Send + Sync + 'static {
     /// Makes `topic` unless it is there. Called again after a pause where the answer is
-    /// [`NotMade::Later`]; [`NotMade::Refused`] puts the topic's events into quarantine.
+    /// [`NotMade::Later`] or [`NotMade::Collides`]; [`NotMade::Refused`] puts the topic's events into quarantine.
     fn ensure<'a>(
         &'a self,
         topic: &'a str,

@@ -9,6 +9,7 @@ use super::{
     index::{Entry, TopicIndex},
     record::SpooledEvent,
 };
+use crate::names_collide;
 
 /// The reason of an event that cannot be read back.
 const DAMAGED: &str = "the spooled event is damaged";
@@ -20,6 +21,15 @@ impl Spool {
         let topics = books.index.topics().map(|(name, topic)| (name, topic.waiting_count()));
         let waiting = topics.filter(|(_, count)| *count > 0);
         waiting.map(|(name, count)| (name.to_string(), count)).collect()
+    }
+
+    /// A topic with events, also such as are just being written, whose name keeps one of this name
+    /// from being made.
+    pub fn colliding_with(&self, topic: &str) -> Option<String> {
+        let books = self.shared.books();
+        let written = books.index.topics().map(|(name, _)| name);
+        let mut all = written.chain(books.pending_bytes.keys());
+        all.find(|other| names_collide(topic, other)).map(ToString::to_string)
     }
 
     /// Whether some of the topic's events may be in Kafka.

@@ -28,7 +28,7 @@ use crate::{
         query,
     },
     state::IntakeState,
-    topics::TooManyTopics,
+    topics::NotAdmitted,
 };
 
 /// Seconds after which a refused sender should try again.
@@ -54,8 +54,8 @@ pub(in crate::routes) enum PostError {
     Packed(#[from] PackedBody),
     #[error("invalid partition: {0} (should be at most {MAX_PARTITION})")]
     Partition(u32),
-    #[error("too many tables: {0}")]
-    TooManyTopics(#[from] TooManyTopics),
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
     #[error("couldn't generate topicId: {0}")]
     TopicName(#[from] TopicNameError),
     #[error("error reading HTTP body: {0}")]
@@ -81,7 +81,11 @@ impl PostError {
     fn status(&self) -> StatusCode {
         match self {
             PostError::Packed(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            PostError::TooManyTopics(_) => StatusCode::TOO_MANY_REQUESTS,
+            PostError::NotAdmitted(NotAdmitted::TooMany(_)) => StatusCode::TOO_MANY_REQUESTS,
+            PostError::NotAdmitted(NotAdmitted::Collides(_)) => StatusCode::BAD_REQUEST,
+            PostError::Topic { source, .. } if source.is_name_collision() => {
+                StatusCode::BAD_REQUEST
+            }
             PostError::UnknownDestination(_) | PostError::NoTopic(_) => StatusCode::NOT_FOUND,
             PostError::Mode(_)
             | PostError::NoTable
@@ -111,7 +115,8 @@ impl PostError {
             PostError::NoTable => "missing required parameter",
             PostError::OwnTable(_) => "invalid table name",
             PostError::Partition(_) => "invalid partition",
-            PostError::TooManyTopics(_) => "too many tables",
+            PostError::NotAdmitted(NotAdmitted::TooMany(_)) => "too many tables",
+            PostError::NotAdmitted(NotAdmitted::Collides(_)) => "invalid table name",
             PostError::Packed(_) => "unsupported content encoding",
             PostError::TopicName(_) => "couldn't generate topicId",
             PostError::Body(_) => "error reading HTTP body",
@@ -220,6 +225,11 @@ async fn is_made(
     let refused = |source| PostError::Topic { topic: topic.to_owned(), source };
     let has_spool = state.producer.spool().is_some();
     let table = state.tables.get(topic).filter(|_| has_spool);
+    if table.is_none()
+        && let Some(other) = state.producer.spool().and_then(|spool| spool.colliding_with(topic))
+    {
+        return Err(NotAdmitted::Collides(other).into()); // spooled by a former process
+    }
     let is_spooling = table.is_some_and(|table| state.producer.is_spooling(&table.topic));
     let is_made = if is_spooling || (has_spool && state.topics.is_away()) {
         false
