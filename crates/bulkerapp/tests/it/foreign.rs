@@ -144,6 +144,31 @@ async fn an_origin_that_can_be_none_is_no_reason_to_drop_an_event_or_to_stop() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_origin_ahead_in_the_topic_of_its_own_event_is_none() -> Result<()> {
+    let shop = Shop::open(&[], "5").await?;
+    let app = shop.setup.start().await?;
+    // given a topic that is loaded, and events whose origins are places of it, without its id, that
+    // were not read before them
+    shop.write(ForeignRecord { value: Some(br#"{"id":0}"#), ..ForeignRecord::default() }).await?;
+    loaded_to(&shop.database, shop.topic.name(), 1).await?;
+    let cluster = shop.database.value("select max(cluster_id) from bulker_offsets").await?;
+    for (id, offset) in [(1, 1), (2, 3), (3, i64::MAX)] {
+        let topic = shop.topic.name();
+        let origin = format!(
+            r#"{{"cluster":"{cluster}","topic":"{topic}","partition":0,"offset":{offset}}}"#
+        );
+        let event = format!(r#"{{"id":{id}}}"#);
+        let headers = [("bulker_origin", origin.as_bytes())];
+        let (value, headers) = (Some(event.as_bytes()), &headers);
+        shop.write(ForeignRecord { value, headers, ..ForeignRecord::default() }).await?;
+    }
+    // when they are loaded, then each is there
+    loaded_to(&shop.database, shop.topic.name(), 4).await?;
+    assert_eq!(shop.rows().await?, "0 1 2 3");
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn copies_of_events_that_share_a_key_do_not_share_theirs() -> Result<()> {
     let shop = Shop::open(&[], "5").await?;
     // given refused events that are keyed by the id of their user

@@ -169,3 +169,16 @@ async fn an_event_whose_topic_is_gone_is_shown_as_a_dead_letter_and_counted_as_o
     }
     app.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_due_further_ahead_than_any_pause_returns_after_the_longest_one()
+-> Result<()> {
+    let mut two = Two::open().await?;
+    // given an event that was refused before the clock was set back
+    two.setup = two.setup.with("BULKER_MESSAGES_RETRY_PAUSE_SEC", "1");
+    two.waits(1, &two.fine, LATER).await?;
+    // when the retry topic is looked at for the second time, then it is back
+    let app = two.setup.start().await?;
+    two.is_loaded("fine", "1").await?;
+    app.stop().await
+}

@@ -188,8 +188,12 @@ impl BatchLoad<'_> {
         origin.offset >= self.position.next_offset && self.is_of_this_topic(origin)
     }
 
+    /// Also one that does not say which of the topics of this name it means.
     fn is_of_this_topic(&self, origin: &Origin) -> bool {
-        origin.key() == self.origin(origin.offset).key()
+        let here = self.origin(origin.offset);
+        let is_of_some_topic = origin.topic_id.is_none() || here.topic_id.is_none();
+        let without_id = |origin: &Origin| Origin { topic_id: None, ..origin.clone() };
+        origin.key() == here.key() || (is_of_some_topic && without_id(origin) == without_id(&here))
     }
 
     /// The origin of what lies at this offset of the topic.

@@ -125,10 +125,11 @@ impl RetryRun<'_> {
             let mut moves = Vec::new();
             for message in messages {
                 let offset = message.offset();
-                if offset < first_new && !self.with_state(|state| state.is_due(offset, now)) {
+                let has_waited = offset < first_new;
+                if has_waited && !self.with_state(|state| state.is_due(offset, now)) {
                     continue; // moved by an earlier run, or looked at by it and not due yet
                 }
-                match self.decide(message, topic_id, now) {
+                match self.decide(message, topic_id, (!has_waited).then_some(now)) {
                     Move::Now(pending) => moves.push(pending),
                     Move::Later(due) => self.with_state(|state| {
                         state.waiting.insert(offset, due);

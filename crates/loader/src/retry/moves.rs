@@ -52,7 +52,14 @@ impl Sent {
 }
 
 impl RetryRun<'_> {
-    pub(super) fn decide(&self, message: Message, topic_id: Option<Uuid>, now: Timestamp) -> Move {
+    /// `now`: `None` where the event has waited, and is due by what is remembered. What its header
+    /// says may lie further ahead than any pause: the clock was set back, or others wrote it.
+    pub(super) fn decide(
+        &self,
+        message: Message,
+        topic_id: Option<Uuid>,
+        now: Option<Timestamp>,
+    ) -> Move {
         let mut envelope = Envelope::of(&message);
         let offset = message.offset();
         let Some(target) = envelope.text(ORIGINAL_TOPIC).map(str::to_owned) else {
@@ -62,7 +69,8 @@ impl RetryRun<'_> {
         let Some(attempts) = envelope.attempt() else {
             return self.letter(message, "header retries is no number");
         };
-        if let Some(due) = envelope.retry_time().filter(|due| *due > now) {
+        let due = now.zip(envelope.retry_time());
+        if let Some((_, due)) = due.filter(|(now, due)| due > now) {
             return Move::Later(due);
         }
         self.stamp(&mut envelope, &target, offset, topic_id);
