@@ -16,6 +16,7 @@ mod faults;
 mod foreign;
 mod intake;
 mod log;
+mod memory;
 mod operations;
 mod outage;
 mod own_tables;

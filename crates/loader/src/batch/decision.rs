@@ -21,7 +21,7 @@ use crate::{
     outcome::{EventCounts, Outcome},
     retry::{
         envelope::Envelope,
-        refused_producer::{RefusalRoute, RefusedEvent},
+        refused_producer::{Place, RefusalRoute, RefusedEvent},
     },
 };
 
@@ -127,10 +127,13 @@ impl BatchEvents {
                 *refused = true;
             }
             let returning = group.and_then(|group| group.returning.as_ref()?.get(*row));
-            deciding.refuse(message, returning, &error.sqlstate, &error.full_text);
+            let at = (Place::Row(*batch, *row), message);
+            deciding.refuse(at, returning, &error.sqlstate, &error.full_text);
         }
-        for (Unparsable { message, code, reason }, returning) in &self.unparsable {
-            deciding.refuse(message, returning.as_ref(), code, reason);
+        for (index, (unparsable, returning)) in self.unparsable.iter().enumerate() {
+            let Unparsable { message, code, reason } = unparsable;
+            let at = (Place::NoRow(index), message);
+            deciding.refuse(at, returning.as_ref(), code, reason);
         }
         for (group, is_refused) in self.groups.iter().zip(is_refused) {
             for (returning, is_refused) in group.returning.iter().flatten().zip(is_refused) {
@@ -145,6 +148,14 @@ impl BatchEvents {
             None => self.unparsable.first().map(|(unparsable, _)| unparsable.code.clone()),
         };
         decision
+    }
+
+    /// The message at a place of this batch.
+    pub(crate) fn message(&self, place: Place) -> Option<&Message> {
+        match place {
+            Place::Row(group, row) => self.groups.get(group)?.messages.get(row),
+            Place::NoRow(index) => self.unparsable.get(index).map(|(event, _)| &event.message),
+        }
     }
 
     /// Every message with what became of it. Refused ones come in the order of the report.
@@ -211,13 +222,12 @@ impl<'a, R: Fn(u32) -> RefusalRoute> Deciding<'a, R> {
 
     fn refuse(
         &mut self,
-        message: &Message,
+        (place, message): (Place, &Message),
         returning: Option<&Returning>,
         reason: &str,
         error: &str,
     ) {
-        let envelope = Envelope::of(message);
-        let attempts = envelope.attempt().unwrap_or(0);
+        let attempts = Envelope::attempts_of(message).unwrap_or(0);
         let route = (self.route)(attempts);
         if let Some(returning) = returning {
             self.count_returning(returning);
@@ -245,7 +255,14 @@ impl<'a, R: Fn(u32) -> RefusalRoute> Deciding<'a, R> {
         });
         let error = error.to_owned();
         let origin = self.events.has_ledger.then_some(origin);
-        self.decision.refused.push(RefusedEvent { envelope, origin, attempts, route, error });
+        self.decision.refused.push(RefusedEvent {
+            place,
+            bytes: message.held_bytes(),
+            origin,
+            attempts,
+            route,
+            error,
+        });
     }
 
     fn count_returning(&mut self, returning: &Returning) {

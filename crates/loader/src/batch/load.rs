@@ -85,7 +85,7 @@ impl BatchLoad<'_> {
         let began = Instant::now();
         let returning = std::mem::take(&mut batch.returning);
         let (returning, states) = self.judge_returning(returning).await?;
-        let (rows, events) = self.prepare(batch, returning)?;
+        let (rows, mut events) = self.prepare(batch, returning)?;
         let fence = self.ledger.map(|_| Fence {
             key: self.key.clone(),
             position: self.position.clone(),
@@ -95,8 +95,9 @@ impl BatchLoad<'_> {
         let staged = warehouse.stage(rows, fence, self.options()).await?;
         let mut decision = events.decide(staged.report(), |attempts| self.refused.route(attempts));
         if !decision.refused.is_empty() {
-            let refused = std::mem::take(&mut decision.refused);
-            let unfit = self.refused.produce(self.topic, refused).await?;
+            let whole = &mut events; // shared, it could not wait on another thread
+            let copy = move |place| BatchEvents::message(&*whole, place).map(Envelope::of);
+            let unfit = self.refused.produce(self.topic, &decision.refused, copy).await?;
             decision.have_no_attempt(&unfit);
         }
         let BatchDecision { changes, counts, first_reason, .. } = decision;

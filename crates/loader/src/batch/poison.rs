@@ -3,7 +3,8 @@
 //!
 //! Invariant: what one event is to blame for costs that event, and what the table is to blame for
 //! costs no event. An error whose kind is not known is the event's only where others were taken
-//! before; until then the topic waits, with the reason.
+//! while it was looked for: the table may have changed since before. Until then the topic waits,
+//! with the reason.
 //!
 //! What a search learned outlives it: batches grow back by doubling, so the next such event nearby
 //! is found in few steps; and a size that took the database too long is not tried again soon.
@@ -71,7 +72,7 @@ pub(crate) struct PoisonSearch {
     limit: BatchLimit,
     /// It is the record at this offset.
     found: Option<(i64, Refusal)>,
-    /// Whether an event of the topic was loaded since this instance owns it.
+    /// Whether an event was loaded since the search began: the table takes some as it is now.
     has_loaded: bool,
     /// More records than this took too long, and since how many loads of that size.
     ceiling: Option<(u64, u32)>,
@@ -91,6 +92,9 @@ impl PoisonSearch {
         blame: Blame,
         refusal: Refusal,
     ) -> NextStep {
+        if self.limit.get() == u64::MAX {
+            self.has_loaded = false;
+        }
         if records > 1 {
             let half = records / 2;
             self.limit.set(half);
@@ -195,10 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_unknown_kind_is_the_events_once_another_one_was_loaded() {
+    fn an_error_of_unknown_kind_is_the_events_once_another_one_was_loaded_meanwhile() {
         let mut search = PoisonSearch::default();
-        assert_eq!(search.failed(7, 1, Blame::Unknown, refusal()), NextStep::Fail);
+        search.loaded(100, 100);
+        assert_eq!(search.failed(7, 1, Blame::Unknown, refusal()), NextStep::Fail, "long ago");
         assert_eq!(search.take(7, 1), None);
+        assert_eq!(search.failed(7, 2, Blame::Unknown, refusal()), NextStep::StartOver);
         search.loaded(1, 1);
         assert_eq!(search.failed(8, 1, Blame::Unknown, refusal()), NextStep::StartOver);
         assert_eq!(search.take(8, 2), None, "not alone");
@@ -209,8 +215,9 @@ mod tests {
     #[test]
     fn refused_events_alone_do_not_prove_that_the_table_takes_any() {
         let mut search = PoisonSearch::default();
-        search.loaded(5, 0);
-        assert_eq!(search.failed(7, 1, Blame::Unknown, refusal()), NextStep::Fail);
+        search.failed(0, 20, Blame::Unknown, refusal());
+        search.loaded(10, 0);
+        assert_eq!(search.failed(10, 1, Blame::Unknown, refusal()), NextStep::Fail);
     }
 
     #[test]

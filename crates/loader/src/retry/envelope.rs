@@ -70,12 +70,13 @@ impl Envelope {
     /// How often the event was sent back to its topic, [`MOST_ATTEMPTS`] at most. `None`: the
     /// header is no number.
     pub(crate) fn attempt(&self) -> Option<u32> {
-        let Some(text) = self.text(RETRIES) else {
-            return Some(0);
-        };
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        // more digits than a number has are a large number all the same
-        is_number.then(|| text.parse().unwrap_or(MOST_ATTEMPTS).min(MOST_ATTEMPTS))
+        let header = self.headers.iter().rev().find(|(found, _)| found == RETRIES);
+        parse_attempts(header.and_then(|(_, value)| value.as_deref()))
+    }
+
+    /// The same of a message, read without a copy of the event.
+    pub(crate) fn attempts_of(message: &Message) -> Option<u32> {
+        parse_attempts(message.header(headers::RETRIES))
     }
 
     pub(crate) fn origin(&self) -> Option<Origin> {
@@ -133,6 +134,16 @@ impl Envelope {
     pub(crate) fn into_record(self, topic: &str) -> Record {
         Record { topic: topic.to_owned(), key: self.key, value: self.value, headers: self.headers }
     }
+}
+
+fn parse_attempts(header: Option<&[u8]>) -> Option<u32> {
+    let Some(text) = header else {
+        return Some(0);
+    };
+    let text = std::str::from_utf8(text).ok()?;
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    // more digits than a number has are a large number all the same
+    is_number.then(|| text.parse().unwrap_or(MOST_ATTEMPTS).min(MOST_ATTEMPTS))
 }
 
 /// An origin that can be one: a place in a topic, under names that fit a ledger's index.

@@ -117,6 +117,7 @@ impl RetryRun<'_> {
     async fn move_all(&self, from: i64, end: i64, now: Timestamp) -> Result<(), RunError> {
         let topic_id = self.group().topic_id().await?;
         let mut failed = None;
+        let mut stuck = HashSet::new();
         let first_new = self.with_state(|state| state.next);
         let mut position = from;
         while position < end && !self.stop.is_cancelled() {
@@ -142,19 +143,9 @@ impl RetryRun<'_> {
                 state.waiting.extend(offsets.into_iter().map(|offset| (offset, now)));
                 state.next = state.next.max(next);
             });
-            let is_down = match self.send(moves).await {
-                Ok(sent) => {
-                    let is_down = sent.failed > 0 && sent.moved + sent.dead == 0;
-                    failed = failed.or(sent.error);
-                    is_down
-                }
-                Err(error) => {
-                    failed = failed.or(Some(error));
-                    true
-                }
-            };
-            if is_down {
-                break; // Kafka takes nothing at all
+            match self.send(moves, &mut stuck).await {
+                Ok(sent) => failed = failed.or(sent.error),
+                Err(error) => failed = failed.or(Some(error)),
             }
             position = self.with_state(|state| state.next_to_look_at(next, first_new, now));
         }
@@ -213,7 +204,7 @@ impl RetryRun<'_> {
                 let record = envelope.into_record(&self.topic.name);
                 moves.push(Pending { offset, message, record });
             }
-            if let Some(error) = self.send(moves).await?.error {
+            if let Some(error) = self.send(moves, &mut HashSet::new()).await?.error {
                 return Err(error);
             }
             position = next;

@@ -5,8 +5,10 @@
 //! case. What its topic will never take is a dead letter, and its state says so before the record
 //! is left behind; what Kafka does not take at the moment waits.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
-use kafkabase::{Message, Record, TopicId, TopicMode, Unconfirmed};
+use kafkabase::{Message, Record, TopicId, TopicMode};
 use tracing::{info, warn};
 use uuid::Uuid;
 use warehouse::Origin;
@@ -38,17 +40,8 @@ pub(super) struct Pending {
 pub(super) struct Sent {
     pub(super) moved: u64,
     pub(super) dead: u64,
-    /// Not known to be anywhere else.
-    pub(super) failed: u64,
-    /// Why the first of them.
+    /// Why the first of the others is not known to be anywhere else.
     pub(super) error: Option<RunError>,
-}
-
-impl Sent {
-    fn fail(&mut self, error: Unconfirmed) {
-        self.failed += 1;
-        self.error.get_or_insert(error.into());
-    }
 }
 
 impl RetryRun<'_> {
@@ -116,11 +109,19 @@ impl RetryRun<'_> {
     }
 
     /// Sends a chunk. What Kafka will never take goes to the dead letter topic instead. An error of
-    /// one event does not keep the others; the answer's `Err` is about all of them.
-    pub(super) async fn send(&self, moves: Vec<Pending>) -> Result<Sent, RunError> {
+    /// one event does not keep the others; the answer's `Err` is about all of them. `stuck`: topics
+    /// that took nothing in this run, which are not tried again in it: each try may take long.
+    pub(super) async fn send(
+        &self,
+        moves: Vec<Pending>,
+        stuck: &mut HashSet<String>,
+    ) -> Result<Sent, RunError> {
         let refused = &self.context.refused;
         let is_letter = |pending: &Pending| pending.record.topic == refused.dead_letter_topic();
-        let (mut letters, moves): (Vec<_>, Vec<_>) = moves.into_iter().partition(is_letter);
+        let (mut letters, moves): (Vec<_>, Vec<_>) = moves
+            .into_iter()
+            .filter(|pending| !stuck.contains(&pending.record.topic))
+            .partition(is_letter);
         let (pending, records): (Vec<_>, Vec<_>) = moves
             .into_iter()
             .map(|Pending { offset, message, record }| ((offset, message), record))
@@ -139,11 +140,14 @@ impl RetryRun<'_> {
                         letters.push(letter);
                     }
                 }
-                Err(error) => sent.fail(error),
+                Err(error) => {
+                    stuck.insert(record.topic);
+                    sent.error.get_or_insert(error.into());
+                }
             }
         }
-        if !letters.is_empty() {
-            self.send_letters(letters, &mut sent).await?;
+        if !letters.is_empty() && !stuck.contains(refused.dead_letter_topic()) {
+            self.send_letters(letters, &mut sent, stuck).await?;
         }
         metrics::count_moves(self.topic, sent.moved, sent.dead);
         if sent.moved + sent.dead > 0 {
@@ -153,7 +157,12 @@ impl RetryRun<'_> {
         Ok(sent)
     }
 
-    async fn send_letters(&self, letters: Vec<Pending>, sent: &mut Sent) -> Result<(), RunError> {
+    async fn send_letters(
+        &self,
+        letters: Vec<Pending>,
+        sent: &mut Sent,
+        stuck: &mut HashSet<String>,
+    ) -> Result<(), RunError> {
         let refused = &self.context.refused;
         refused.ensure_dead_letter_topic().await?;
         let (pending, records): (Vec<_>, Vec<_>) = letters
@@ -168,7 +177,10 @@ impl RetryRun<'_> {
                     self.moved(offset);
                     self.remember_unnoted(offset, &message);
                 }
-                Err(error) => sent.fail(error),
+                Err(error) => {
+                    stuck.insert(refused.dead_letter_topic().to_owned());
+                    sent.error.get_or_insert(error.into());
+                }
             }
         }
         // an error leaves them to the next run

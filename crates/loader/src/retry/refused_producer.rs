@@ -25,6 +25,10 @@ use super::{
 };
 use crate::{clock::Clock, topic::OwnedTopic};
 
+/// Bytes of refused events that are copied and on their way at a time: beside the batch that they
+/// are of, whose bytes are counted.
+const BYTES_AT_ONCE: usize = 8 << 20;
+
 /// How often an event is tried, and where it goes meanwhile.
 #[derive(Debug, Clone)]
 pub struct RefusalConfig {
@@ -55,7 +59,10 @@ pub(crate) struct RefusedProducer {
 /// An event that the warehouse refused, or that cannot be parsed.
 #[derive(Debug, Clone)]
 pub(crate) struct RefusedEvent {
-    pub(crate) envelope: Envelope,
+    /// Which of its batch's messages it is.
+    pub(crate) place: Place,
+    /// What the message holds.
+    pub(crate) bytes: usize,
     /// `None`: there is no ledger to judge it by.
     pub(crate) origin: Option<Origin>,
     /// How often it had returned.
@@ -64,6 +71,15 @@ pub(crate) struct RefusedEvent {
     pub(crate) route: RefusalRoute,
     /// The whole reason. May quote the event, so it goes with it and nowhere else.
     pub(crate) error: String,
+}
+
+/// A message of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Of a row, by the index of the row's group, and its own in the group.
+    Row(usize, usize),
+    /// Of what is no row, by its index.
+    NoRow(usize),
 }
 
 /// Where a refused event goes.
@@ -126,7 +142,8 @@ impl RefusedProducer {
         topic_name(&self.config.topic_prefix, destination_id, TopicMode::Retry, ALL_TABLES, 0)
     }
 
-    /// Sends the events where they go next, and waits until Kafka has them. The answer: those, by
+    /// Sends the events where they go next, and waits until Kafka has them. `copy` answers the
+    /// message at a place, with all that travels with it; a few are copied at a time. The answer: those, by
     /// their index, that the retry topic will never take, which have no more attempts; they are on
     /// the dead letter topic.
     ///
@@ -134,26 +151,51 @@ impl RefusedProducer {
     pub(crate) async fn produce(
         &self,
         topic: &OwnedTopic,
-        events: Vec<RefusedEvent>,
+        events: &[RefusedEvent],
+        mut copy: impl FnMut(Place) -> Option<Envelope> + Send,
     ) -> Result<Vec<usize>, ProduceError> {
+        let mut unfit = Vec::new();
+        let (mut from, mut bytes) = (0, 0);
+        for (index, event) in events.iter().enumerate() {
+            bytes += event.bytes;
+            if bytes >= BYTES_AT_ONCE || index + 1 == events.len() {
+                let chunk = &events[from..=index];
+                self.produce_some(topic, (from, chunk), &mut copy, &mut unfit).await?;
+                (from, bytes) = (index + 1, 0);
+            }
+        }
+        Ok(unfit)
+    }
+
+    /// `first`: the index of the first of them.
+    async fn produce_some(
+        &self,
+        topic: &OwnedTopic,
+        (first, events): (usize, &[RefusedEvent]),
+        copy: &mut (impl FnMut(Place) -> Option<Envelope> + Send),
+        unfit: &mut Vec<usize>,
+    ) -> Result<(), ProduceError> {
         let retry_topic = self.retry_topic(&topic.destination_id);
-        let (mut copies, mut letters, mut unfit) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, event) in events.into_iter().enumerate() {
+        let (mut indexes, mut copies, mut letters) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, event) in (first..).zip(events) {
+            let Some(envelope) = copy(event.place) else {
+                continue; // the places are those of the batch
+            };
             match event.route {
                 RefusalRoute::Retry => {
-                    let record = self.record(topic, event, retry_topic.clone());
-                    copies.push((index, record));
+                    indexes.push(index);
+                    copies.push(self.record(topic, event, envelope, &retry_topic));
                 }
                 RefusalRoute::DeadLetter => {
-                    letters.push(self.record(topic, event, self.config.dead_letter_topic.clone()));
+                    let target = &self.config.dead_letter_topic;
+                    letters.push(self.record(topic, event, envelope, target));
                 }
             }
         }
         if !copies.is_empty() {
             self.ensure(&retry_topic, &self.config.retry_settings).await?;
-            let (indexes, records): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
-            let results = self.producer.send_all(&records).await;
-            for ((index, mut record), result) in indexes.into_iter().zip(records).zip(results) {
+            let results = self.producer.send_all(&copies).await;
+            for ((index, mut record), result) in indexes.into_iter().zip(copies).zip(results) {
                 match result {
                     Err(error) if error.is_too_large() => {
                         record.topic.clone_from(&self.config.dead_letter_topic);
@@ -170,22 +212,28 @@ impl RefusedProducer {
                 self.confirm(&self.config.dead_letter_topic, result)?;
             }
         }
-        Ok(unfit)
+        Ok(())
     }
 
     /// The event with why and when it comes again.
-    fn record(&self, topic: &OwnedTopic, event: RefusedEvent, target: String) -> Record {
-        let RefusedEvent { mut envelope, origin, attempts, error, .. } = event;
+    fn record(
+        &self,
+        topic: &OwnedTopic,
+        event: &RefusedEvent,
+        mut envelope: Envelope,
+        target: &str,
+    ) -> Record {
+        let RefusedEvent { origin, attempts, error, .. } = event;
         let delay = self.config.backoff.delay(attempts.saturating_add(1));
         let delay = SignedDuration::try_from(delay).unwrap_or_default();
         let now = self.clock.now();
         envelope.make_key_unique();
-        envelope.set_error(&error);
+        envelope.set_error(error);
         envelope.set(ORIGINAL_TOPIC, &topic.name);
         envelope.set(RETRIES, &attempts.to_string());
         envelope.set_retry_time(now.checked_add(delay).unwrap_or(Timestamp::MAX));
         envelope.set_origin(origin.as_ref());
-        envelope.into_record(&target)
+        envelope.into_record(target)
     }
 
     fn confirm(&self, topic: &str, result: Result<(), Unconfirmed>) -> Result<(), ProduceError> {

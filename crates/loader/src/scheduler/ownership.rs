@@ -123,8 +123,12 @@ impl Ownership {
                 }
                 Err(Trouble::NotNow(reason)) => {
                     let text = format!("topic {}: {reason}; it is tried again", topic.name);
-                    let before = self.lock().trouble.replace(text);
-                    if before.is_none() {
+                    let mut state = self.lock();
+                    // a member keeps its shares meanwhile
+                    let is_new = matches!(state.rule, Rule::Nothing)
+                        && state.trouble.replace(text).is_none();
+                    drop(state);
+                    if is_new {
                         warn!(topic = topic.name, reason, "topics are not shared out now");
                     }
                 }
