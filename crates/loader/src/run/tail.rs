@@ -34,6 +34,10 @@ const FULL_LOADS: u32 = 4;
 /// Loads that take longer keep nothing of what comes after them in memory: a database that hangs
 /// stops the tails of all of its topics at once.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
+/// The same while others load: their turns are short, or many tails wait.
+const WAIT_BEFORE_PAUSE: Duration = Duration::from_millis(100);
+/// How long a tail that was paused may wait, in its turn, for what it had let go of.
+const FETCH_AGAIN: Duration = Duration::from_secs(2);
 /// How long Kafka may lag behind the position while the topic is quiet.
 const COMMIT_AFTER: Duration = Duration::from_secs(5);
 
@@ -74,11 +78,19 @@ impl Tail<'_> {
         progress.set_epoch(position.as_ref().map(|position| position.epoch));
         loop {
             // before anything is read: what waits for its turn lies in Kafka and not in memory
-            let permit = tokio::select! {
+            let (permit, was_paused) = tokio::select! {
                 () = stop.cancelled() => return Ok(TailEnd::Stopped),
-                permit = paused_meanwhile(&mut reader, target.tail_permit()) => permit,
+                waited = paused_meanwhile(&mut reader, WAIT_BEFORE_PAUSE, target.tail_permit()) => waited,
             };
-            let Some(batch) = read_what_is_there(&mut reader, &plan, &context.memory, next)? else {
+            let mut batch = read_what_is_there(&mut reader, &plan, &context.memory, next)?;
+            // what was let go of is on its way again: whoever comes next waits in Kafka, too
+            let deadline = tokio::time::Instant::now() + FETCH_AGAIN;
+            while was_paused && batch.is_none() && tokio::time::Instant::now() < deadline {
+                let arrived = arrived.notified();
+                let _ = tokio::time::timeout_at(deadline, arrived).await; // there may be nothing
+                batch = read_what_is_there(&mut reader, &plan, &context.memory, next)?;
+            }
+            let Some(batch) = batch else {
                 drop(permit);
                 full_loads = 0;
                 tokio::select! {
@@ -118,7 +130,8 @@ impl Tail<'_> {
             }
             let is_full = batch.received >= EVENTS_AT_ONCE;
             let load = self.load(&ledger, known, batch);
-            let Some(loaded) = paused_meanwhile(&mut reader, load).await? else {
+            let (loaded, _) = paused_meanwhile(&mut reader, PAUSE_AFTER, load).await;
+            let Some(loaded) = loaded? else {
                 return Ok(TailEnd::Behind);
             };
             drop(permit);
@@ -163,14 +176,23 @@ impl Tail<'_> {
     }
 }
 
-/// Waits, and keeps nothing in memory of what comes next if that takes long.
-async fn paused_meanwhile<T>(reader: &mut PartitionReader, work: impl Future<Output = T>) -> T {
+/// Waits, and keeps nothing in memory of what comes next if that takes longer than `patience`. The
+/// answer, and whether it did.
+async fn paused_meanwhile<T>(
+    reader: &mut PartitionReader,
+    patience: Duration,
+    work: impl Future<Output = T>,
+) -> (T, bool) {
     tokio::pin!(work);
+    let mut was_paused = false;
     loop {
         tokio::select! {
-            done = &mut work => return done,
+            done = &mut work => return (done, was_paused),
             // again and again: an answer may have been on its way
-            () = tokio::time::sleep(PAUSE_AFTER) => reader.pause(),
+            () = tokio::time::sleep(patience) => {
+                reader.pause();
+                was_paused = true;
+            }
         }
     }
 }
