@@ -125,9 +125,7 @@ impl Fit {
         if !conversion.apply(row, cell, &mut text) {
             return None;
         }
-        let stored_kind = conversion.stored_kind(row, cell);
-        convert::key_text(stored_kind, &text, out);
-        Some(stored_kind)
+        Some(conversion.key_text(row, cell, &text, out))
     }
 
     /// Quoted names of the columns, in order.

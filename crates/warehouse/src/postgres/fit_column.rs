@@ -1,7 +1,10 @@
 //! How the values of one column of a batch become those of a table's column: copied, or converted
 //! one by one.
 
-use super::types::{self, Wire};
+use super::{
+    number::NumberType,
+    types::{self, Wire},
+};
 use crate::rows::{
     columns::{Column, Given},
     convert::{self, TextStyle},
@@ -37,6 +40,8 @@ pub(super) enum Action {
 pub(super) struct Conversion {
     /// The column's type.
     to: DataType,
+    /// The same, where it is one of numbers that none of ours stands for.
+    number: Option<NumberType>,
     /// Values of rows before this one go as they are.
     as_it_is_before: usize,
     is_new: bool,
@@ -52,7 +57,15 @@ impl Conversion {
     /// Appends the text of a value. `false`: it is unmapped.
     pub(super) fn apply(self, row: usize, cell: &Cell<'_>, out: &mut String) -> bool {
         let kind = cell.flags.kind();
-        if self.goes_as_it_is(row, cell) {
+        let is_text = matches!(kind, Kind::String | Kind::Json);
+        let as_it_is = self.goes_as_it_is(row, cell);
+        if let Some(number) = self.number.filter(|_| !(as_it_is && is_text)) {
+            return match own_type(cell) {
+                DataType::Json if is_text => number.write_json(cell.text(), out),
+                _ => number.write(kind, cell.text(), out),
+            };
+        }
+        if as_it_is {
             if cell.flags.is_date() && self.is_new && self.to == DataType::String {
                 // the batch had taken the date for a timestamp before the column became text
                 convert::convert(Kind::String, cell.text(), DataType::Timestamp, self.style, out);
@@ -61,16 +74,42 @@ impl Conversion {
             }
             return true;
         }
-        own_type(cell).converts_to(self.to)
-            && convert::convert(kind, cell.text(), self.to, self.style, out)
+        match (own_type(cell), self.to) {
+            // the text of what the event calls JSON
+            (DataType::Json, DataType::Unknown) if is_text => {
+                convert::push_text(cell.text(), out);
+                true
+            }
+            (own, to) => {
+                own.converts_to(to) && convert::convert(kind, cell.text(), to, self.style, out)
+            }
+        }
+    }
+
+    /// Appends the text of a value that is in the column, equal ones spelled equally, and answers
+    /// what it is there.
+    pub(super) fn key_text(
+        self,
+        row: usize,
+        cell: &Cell<'_>,
+        stored: &str,
+        out: &mut String,
+    ) -> Kind {
+        if let Some(number) = self.number {
+            number.key_text(stored, out);
+            return Kind::Float;
+        }
+        let kind = self.stored_kind(row, cell);
+        convert::key_text(kind, stored, out);
+        kind
     }
 
     /// What a value is once it is in the column; it must not be unmapped.
-    pub(super) fn stored_kind(self, row: usize, cell: &Cell<'_>) -> Kind {
+    fn stored_kind(self, row: usize, cell: &Cell<'_>) -> Kind {
         let kind = cell.flags.kind();
         match (self.goes_as_it_is(row, cell), self.to) {
             (true, DataType::Int64 | DataType::Float64) if kind == Kind::Bool => Kind::Int,
-            (true, DataType::Float64) if kind == Kind::String => Kind::Float,
+            (true, DataType::Float64) if matches!(kind, Kind::String | Kind::Number) => Kind::Float,
             (true, _) => kind,
             (false, DataType::Bool) => Kind::Bool,
             (false, DataType::Int64) => Kind::Int,
@@ -94,7 +133,8 @@ impl FitColumn {
         sql_type: &str,
         style: TextStyle,
     ) -> FitColumn {
-        let conversion = Conversion { to, as_it_is_before: 0, is_new: false, style };
+        let number = NumberType::of(sql_type).filter(|_| to == DataType::Unknown);
+        let conversion = Conversion { to, number, as_it_is_before: 0, is_new: false, style };
         let quick = quick_action(column, to, true);
         FitColumn {
             name: column.name.to_string(),
@@ -110,7 +150,8 @@ impl FitColumn {
             Some(definition) => (definition.given.data_type(), definition.since_row),
             None => (column.inferred.unwrap_or(DataType::String), usize::MAX),
         };
-        let conversion = Conversion { to, as_it_is_before, is_new: true, style };
+        let number = NumberType::of(ddl_type(column)).filter(|_| to == DataType::Unknown);
+        let conversion = Conversion { to, number, as_it_is_before, is_new: true, style };
         let quick = quick_action(column, to, column.definition.is_some());
         FitColumn {
             name: column.name.to_string(),
@@ -141,7 +182,9 @@ fn quick_action(column: &Column, to: DataType, converts: bool) -> Option<Action>
         DataType::Bool if only(&[Kind::Bool]) => Some(Action::Copy),
         DataType::Int64 if only(&[Kind::Int]) => Some(Action::Copy),
         DataType::Float64 if only(&[Kind::Int, Kind::Float]) => Some(Action::Copy),
-        DataType::String if only(&[Kind::Bool, Kind::Int, Kind::String, Kind::Json]) => {
+        DataType::String
+            if only(&[Kind::Bool, Kind::Int, Kind::String, Kind::Json, Kind::Number]) =>
+        {
             Some(Action::Copy)
         }
         // a timestamp that was not converted keeps its canonical text

@@ -35,8 +35,8 @@ pub(crate) fn as_it_is(kind: Kind, text: &str, to: DataType, out: &mut String) {
         (DataType::String, Kind::Float) => float_text(text, out),
         (DataType::Float64, Kind::Float) => out.push_str(text),
         (_, Kind::Float) => json_float(text, out),
-        (DataType::String, Kind::String | Kind::Json) => push_without(text, NOT_IN_TEXT, out),
-        (DataType::Json, Kind::String | Kind::Json) => push_without(text, NOT_IN_JSON, out),
+        (DataType::String, Kind::String | Kind::Json) => push_text(text, out),
+        (DataType::Json, Kind::String | Kind::Json) => push_json(text, out),
         (DataType::Int64 | DataType::Float64, Kind::Bool) => {
             out.push(if text == "true" { '1' } else { '0' });
         }
@@ -62,17 +62,17 @@ pub(crate) fn convert(
         DataType::String => match kind {
             Kind::Timestamp => push_timestamp_text(text, style, out),
             Kind::Float => push_float(text, out),
-            _ => push_without(text, NOT_IN_TEXT, out),
+            _ => push_text(text, out),
         },
         // an SQL type that we do not know takes texts of numbers, but no strings
         DataType::Unknown => match kind {
-            Kind::String | Kind::Json => return false,
+            Kind::String | Kind::Json | Kind::Number => return false,
             Kind::Timestamp => push_timestamp_text(text, style, out),
             Kind::Float => push_float(text, out),
             Kind::Bool | Kind::Int => out.push_str(text),
         },
         DataType::Json => match kind {
-            Kind::String | Kind::Json => push_without(text, NOT_IN_JSON, out),
+            Kind::String | Kind::Json | Kind::Number => push_json(text, out),
             _ => return false,
         },
         DataType::Int64 => return to_int(kind, text, out),
@@ -93,10 +93,12 @@ pub(crate) fn as_json(kind: Kind, text: &str, out: &mut String) {
         Kind::Bool | Kind::Int => out.push_str(text),
         Kind::Float => push_float(text, out),
         // NUL cannot be stored in a JSON column, however it is spelled
-        Kind::Timestamp | Kind::String | Kind::Json => match text.contains(NOT_IN_TEXT) {
-            true => write_string(&text.replace(NOT_IN_TEXT, ""), out),
-            false => write_string(text, out),
-        },
+        Kind::Timestamp | Kind::String | Kind::Json | Kind::Number => {
+            match text.contains(NOT_IN_TEXT) {
+                true => write_string(&text.replace(NOT_IN_TEXT, ""), out),
+                false => write_string(text, out),
+            }
+        }
     }
 }
 
@@ -106,7 +108,7 @@ pub(crate) fn key_text(kind: Kind, text: &str, out: &mut String) {
     match kind {
         Kind::Float => push_float(text, out),
         Kind::Timestamp => push_cut(text, TIMESTAMP_DIGITS, out),
-        Kind::Bool | Kind::Int | Kind::String | Kind::Json => push_without(text, NOT_IN_TEXT, out),
+        Kind::Bool | Kind::Int | Kind::String | Kind::Json | Kind::Number => push_text(text, out),
     }
 }
 
@@ -123,7 +125,7 @@ fn to_int(kind: Kind, text: &str, out: &mut String) -> bool {
             }
             push(out, format_args!("{value:.0}"));
         }
-        Kind::String => match text.parse::<i64>() {
+        Kind::String | Kind::Number => match text.parse::<i64>() {
             Ok(value) => push(out, format_args!("{value}")),
             Err(_) => return false,
         },
@@ -136,8 +138,12 @@ fn to_float(kind: Kind, text: &str, out: &mut String) -> bool {
     match kind {
         Kind::Bool => out.push(if text == "true" { '1' } else { '0' }),
         Kind::Int | Kind::Float => out.push_str(text),
-        Kind::String => match parse_float(text) {
+        Kind::String | Kind::Number => match parse_float(text) {
             Some(value) if value.is_nan() => out.push_str(NAN),
+            // a number beyond a float's range is not the word for what is beyond all numbers
+            Some(value) if value.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) => {
+                return false;
+            }
             Some(value) if value.is_infinite() => {
                 out.push_str(if value > 0.0 { "" } else { "-" });
                 out.push_str(INFINITY);
@@ -158,7 +164,7 @@ fn to_bool(kind: Kind, text: &str, out: &mut String) -> bool {
             Ok(0.0) => false,
             _ => return false,
         },
-        Kind::String => match bool_word(text) {
+        Kind::String | Kind::Number => match bool_word(text) {
             Some(value) => value,
             None => return false,
         },
@@ -264,10 +270,30 @@ fn push_timestamp_text(canonical: &str, style: TextStyle, out: &mut String) {
     }
 }
 
-fn push_without(text: &str, unwanted: &str, out: &mut String) {
-    for part in text.split(unwanted) {
+/// Without NUL, which no text can hold.
+pub(crate) fn push_text(text: &str, out: &mut String) {
+    for part in text.split(NOT_IN_TEXT) {
         out.push_str(part);
     }
+}
+
+/// The text of a JSON value without NUL, which no JSON value can hold. Behind a backslash that is
+/// text itself, what spells it is text, too.
+fn push_json(text: &str, out: &mut String) {
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        push_text(&rest[..at], out);
+        let escape = &rest[at..];
+        if let Some(after) = escape.strip_prefix(NOT_IN_JSON) {
+            rest = after;
+            continue;
+        }
+        // the backslash and what it escapes
+        let end = 1 + escape[1..].chars().next().map_or(0, char::len_utf8);
+        out.push_str(&escape[..end]);
+        rest = &escape[end..];
+    }
+    push_text(rest, out);
 }
 
 fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -327,6 +353,13 @@ mod tests {
             (Kind::String, "0x1.8p1", Float64, Some("3e0")),
             (Kind::String, "nan", Float64, Some("NaN")),
             (Kind::String, "_1", Float64, None),
+            (Kind::String, "1e400", Float64, None),
+            (Kind::String, "-1e999", Float64, None),
+            (Kind::String, "0x1p1024", Float64, None),
+            (Kind::String, "-Infinity", Float64, Some("-Infinity")),
+            (Kind::Number, "1e400", Float64, None),
+            (Kind::Number, "12345678901234567890", Float64, Some("1.2345678901234567e19")),
+            (Kind::Number, "12345678901234567890", Unknown, None),
             (Kind::String, "T", Bool, Some("true")),
             (Kind::String, "yes", Bool, None),
             (Kind::String, "2023-05-06", Timestamp, Some("2023-05-06T00:00:00Z")),
@@ -363,5 +396,21 @@ mod tests {
         as_it_is(Kind::String, "a\0b", DataType::String, &mut out);
         as_it_is(Kind::String, r#"{"a":"\u0000x"}"#, DataType::Json, &mut out);
         assert_eq!(out, r#"ab{"a":"x"}"#);
+    }
+
+    #[test]
+    fn text_that_speaks_of_what_cannot_be_stored_is_stored() {
+        let cases = [
+            (r#"["\\u0000 is text"]"#, r#"["\\u0000 is text"]"#),
+            (r#"["dir\\\u0000new"]"#, r#"["dir\\new"]"#),
+            (r#"["\u0000\\\\u0000\u0000"]"#, r#"["\\\\u0000"]"#),
+            ("\u{0}\"a\"", "\"a\""),
+            (r"\", r"\"),
+        ];
+        for (text, expected) in cases {
+            let mut out = String::new();
+            as_it_is(Kind::String, text, DataType::Json, &mut out);
+            assert_eq!(out, expected, "{text}");
+        }
     }
 }

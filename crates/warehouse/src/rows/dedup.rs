@@ -116,7 +116,7 @@ fn compare(a: Option<&Value>, b: Option<&Value>) -> Ordering {
         }
         // canonical texts without their `Z` sort like the moments they name
         Kind::Timestamp => a.text.trim_end_matches('Z').cmp(b.text.trim_end_matches('Z')),
-        Kind::String | Kind::Json => a.text.cmp(&b.text),
+        Kind::String | Kind::Json | Kind::Number => a.text.cmp(&b.text),
         Kind::Bool => Ordering::Equal,
     }
 }

@@ -2,10 +2,16 @@
 //!
 //! Numbers keep their spelling and keys their order, because both show in what is stored.
 
-use serde::de::IgnoredAny;
-use sonic_rs::{LazyValue, to_array_iter, to_object_iter};
+use std::borrow::Cow;
 
-use crate::rows::row::{MAX_DEPTH, RowError};
+use serde::de::IgnoredAny;
+
+use crate::rows::{
+    escape::unescape,
+    postgres_rules::NOT_IN_TEXT,
+    row::{MAX_DEPTH, RowError},
+    scan::Scan,
+};
 
 /// Keys that start so are type hints.
 pub(super) const HINT_PREFIX: &str = "__sql_type";
@@ -13,79 +19,54 @@ pub(super) const HINT_PREFIX: &str = "__sql_type";
 /// Entries of an object, in order. The text was not checked before.
 pub(super) fn entries<'a>(
     object: &'a str,
-) -> impl Iterator<Item = Result<(std::borrow::Cow<'a, str>, &'a str), RowError>> {
-    to_object_iter(object).map(|entry| {
-        let (key, value) = entry.map_err(|_| RowError::json("broken object"))?;
-        Ok((key, raw(&value)?))
+) -> impl Iterator<Item = Result<(Cow<'a, str>, &'a str), RowError>> {
+    items(object, b'{', b'}').map(|item| {
+        let (key, value) = item?;
+        let (key, has_escapes) = key.ok_or_else(|| RowError::json("broken object"))?;
+        if !has_escapes {
+            return Ok((Cow::Borrowed(key), value));
+        }
+        let mut plain = String::with_capacity(key.len());
+        unescape(key, &mut plain)?;
+        Ok((Cow::Owned(plain), value))
     })
 }
 
 fn elements(array: &str) -> impl Iterator<Item = Result<&str, RowError>> {
-    to_array_iter(array).map(|element| raw(&element.map_err(|_| RowError::json("broken array"))?))
+    items(array, b'[', b']').map(|item| item.map(|(_, value)| value))
 }
 
-/// The text of a value, borrowed from the document.
-fn raw<'a>(value: &LazyValue<'a>) -> Result<&'a str, RowError> {
-    match value.as_raw_cow() {
-        std::borrow::Cow::Borrowed(text) => Ok(text),
-        std::borrow::Cow::Owned(_) => Err(RowError::json("text that is not borrowed")),
-    }
+/// The key of an entry between its quotes, and whether it has escapes; and the text of the value.
+type Item<'a> = (Option<(&'a str, bool)>, &'a str);
+
+/// What stands between two brackets. Read by the same scanner as all else of an event: what one
+/// takes, another must not refuse.
+fn items(text: &str, open: u8, close: u8) -> impl Iterator<Item = Result<Item<'_>, RowError>> {
+    let mut scan = Scan::new(text);
+    let mut is_open = scan.take(open) && !scan.take(close);
+    std::iter::from_fn(move || {
+        if !is_open {
+            return None;
+        }
+        let item = next_item(&mut scan, open, close);
+        is_open = item.as_ref().is_ok_and(|(_, goes_on)| *goes_on);
+        Some(item.map(|(item, _)| item))
+    })
 }
 
-/// Appends what a string stands for; `inner` is its text between the quotes. A half of a surrogate
-/// pair becomes U+FFFD.
-pub(super) fn unescape(inner: &str, out: &mut String) -> Result<(), RowError> {
-    let mut rest = inner;
-    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
-        out.push_str(&rest[..at]);
-        let escape = rest.as_bytes().get(at + 1).ok_or_else(broken_escape)?;
-        rest = &rest[at + 1..];
-        let plain = match escape {
-            b'"' => '"',
-            b'\\' => '\\',
-            b'/' => '/',
-            b'b' => '\u{8}',
-            b'f' => '\u{c}',
-            b'n' => '\n',
-            b'r' => '\r',
-            b't' => '\t',
-            b'u' => {
-                let (character, length) = unicode_escape(rest)?;
-                out.push(character);
-                rest = &rest[length..];
-                continue;
-            }
-            _ => return Err(broken_escape()),
-        };
-        out.push(plain);
-        rest = &rest[1..];
+/// The next item, and whether another one follows.
+fn next_item<'a>(scan: &mut Scan<'a>, open: u8, close: u8) -> Result<(Item<'a>, bool), RowError> {
+    let mut key = None;
+    if open == b'{' {
+        key = Some(scan.string()?);
+        scan.expect(b':', "a colon is missing")?;
     }
-    out.push_str(rest);
-    Ok(())
-}
-
-/// The character of `uXXXX` or `uXXXX\uXXXX` at the start of `text`, and how long that is.
-fn unicode_escape(text: &str) -> Result<(char, usize), RowError> {
-    let unit = |from: usize| {
-        let digits = text.get(from..from + 4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
-        digits.and_then(|digits| u32::from_str_radix(digits, 16).ok())
-    };
-    let first = unit(1).ok_or_else(broken_escape)?;
-    if let Some(character) = char::from_u32(first) {
-        return Ok((character, 5));
+    let value = scan.skip(0)?;
+    if scan.take(close) {
+        return Ok(((key, value), false));
     }
-    if first < 0xDC00
-        && text.get(5..7) == Some("\\u")
-        && let Some(second @ 0xDC00..=0xDFFF) = unit(7)
-    {
-        let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
-        return Ok((char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 11));
-    }
-    Ok((char::REPLACEMENT_CHARACTER, 5))
-}
-
-fn broken_escape() -> RowError {
-    RowError::json("broken escape in a string")
+    scan.expect(b',', "a comma is missing")?;
+    Ok(((key, value), true))
 }
 
 /// Appends `text` as a JSON string: escapes only for `"`, `\` and control characters.
@@ -109,7 +90,15 @@ pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// Appends the compact text of any value. `drop_hints` leaves out type hints of objects that are
+fn write_storable(text: &str, out: &mut String) {
+    match text.contains(NOT_IN_TEXT) {
+        true => write_string(&text.replace(NOT_IN_TEXT, ""), out),
+        false => write_string(text, out),
+    }
+}
+
+/// Appends the compact text of any value. What no text of the warehouse can hold is left out of its
+/// strings. `drop_hints` leaves out type hints of objects that are
 /// not inside an array.
 pub(super) fn compact(
     value: &str,
@@ -138,7 +127,7 @@ pub(super) fn compact(
             if inner.contains('\\') {
                 let mut plain = String::with_capacity(inner.len());
                 unescape(inner, &mut plain)?;
-                write_string(&plain, out);
+                write_storable(&plain, out);
             } else {
                 out.push_str(value);
             }
@@ -166,7 +155,7 @@ fn compact_object(
         if out.len() > start {
             out.push(',');
         }
-        write_string(key, out);
+        write_storable(key, out);
         out.push(':');
         compact(value, drop_hints, depth + 1, out)?;
     }
@@ -175,10 +164,8 @@ fn compact_object(
 }
 
 /// Entries of an object where a repeated key keeps its first position and its last value.
-pub(super) fn last_values(
-    object: &str,
-) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, RowError> {
-    let mut kept: Vec<(std::borrow::Cow<'_, str>, &str)> = Vec::new();
+pub(super) fn last_values(object: &str) -> Result<Vec<(Cow<'_, str>, &str)>, RowError> {
+    let mut kept: Vec<(Cow<'_, str>, &str)> = Vec::new();
     let mut position = std::collections::HashMap::new();
     for entry in entries(object) {
         let (key, value) = entry?;
@@ -201,7 +188,6 @@ pub(super) fn last_values(
 pub fn check_event(document: &[u8]) -> Result<(), RowError> {
     let object = one_object(document)?;
     check_depth(object)?;
-    // not sonic-rs: what it skips lazily it does not check to the last escape
     let checked: Result<IgnoredAny, _> = serde_json::from_str(object);
     checked.map(drop).map_err(|_| RowError::json("broken, or something follows the object"))
 }
@@ -258,22 +244,14 @@ mod tests {
             ("[ 1 , 2.50, 1e3, -0 ]", "[1,2.50,1e3,-0]"),
             ("[]", "[]"),
             (r#"{ "b" : [ {} ], "a" : null }"#, r#"{"b":[{}],"a":null}"#),
+            (r#"[{"\ud83d":1}, "\ud83d"]"#, "[{\"\u{fffd}\":1},\"\u{fffd}\"]"),
+            (r#"["a\u0000b", {"\u0000c":"\\u0000"}]"#, r#"["ab",{"c":"\\u0000"}]"#),
             (r#"["\u0041\/<>&\u0001é"]"#, "[\"A/<>&\\u0001é\"]"),
             (r#"["a\"b\\c\n"]"#, r#"["a\"b\\c\n"]"#),
             (r#"{"a":1,"b":2,"a":3}"#, r#"{"a":3,"b":2}"#),
         ];
         for (value, expected) in cases {
             assert_eq!(compacted(value), expected, "{value}");
-        }
-    }
-
-    #[test]
-    fn escapes_stand_for_their_characters() {
-        let mut out = String::new();
-        unescape(r"a\u00e9\ud83d\ude42\ud800x\b", &mut out).unwrap();
-        assert_eq!(out, "aé🙂\u{fffd}x\u{8}");
-        for broken in [r"\x", r"\u12", r"\u+123"] {
-            assert!(unescape(broken, &mut String::new()).is_err(), "{broken}");
         }
     }
 

@@ -22,7 +22,7 @@ pub enum RowError {
     /// A null, with `omitNils` off.
     #[error("Error getting type of field [{field}] value <nil>: null has no type")]
     Null {
-        /// The joined path of the field.
+        /// The joined path of the field, or its beginning.
         field: String,
     },
     /// A type hint that is no text.
@@ -34,7 +34,7 @@ pub enum RowError {
     /// The hint is text, but not the name of a type; what it says instead is not repeated.
     #[error("the type hint of field [{field}] is not an SQL type")]
     SqlType {
-        /// The joined path of the field that the hint is for.
+        /// The name of the field that the hint is for, in its object.
         field: String,
     },
     /// Nothing is left of it once nulls and empty objects are gone.
@@ -68,6 +68,9 @@ pub(crate) enum Kind {
     String = 4,
     /// An array or an object that was not flattened, as its compact JSON text.
     Json = 5,
+    /// A number that neither an integer nor a float of 64 bits stands for, as its literal. It is
+    /// text, but for types that hold it.
+    Number = 6,
 }
 
 impl Kind {
@@ -77,7 +80,7 @@ impl Kind {
             Kind::Int => DataType::Int64,
             Kind::Float => DataType::Float64,
             Kind::Timestamp => DataType::Timestamp,
-            Kind::String | Kind::Json => DataType::String,
+            Kind::String | Kind::Json | Kind::Number => DataType::String,
         }
     }
 
@@ -93,7 +96,8 @@ impl Kind {
             2 => Kind::Float,
             3 => Kind::Timestamp,
             4 => Kind::String,
-            _ => Kind::Json,
+            5 => Kind::Json,
+            _ => Kind::Number,
         }
     }
 }
@@ -110,10 +114,6 @@ impl Flags {
 
     pub(crate) fn new(kind: Kind) -> Flags {
         Flags(kind as u8)
-    }
-
-    pub(super) fn bits(self) -> u8 {
-        self.0
     }
 
     pub(crate) fn kind(self) -> Kind {

@@ -1,11 +1,11 @@
 //! One pass over JSON text, strict, without a tree: what the quick walk reads by.
 //!
 //! Invariant: what it lets pass is JSON as RFC 8259 has it, but for escapes: the caller that takes
-//! a string apart checks them (`json::unescape`), and [`Scan::skip`] those of the strings that it
+//! a string apart checks them (`unescape`), and [`Scan::skip`] those of the strings that it
 //! steps over. It never reads beyond the text, and its depth is bounded by the caller's count.
 
 use crate::rows::{
-    json::unescape,
+    escape::unescape,
     row::{MAX_DEPTH, RowError},
 };
 

@@ -8,6 +8,9 @@ use crate::rows::{row::Flags, sql_type::SqlType};
 /// Not the slot of any column.
 pub(super) const NO_SLOT: u32 = u32::MAX;
 
+/// More working space than this is given back after an event.
+const MAX_KEPT_BYTES: usize = 256 << 10;
+
 /// Working space of one event, kept between events for its allocations.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -66,6 +69,20 @@ impl Scratch {
         self.has_partition = false;
     }
 
+    /// Gives its memory back if it is more than usual events want.
+    pub(super) fn forget_if_too_large(&mut self) {
+        if self.byte_size() > MAX_KEPT_BYTES {
+            *self = Scratch::default();
+        }
+    }
+
+    /// Bytes of heap, roughly; as many as the largest event so far wanted.
+    pub(super) fn byte_size(&self) -> usize {
+        self.values.capacity() * size_of::<PendingValue>()
+            + self.value_of_slot.capacity() * size_of::<usize>()
+            + self.texts.capacity()
+    }
+
     pub(super) fn keep(&mut self, text: &str) -> TextAt {
         let start = self.texts.len();
         self.texts.push_str(text);
@@ -102,7 +119,8 @@ impl Scratch {
             if value.slot == NO_SLOT {
                 continue;
             }
-            let seed = (u64::from(value.slot) << 8) | u64::from(value.flags.bits());
+            // how a text was spelled in its event makes no difference to the row
+            let seed = (u64::from(value.slot) << 8) | value.flags.kind() as u64;
             shape = Some(shape.unwrap_or(0).wrapping_add(mixed(seed)));
         }
         for (index, sql_type) in &self.hints {
