@@ -149,8 +149,10 @@ impl<'a, T> Groups<'a, T> {
 
     /// Whether more events would make the load slower than two loads.
     pub(crate) fn is_full(&self) -> bool {
-        let is_full =
-            |set: &OptionSet<T>| matches!(&set.rows, Rows::Events(events) if events.is_full());
+        let is_full = |set: &OptionSet<T>| match &set.rows {
+            Rows::Batch(batch) => batch.is_full(),
+            Rows::Events(events) => events.is_full(),
+        };
         self.sets.len() >= MOST_SETS || self.sets.iter().any(is_full)
     }
 

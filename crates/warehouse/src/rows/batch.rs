@@ -20,6 +20,10 @@ use crate::rows::{
     walk::{self, PARTITION},
 };
 
+/// Columns of more than this are those of events with ever new names: a table has 1,600 columns at
+/// most, and these are ten times as many and more.
+pub(super) const MANY_COLUMN_BYTES: usize = 8 << 20;
+
 /// What happens to the rows that are in the table already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replaces {
@@ -105,15 +109,21 @@ impl Batch {
     /// Errors: [`RowError`] for what is no JSON object, or cannot become a row; the rows are as
     /// they were.
     pub fn push(&mut self, event: &[u8]) -> Result<(), RowError> {
-        let event = walk::walk(&mut self.parser, event)?;
-        self.commit(event);
-        Ok(())
+        let walked = walk::walk(&mut self.parser, event).map(|event| self.commit(event));
+        self.parser.rest();
+        walked
     }
 
     /// Adds one event if it has the columns, and kinds of values in them, that all events before it
     /// have. `false`: it has not, and belongs into another batch. Loading such a batch does what
     /// inserting event by event would do.
     pub(super) fn push_alike(&mut self, event: &[u8]) -> Result<bool, RowError> {
+        let pushed = self.push_if_alike(event);
+        self.parser.rest();
+        pushed
+    }
+
+    fn push_if_alike(&mut self, event: &[u8]) -> Result<bool, RowError> {
         let event = walk::walk(&mut self.parser, event)?;
         let shape = self.parser.scratch.shape().ok_or(RowError::NoColumn)?;
         if *self.shape.get_or_insert(shape) != shape {
@@ -131,6 +141,16 @@ impl Batch {
     /// Whether no event was taken so far.
     pub fn is_empty(&self) -> bool {
         self.rows.len() == 0
+    }
+
+    /// Whether it should be loaded before it takes more: its events bring ever new columns.
+    pub fn is_full(&self) -> bool {
+        self.column_bytes() > MANY_COLUMN_BYTES
+    }
+
+    /// Bytes of heap that the columns hold, roughly.
+    pub(super) fn column_bytes(&self) -> usize {
+        self.columns().byte_size()
     }
 
     /// Bytes of heap that the batch holds, roughly.
@@ -280,10 +300,10 @@ mod tests {
             rows(&[event]),
             [[
                 "i:Int=0",
-                "big:String=9223372036854775808",
+                "big:Number=9223372036854775808",
                 "f:Float=1.0",
                 "e:Float=1e3",
-                "inf:String=1e999",
+                "inf:Number=1e999",
                 "tiny:Float=0",
             ]]
         );
@@ -298,6 +318,7 @@ mod tests {
             (r#"{"a":1}"#, false),
             (r#"{"a":1,"b":{"c":"x"},"d":1}"#, false),
             (r#"{"a":1,"b":{"c":"x"},"__sql_type_a":"text"}"#, false),
+            (r#"{"a":1,"b":{"c":"x\u00e9\""}}"#, true),
         ];
         for (event, alike) in cases {
             let mut batch = Batch::new("t", Arc::new(StreamOptions::default())).unwrap();

@@ -13,10 +13,11 @@ use crate::rows::{
     timestamp,
 };
 
-/// Bytes of heap that a column takes, roughly.
-const COLUMN_BYTES: usize = 128;
+/// Bytes of heap that a column takes beside itself and its name, roughly: its places in the index
+/// and in the order, and what the allocator adds.
+const ENTRY_BYTES: usize = 128;
 
-/// The same for a hint that differs from its column's.
+/// Bytes of a hint that differs from its column's.
 const HINT_BYTES: usize = 128;
 
 /// All columns, by their slots.
@@ -28,6 +29,7 @@ pub(crate) struct Columns {
     by_name: HashMap<Box<str>, u32>,
     /// Hints that differ from their column's.
     other_hints: usize,
+    bytes: usize,
 }
 
 impl Deref for Columns {
@@ -66,6 +68,7 @@ impl Columns {
             is_declared: false,
         });
         self.by_name.insert(name.into(), slot);
+        self.bytes += size_of::<Column>() + 2 * name.len() + ENTRY_BYTES;
         slot
     }
 
@@ -104,7 +107,7 @@ impl Columns {
 
     /// Bytes of heap that the columns take, roughly.
     pub(super) fn byte_size(&self) -> usize {
-        self.all.len() * COLUMN_BYTES + self.other_hints * HINT_BYTES
+        self.bytes + self.other_hints * HINT_BYTES
     }
 }
 

@@ -3,24 +3,26 @@
 use std::collections::HashMap;
 
 use crate::rows::{
-    json::{HINT_PREFIX, entries, unescape},
+    escape::unescape,
+    identifier::{NameId, NameOf, identifier},
+    json::{HINT_PREFIX, entries},
     row::{MAX_DEPTH, RowError},
     sql_type::SqlType,
 };
 
 /// The hints of one event, by the joined path of the field; the empty path is the event itself.
-pub(super) type Hints = HashMap<String, SqlType>;
+pub(super) type Hints = HashMap<NameId, SqlType>;
 
 /// Collects the hints of an event at every object level. Arrays are not searched.
 pub(super) fn collect(object: &str) -> Result<Hints, RowError> {
     let mut hints = Hints::new();
-    collect_into(&mut hints, "", object, 0)?;
+    collect_into(&mut hints, NameId::of(""), object, 0)?;
     Ok(hints)
 }
 
 fn collect_into(
     hints: &mut Hints,
-    parent: &str,
+    parent: NameId,
     object: &str,
     depth: usize,
 ) -> Result<(), RowError> {
@@ -31,25 +33,24 @@ fn collect_into(
         let (key, value) = entry?;
         if let Some(field) = key.strip_prefix(HINT_PREFIX) {
             let field = field.strip_prefix('_').unwrap_or(field);
-            let field = join_filled(parent, field);
-            let sql_type = read(value)?;
-            let Some(sql_type) = sql_type else {
+            let Some(sql_type) = read(value)? else {
+                let field = identifier(field, NameOf::Column).into_owned();
                 return Err(RowError::SqlType { field });
             };
-            hints.insert(field, sql_type);
+            hints.insert(join_filled(parent, field), sql_type);
         } else if value.starts_with('{') {
-            collect_into(hints, &join_filled(parent, &key), value, depth + 1)?;
+            collect_into(hints, join_filled(parent, &key), value, depth + 1)?;
         }
     }
     Ok(())
 }
 
 /// Joined by `_`; empty parts leave none.
-fn join_filled(parent: &str, key: &str) -> String {
+fn join_filled(parent: NameId, key: &str) -> NameId {
     match (parent.is_empty(), key.is_empty()) {
-        (true, _) => key.to_owned(),
-        (false, true) => parent.to_owned(),
-        (false, false) => format!("{parent}_{key}"),
+        (true, _) => NameId::of(key),
+        (false, true) => parent,
+        (false, false) => parent.with("_").with(key),
     }
 }
 
@@ -84,21 +85,18 @@ mod tests {
             "d":{"__sql_type_e":"text","__sql_type":"json"},"__sql_typef":["date"],
             "g":[{"__sql_type_h":"x"}]}"#;
         let hints = collect(event).unwrap();
-        let mut found: Vec<_> = hints
-            .iter()
-            .map(|(field, t)| (field.as_str(), t.cast.as_str(), t.ddl.as_str()))
-            .collect();
-        found.sort_unstable();
-        assert_eq!(
-            found,
-            [
-                ("a", "bigint", "bigint"),
-                ("b_c", "numeric", "numeric default 1"),
-                ("d", "json", "json"),
-                ("d_e", "text", "text"),
-                ("f", "date", "date"),
-            ]
-        );
+        let expected = [
+            ("a", "bigint", "bigint"),
+            ("b_c", "numeric", "numeric default 1"),
+            ("d", "json", "json"),
+            ("d_e", "text", "text"),
+            ("f", "date", "date"),
+        ];
+        assert_eq!(hints.len(), expected.len());
+        for (field, cast, ddl) in expected {
+            let found = hints.get(&NameId::of(field)).map(|t| (t.cast.as_str(), t.ddl.as_str()));
+            assert_eq!(found, Some((cast, ddl)), "{field}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::{
     Batch,
     rows::{
-        batch::table_name,
+        batch::{MANY_COLUMN_BYTES, table_name},
         options::{OptionError, StreamOptions},
         row::RowError,
     },
@@ -65,7 +65,9 @@ impl MicroBatch {
 
     /// Adds one event (JSON). A refused one leaves the rows as they were.
     pub fn push(&mut self, event: &[u8]) -> Result<RowIndex, RowError> {
-        let open = if self.options.deduplicate { 1 } else { OPEN_BATCHES };
+        // of events with one key the first may have to be the first
+        let is_ordered = !self.options.primary_key.is_empty();
+        let open = if is_ordered { 1 } else { OPEN_BATCHES };
         let first_open = self.batches.len().saturating_sub(open);
         for (index, batch) in self.batches.iter_mut().enumerate().skip(first_open).rev() {
             if batch.push_alike(event)? {
@@ -83,6 +85,7 @@ impl MicroBatch {
     /// Whether it should be loaded before it takes more.
     pub fn is_full(&self) -> bool {
         self.batches.len() >= MAX_BATCHES
+            || self.batches.iter().map(Batch::column_bytes).sum::<usize>() > MANY_COLUMN_BYTES
     }
 
     /// Bytes of heap that it holds, roughly.

@@ -8,6 +8,7 @@ pub(crate) mod convert;
 pub(crate) mod data_type;
 pub(crate) mod dedup;
 pub(crate) mod disk_limit;
+mod escape;
 mod hints;
 pub(crate) mod identifier;
 pub(crate) mod json;

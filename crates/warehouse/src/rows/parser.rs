@@ -30,8 +30,14 @@ impl Parser {
         }
     }
 
-    /// Bytes of heap that it takes, roughly, but for the one event in hand.
+    /// Between two events: gives back what a large or an odd one took.
+    pub(super) fn rest(&mut self) {
+        self.paths.forget_if_too_many();
+        self.scratch.forget_if_too_large();
+    }
+
+    /// Bytes of heap that it takes, roughly.
     pub(super) fn byte_size(&self) -> usize {
-        self.paths.byte_size() + self.columns.byte_size()
+        self.paths.byte_size() + self.columns.byte_size() + self.scratch.byte_size()
     }
 }

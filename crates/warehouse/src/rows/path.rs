@@ -3,14 +3,25 @@
 //! Events of one table look alike, so paths are kept as a tree: a key is compared with the key that
 //! followed the last one before, which is nearly always right, and the column's name is computed
 //! once per path instead of once per value.
+//!
+//! Invariant: all paths may be forgotten between two events. So events with ever new keys, or with
+//! very many, leave no more than a bound behind.
 
 use std::collections::HashMap;
+
+use crate::rows::identifier::JoinedName;
 
 /// Index of a path.
 pub(super) type PathId = u32;
 
 /// The path of the event itself.
 pub(super) const ROOT: PathId = 0;
+
+/// Bytes that a path takes beside itself and its texts: its place in its parent's index and list,
+/// and what the allocator adds, roughly.
+const ENTRY_BYTES: usize = 128;
+/// More is forgotten before the next event. A table with a thousand columns takes half of it.
+const MAX_BYTES: usize = 1 << 20;
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,11 +37,11 @@ pub(super) enum Role {
 /// One key below another.
 #[derive(Debug, Default)]
 pub(super) struct Path {
-    key: Box<str>,
+    pub(super) key: Box<str>,
     /// Its place among the keys of its parent, by first appearance.
     position: usize,
-    /// Keys joined by `_`, before the identifier rules.
-    pub(super) joined: Box<str>,
+    /// Of keys under the `toSameCase` option.
+    pub(super) name: JoinedName,
     children: Vec<PathId>,
     by_key: HashMap<Box<str>, PathId>,
     /// The column of values at this path, once there was one.
@@ -66,6 +77,13 @@ impl Paths {
         &mut self.paths[path as usize]
     }
 
+    /// Forgets them all, if they are too many to be those of a table's usual events.
+    pub(super) fn forget_if_too_many(&mut self) {
+        if self.bytes > MAX_BYTES {
+            *self = Paths::default();
+        }
+    }
+
     /// Bytes of heap, roughly.
     pub(super) fn byte_size(&self) -> usize {
         self.bytes
@@ -87,16 +105,11 @@ impl Paths {
     }
 
     /// Adds a path that `find` did not find.
-    pub(super) fn add(&mut self, parent: PathId, key: &str, joined: String) -> PathId {
+    pub(super) fn add(&mut self, parent: PathId, key: &str, name: JoinedName) -> PathId {
         let id = PathId::try_from(self.paths.len()).unwrap_or(PathId::MAX);
-        self.bytes += size_of::<Path>() + 2 * key.len() + joined.len() + 32;
+        self.bytes += size_of::<Path>() + 2 * key.len() + name.start().len() + ENTRY_BYTES;
         let position = self.get(parent).children.len();
-        self.paths.push(Path {
-            key: key.into(),
-            joined: joined.into(),
-            position,
-            ..Path::default()
-        });
+        self.paths.push(Path { key: key.into(), name, position, ..Path::default() });
         let parent = self.get_mut(parent);
         parent.children.push(id);
         parent.by_key.insert(key.into(), id);

@@ -7,8 +7,9 @@
 use std::borrow::Cow;
 
 use crate::rows::{
+    escape::unescape,
     hints::{self, Hints},
-    identifier::{NameOf, UNNAMED, identifier, same_case},
+    identifier::{NameId, UNNAMED, same_case},
     json::{self, HINT_PREFIX},
     parser::Parser,
     path::{PathId, ROOT, Role},
@@ -65,7 +66,7 @@ fn walk_quickly(parser: &mut Parser, object: &str) -> Result<(), Stop> {
 
 fn walk_carefully(parser: &mut Parser, object: &str, hints: &Hints) -> Result<(), RowError> {
     parser.scratch.clear();
-    if let Some(whole) = hints.get("") {
+    if let Some(whole) = hints.get(&NameId::of("")) {
         // the event itself is one value
         let mut text = String::new();
         json::compact(object, true, 0, &mut text)?;
@@ -128,7 +129,7 @@ impl<'a> Walk<'a> {
             let (key, has_escapes) = scan.string()?;
             let child = if has_escapes {
                 let mut plain = String::with_capacity(key.len());
-                json::unescape(key, &mut plain)?;
+                unescape(key, &mut plain)?;
                 self.quick_child(path, &plain, &mut cursor)?
             } else {
                 self.quick_child(path, key, &mut cursor)?
@@ -255,14 +256,11 @@ impl<'a> Walk<'a> {
             return Ok(found);
         }
         let options = &parser.options;
-        let key_part = same_case(key, options.to_same_case);
-        let joined = match &*parser.paths.get(parent).joined {
-            "" => key_part.into_owned(),
-            parent => format!("{parent}_{key_part}"),
-        };
-        let column_type = options.column_types.iter().position(|(name, _)| *name == joined);
-        let is_declared = options.schema.iter().any(|field| field.name == joined);
-        let id = parser.paths.add(parent, key, joined);
+        let name = parser.paths.get(parent).name.child(&same_case(key, options.to_same_case));
+        let is_named = |by: &str| NameId::of(by) == name.id();
+        let column_type = options.column_types.iter().position(|(by, _)| is_named(by));
+        let is_declared = options.schema.iter().any(|field| is_named(&field.name));
+        let id = parser.paths.add(parent, key, name);
         if id == PathId::MAX {
             return Err(RowError::TooManyColumns);
         }
@@ -295,12 +293,12 @@ impl<'a> Walk<'a> {
         if self.parser.options.omit_nils {
             return Ok(());
         }
-        Err(RowError::Null { field: self.parser.paths.get(path).joined.to_string() })
+        Err(RowError::Null { field: self.parser.paths.get(path).name.start().to_owned() })
     }
 
     /// What the event says of the type at this path; `columnTypes` wins over it.
     fn hint(&self, path: PathId) -> Option<SqlType> {
-        let hinted = || self.hints?.get(&*self.parser.paths.get(path).joined).cloned();
+        let hinted = || self.hints?.get(&self.parser.paths.get(path).name.id()).cloned();
         self.column_type(path).or_else(hinted)
     }
 
@@ -314,11 +312,10 @@ impl<'a> Walk<'a> {
         if let Some(slot) = self.parser.paths.get(path).slot {
             return Ok(slot);
         }
-        let joined = std::mem::take(&mut self.parser.paths.get_mut(path).joined);
-        let slot = self.parser.columns.slot(&identifier(&joined, NameOf::Column));
-        let path = self.parser.paths.get_mut(path);
-        path.joined = joined;
-        path.slot = Some(slot);
+        let Parser { paths, columns, options, .. } = &mut *self.parser;
+        let at = paths.get(path);
+        let slot = columns.slot(&at.name.column(&same_case(&at.key, options.to_same_case)));
+        paths.get_mut(path).slot = Some(slot);
         if slot == NO_SLOT { Err(RowError::TooManyColumns) } else { Ok(slot) }
     }
 
@@ -334,7 +331,7 @@ impl<'a> Walk<'a> {
     fn escaped(&mut self, inner: &str) -> Result<(Flags, TextAt), RowError> {
         let texts = &mut self.parser.scratch.texts;
         let start = texts.len();
-        json::unescape(inner, texts)?;
+        unescape(inner, texts)?;
         let end = texts.len();
         let plain = texts[start..].to_owned();
         if timestamp::canonical(&plain, texts) {
@@ -377,21 +374,21 @@ fn is_empty(object: &str) -> bool {
     object[1..].trim_start().starts_with('}')
 }
 
-/// A number without fraction or exponent: an integer where it fits, else the text of its literal.
+/// A number without fraction or exponent: an integer where it fits, else its literal.
 fn integer(literal: &str) -> (Kind, Cow<'_, str>) {
     match literal.parse::<i64>() {
         Ok(0) => (Kind::Int, Cow::Borrowed("0")), // also `-0`
         Ok(_) => (Kind::Int, Cow::Borrowed(literal)),
-        Err(_) => (Kind::String, Cow::Borrowed(literal)),
+        Err(_) => (Kind::Number, Cow::Borrowed(literal)),
     }
 }
 
-/// A number with fraction or exponent: a float where it is finite, else the text of its literal.
+/// A number with fraction or exponent: a float where it is finite, else its literal.
 fn float(literal: &str) -> (Kind, Cow<'_, str>) {
     match literal.parse::<f64>() {
         // also `-0.0`, and what is too small for a float, which the database would refuse
         Ok(0.0) => (Kind::Float, Cow::Borrowed("0")),
         Ok(value) if value.is_finite() => (Kind::Float, Cow::Borrowed(literal)),
-        _ => (Kind::String, Cow::Borrowed(literal)),
+        _ => (Kind::Number, Cow::Borrowed(literal)),
     }
 }
