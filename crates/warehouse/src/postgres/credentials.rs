@@ -10,7 +10,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use super::{quote_ident, quote_literal};
+use super::parameters;
 use crate::error::LoadError;
 
 const DEFAULT_PORT: u16 = 5432;
@@ -34,7 +34,7 @@ pub struct Credentials {
     /// Settings of the connection; `connect_timeout` is in seconds.
     #[serde(default)]
     parameters: BTreeMap<String, String>,
-    /// `disable`, `require`, `verify-ca` or `verify-full`.
+    /// `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`.
     #[serde(default)]
     ssl_mode: Option<String>,
     /// This and the next two: PEM, its contents or an absolute path; used with the two verifying
@@ -60,26 +60,6 @@ impl fmt::Debug for Credentials {
             .finish_non_exhaustive()
     }
 }
-
-/// Parameters that drivers take for themselves; they are not settings of a session.
-const OF_DRIVERS: [&str; 16] = [
-    "binary_parameters",
-    "connect_timeout",
-    "default_query_exec_mode",
-    "description_cache_capacity",
-    "fallback_application_name",
-    "min_read_buffer_size",
-    "pool_health_check_period",
-    "pool_max_conn_idle_time",
-    "pool_max_conn_lifetime",
-    "pool_max_conns",
-    "pool_min_conns",
-    "prefer_simple_protocol",
-    "sslmode",
-    "statement_cache_capacity",
-    "statement_cache_mode",
-    "target_session_attrs",
-];
 
 impl Credentials {
     /// Reads what a destination's configuration has under `credentials`: an object, or its text in
@@ -108,11 +88,13 @@ impl Credentials {
             return Err(LoadError::config("host: sockets of this machine are not opened"));
         }
         let fields = [
-            ("sslServerCA", &self.ssl_server_ca),
-            ("sslClientCert", &self.ssl_client_cert),
-            ("sslClientKey", &self.ssl_client_key),
+            ("sslServerCA", self.ssl_server_ca.as_deref()),
+            ("sslClientCert", self.ssl_client_cert.as_deref()),
+            ("sslClientKey", self.ssl_client_key.as_deref()),
         ];
-        match fields.iter().find(|(_, value)| value.as_deref().is_some_and(is_path)) {
+        let files = ["sslrootcert", "sslcert", "sslkey"].map(|name| (name, self.parameter(name)));
+        let mut paths = fields.iter().chain(&files);
+        match paths.find(|(_, value)| value.is_some_and(is_path)) {
             Some((field, _)) => Err(LoadError::config(format!(
                 "{field}: files of this machine are not read; send the PEM itself"
             ))),
@@ -156,48 +138,65 @@ impl Credentials {
         self.with_tls(options)
     }
 
-    /// `; set local …` for the parameters that are settings of a session. Not sent when connecting:
-    /// a pooler would refuse them there.
+    /// `; set local …` for the parameters that are settings of a session.
     pub(super) fn session_settings(&self) -> String {
-        let settings = self.parameters.iter().filter(|(name, _)| {
-            !OF_DRIVERS.contains(&name.as_str()) && *name != "application_name"
-        });
-        let settings = settings.map(|(name, value)| {
-            format!("; set local {} = {}", quote_ident(name), quote_literal(value))
-        });
-        settings.collect()
+        parameters::session_settings(&self.parameters)
     }
 
     fn with_tls(&self, options: PgConnectOptions) -> Result<PgConnectOptions, LoadError> {
         let named = self.ssl_mode.as_deref().filter(|mode| !mode.is_empty());
-        let mode = match named.or(self.parameters.get("sslmode").map(String::as_str)) {
-            None | Some("") => return Ok(options),
+        let ca = self.pem("sslServerCA", &self.ssl_server_ca, "sslrootcert");
+        let mode = match named.or(self.parameter("sslmode")) {
+            None => return Ok(options),
             Some("disable") => return Ok(options.ssl_mode(PgSslMode::Disable)),
+            // the driver knows no way to try without TLS first; with it first is as good
+            Some("allow" | "prefer") => return Ok(options.ssl_mode(PgSslMode::Prefer)),
+            // as libpq has it: whoever names a certificate wants it looked at
+            Some("require") if self.parameter("sslrootcert").is_some() => PgSslMode::VerifyCa,
             Some("require") => return Ok(options.ssl_mode(PgSslMode::Require)),
             Some("verify-ca") => PgSslMode::VerifyCa,
             Some("verify-full") => PgSslMode::VerifyFull,
             Some(mode) => return Err(LoadError::config(format!("unsupported ssl mode: {mode}"))),
         };
         let mut options = options.ssl_mode(mode);
-        if let Some(pem) = given("sslServerCA", self.ssl_server_ca.as_deref())? {
+        if let Some(pem) = ca? {
             options = options.ssl_root_cert_from_pem(pem);
         }
-        if let Some(pem) = given("sslClientCert", self.ssl_client_cert.as_deref())? {
+        if let Some(pem) = self.pem("sslClientCert", &self.ssl_client_cert, "sslcert")? {
             options = options.ssl_client_cert_from_pem(pem);
         }
-        if let Some(pem) = given("sslClientKey", self.ssl_client_key.as_deref())? {
-            options = options.ssl_client_key_from_pem(as_pkcs8(&pem)?);
+        if let Some(pem) = self.pem("sslClientKey", &self.ssl_client_key, "sslkey")? {
+            let password = self.parameter("sslpassword").unwrap_or_default();
+            options = options.ssl_client_key_from_pem(as_pkcs8(&pem, password)?);
         }
         Ok(options)
+    }
+
+    /// A parameter that is not empty.
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// A PEM that a field gives, else the parameter that libpq has for it.
+    fn pem(
+        &self,
+        field: &str,
+        value: &Option<String>,
+        parameter: &str,
+    ) -> Result<Option<Vec<u8>>, LoadError> {
+        match given(field, value.as_deref())? {
+            Some(pem) => Ok(Some(pem)),
+            None => given(parameter, self.parameter(parameter)),
+        }
     }
 }
 
 /// A private key in the form that the TLS library takes, whichever it has.
-fn as_pkcs8(pem: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let key = PKey::private_key_from_pem_passphrase(pem, b"");
+fn as_pkcs8(pem: &[u8], password: &str) -> Result<Vec<u8>, LoadError> {
+    let key = PKey::private_key_from_pem_passphrase(pem, password.as_bytes());
     let converted = key.and_then(|key| key.private_key_to_pem_pkcs8());
     converted.map_err(|_| {
-        LoadError::config("sslClientKey is not a private key without a password in PEM")
+        LoadError::config("sslClientKey is not a private key in PEM, or its password is another")
     })
 }
 
@@ -274,30 +273,28 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_settings_of_the_session_or_the_drivers_own() {
-        let credentials = credentials(
-            r#","parameters":{"work_mem":"64MB","sslmode":"require","pool_max_conns":"5","application_name":"x"}"#,
-        );
-        assert_eq!(credentials.session_settings(), "; set local \"work_mem\" = '64MB'");
+    fn the_modes_that_take_what_they_get_are_taken() {
+        for mode in ["prefer", "allow"] {
+            let named = [
+                format!(r#","sslMode":"{mode}""#),
+                format!(r#","parameters":{{"sslmode":"{mode}"}}"#),
+            ];
+            for more in named {
+                let options = credentials(&more).connect_options().unwrap();
+                assert!(matches!(options.get_ssl_mode(), PgSslMode::Prefer), "{more}");
+            }
+        }
     }
 
     #[test]
-    fn files_of_this_machine_are_refused_alike_whether_they_are_there_or_not() {
-        let answer = |more: &str| credentials(more).refuse_local_files().map_err(|e| e.to_string());
-        for field in ["sslServerCA", "sslClientCert", "sslClientKey"] {
-            let named = |path| answer(&format!(r#","sslMode":"verify-ca","{field}":"{path}""#));
-            assert!(named("/etc/passwd").unwrap_err().contains(field));
-            for other in ["/nope", "/dev/zero", "/"] {
-                assert_eq!(named(other), named("/etc/passwd"), "{field} {other}");
-            }
-        }
-        // a mode that reads no file is no way around it
-        assert!(answer(r#","sslMode":"disable","sslClientKey":"/etc/passwd""#).is_err());
-        assert_eq!(answer(r#","sslServerCA":"-----BEGIN CERTIFICATE-----""#), Ok(()));
-        assert_eq!(answer(r#","sslServerCA":"""#), Ok(()));
-        let mut socket = credentials("");
-        socket.host = "/var/run/postgresql".to_owned();
-        assert!(socket.refuse_local_files().unwrap_err().to_string().contains("host"));
+    fn files_of_tls_may_be_parameters_but_not_a_clients() {
+        let missing = credentials(
+            r#","parameters":{"sslmode":"verify-full","sslrootcert":"/nowhere/ca.pem"}"#,
+        );
+        let error = missing.connect_options().unwrap_err().to_string();
+        assert!(error.contains("sslrootcert: cannot read /nowhere/ca.pem"), "{error}");
+        let refused = missing.refuse_local_files().unwrap_err().to_string();
+        assert!(refused.contains("sslrootcert: files of this machine are not read"), "{refused}");
     }
 
     #[test]
