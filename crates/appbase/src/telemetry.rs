@@ -12,11 +12,16 @@ use format::LogLayer;
 /// What is logged when `RUST_LOG` does not say otherwise.
 const DEFAULT_FILTER: &str = "info";
 
+/// Never logged, whatever `RUST_LOG` says: texts that functions in a database send to their clients,
+/// which may hold values of rows.
+const NEVER: &str = "sqlx::postgres::notice=off";
+
 /// Starts logging, of what `RUST_LOG` names, else from `info` on. Only the first call of a process
 /// has an effect.
 pub fn init(format: LogFormat) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let filter = filter.add_directive(NEVER.parse().expect("a directive"));
     let layer = LogLayer::new(format, io::stderr);
     // fails when a test has installed a subscriber already, which is then the one to use
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();

@@ -35,12 +35,13 @@ async fn no_value_of_a_row_is_logged_at_any_level() -> Result<()> {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || writer.clone())
         .init();
-    // given a table that takes longer for a row than drivers report as slow
+    // given a table that takes longer for a row than drivers report as slow, and tells about it
     let database = testkit::postgres().await?;
     database
         .query(
             "create table t (id bigint, name text); create function wait() returns trigger \
-             language plpgsql as $$begin perform pg_sleep(1.1); return new; end$$; \
+             language plpgsql as $$begin perform pg_sleep(1.1); raise notice 'got %', new.name; \
+             raise warning 'got %', new.name; return new; end$$; \
              create trigger wait before insert on t for each row execute function wait()",
         )
         .await?;

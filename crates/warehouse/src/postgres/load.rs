@@ -356,7 +356,7 @@ impl Attempt<'_> {
             report.refused.extend((0..total).map(refused));
             counts.refused = total as u64;
         } else if prepared.fit.columns.is_empty() {
-            transfer::empty(connection, prepared).await?;
+            transfer::empty(self.postgres, connection, prepared).await?;
         } else {
             transfer::make_room(connection, prepared).await?;
             let refused: Vec<_> = prepared.refused.keys().copied().collect();
@@ -364,7 +364,8 @@ impl Attempt<'_> {
             let isolates =
                 self.options.refusals == Refusals::Isolate && batch.replaces == Replaces::Nothing;
             if batch.replaces == Replaces::Table && !prepared.is_new {
-                counts.loaded = transfer::replace_all(connection, prepared, &rows).await?;
+                counts.loaded =
+                    transfer::replace_all(self.postgres, connection, prepared, &rows).await?;
             } else if isolates && self.isolation.has_begun() {
                 let may_be_new = self.postgres.may_be_all_new(prepared);
                 let sent = self.isolation.send(connection, index, prepared, rows, may_be_new);

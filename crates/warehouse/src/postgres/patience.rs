@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::{client::Connection, error::Purpose, pool::Postgres};
+use super::{catalog::TableName, client::Connection, ddl, error::Purpose, pool::Postgres};
 use crate::{error::LoadError, load::SchemaChanges};
 
 /// The first pause after another session's lock; later ones are twice as long each.
@@ -47,6 +47,40 @@ impl Postgres {
         match changes {
             SchemaChanges::BeforeLoad => connection.commit(Purpose::Other).await,
             SchemaChanges::InLoad => connection.run(&released).await.map(drop),
+        }
+    }
+}
+
+impl Postgres {
+    /// Keeps all others out of a table until the load's transaction ends, the owner of its shape
+    /// among them. Readers queue behind the lock that we wait for, so we wait for a short time and
+    /// let them pass, again and again.
+    pub(super) async fn keep_others_out(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+    ) -> Result<(), LoadError> {
+        let locks = format!(
+            "{}; lock table {} in access exclusive mode",
+            ddl::lock_table_sql(name),
+            name.quoted()
+        );
+        let mut patience = Patience::new(self.settings().schema_patience);
+        loop {
+            self.begin_change(connection, SchemaChanges::InLoad).await?;
+            match connection.run_on(&name.table, &locks).await {
+                Ok(_) => return self.end_change(connection, SchemaChanges::InLoad).await,
+                Err(error) if error.is_lock_timeout() && patience.is_left() => {
+                    undo_change(connection, SchemaChanges::InLoad).await?;
+                    patience.wait(&name.table).await;
+                }
+                Err(LoadError::Busy(mut error)) => {
+                    let words = format!("table {} is in use by others all the time", name.table);
+                    error.safe_text = Some(words);
+                    return Err(LoadError::Busy(error));
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 }

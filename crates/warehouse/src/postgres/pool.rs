@@ -20,6 +20,9 @@ use crate::{error::LoadError, progress::Progress};
 /// How much later than the server we give up on a statement. The server's own time-out comes first,
 /// unless the server, or the network to it, is gone without a word.
 const GRACE: Duration = Duration::from_secs(30);
+/// What triggers have to say holds values of rows, and nobody listens: while rows are sent, the
+/// server would wait for us to read it, and we for the server.
+const QUIET: &str = "set local client_min_messages = error";
 /// Limit of the one attempt that tells why there was no connection.
 const ASK_WHY_FOR: Duration = Duration::from_secs(3);
 
@@ -196,7 +199,7 @@ impl Postgres {
         let Settings { lock_timeout, statement_timeout, idle_in_transaction_timeout, .. } =
             &self.inner.settings;
         format!(
-            "begin isolation level read committed; set local lock_timeout = {}; set local statement_timeout = {}; \
+            "begin isolation level read committed; {QUIET}; set local lock_timeout = {}; set local statement_timeout = {}; \
              set local idle_in_transaction_session_timeout = {}; set local time zone 'UTC'; \
              set local tcp_keepalives_idle = 30; set local tcp_keepalives_interval = 10; \
              set local tcp_keepalives_count = 3; {WATCH_CLIENT}; set local search_path = {}{}",

@@ -16,7 +16,9 @@ use super::{
     encode::Encoder,
     error::Purpose,
     fit::{Against, Fit, Free},
-    one_by_one, quote_ident,
+    one_by_one,
+    pool::Postgres,
+    quote_ident,
     row_writer::RowWriter,
 };
 use crate::{
@@ -135,6 +137,7 @@ pub(super) async fn make_room(
 /// Puts the rows in the place of all that the table has: they are all there before the table is
 /// emptied. Columns that the table has besides stay.
 pub(super) async fn replace_all(
+    postgres: &Postgres,
     connection: &mut Connection,
     prepared: &Prepared,
     rows: &Selection,
@@ -147,7 +150,7 @@ pub(super) async fn replace_all(
     widen_cast_columns(connection, &staging, fit, as_rows).await?;
     copy(connection, &staging.quoted(), prepared, rows).await?;
 
-    connection.run_for(&ddl::lock_table_sql(name), as_schema).await?;
+    postgres.keep_others_out(connection, name).await?;
     let table = Table::read(connection, name).await?.unwrap_or_default();
     let is_lacking = |column: &&NewColumn| table.column(&column.name).is_none();
     let lacking: Vec<_> = fit.missing.iter().filter(is_lacking).cloned().collect();
@@ -173,12 +176,14 @@ pub(super) async fn replace_all(
 
 /// What an empty batch replaces.
 pub(super) async fn empty(
+    postgres: &Postgres,
     connection: &mut Connection,
     prepared: &Prepared,
 ) -> Result<(), LoadError> {
     let Prepared { batch, name, table, .. } = prepared;
     match batch.replaces {
         Replaces::Table if table.is_some() => {
+            postgres.keep_others_out(connection, name).await?;
             let sql = format!("truncate table {}", name.quoted());
             connection.run_for(&sql, Purpose::Schema { table: &name.table }).await.map(drop)
         }

@@ -273,3 +273,25 @@ async fn run(connection: &mut sqlx::PgConnection, sql: &str) -> Result<()> {
     connection.execute(sqlx::raw_sql(sql)).await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_trigger_says_much_is_loaded() -> Result<()> {
+    // notices fill the connection while rows are sent; information is sent whatever one asks for
+    for level in ["notice", "warning", "info"] {
+        let loader = Loader::new().await?;
+        let table = format!(
+            "create table t (id bigint, v text); \
+             create function say() returns trigger language plpgsql as \
+             $$ begin raise {level} '%', repeat(new.v, 2); return new; end $$; \
+             create trigger say before insert on t for each row execute function say()"
+        );
+        loader.database.query(&table).await?;
+        let v = "lorem ipsum ".repeat(40);
+        let brought: Vec<_> = (0..20_000).map(|id| json!({"id": id, "v": v}).to_string()).collect();
+        let options = json!({});
+        let load = loader.load(&options, &brought, ISOLATE);
+        let report = tokio::time::timeout(2 * LIMIT, load).await??;
+        assert_eq!(report.counts.loaded, 20_000, "{level}");
+    }
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! The library against real PostgreSQL servers.
 
 mod as_insert;
+mod by_event;
 mod faults;
 mod impossible;
 mod keys;
@@ -11,6 +12,8 @@ mod merged;
 mod pooler;
 mod properties;
 mod refused;
+mod replaced;
 mod schema;
 mod searched;
 mod tls;
+mod values;

@@ -56,7 +56,7 @@ fn generated<T>(runner: &mut TestRunner, strategy: &impl Strategy<Value = T>) ->
 }
 
 /// Every run of a test sees the same values.
-fn runner() -> TestRunner {
+pub(crate) fn runner() -> TestRunner {
     TestRunner::new_with_rng(
         Config::default(),
         proptest::test_runner::TestRng::deterministic_rng(
