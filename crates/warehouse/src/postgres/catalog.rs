@@ -184,19 +184,29 @@ fn shape_sql(name: &TableName) -> String {
     format!(
         "select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), \
          k.conname::text, pg_catalog.array_position(k.conkey, a.attnum)::bigint, c.relnatts, \
-         {NEEDS_INSERT}, {}, \
-         pg_catalog.has_table_privilege(c.oid, 'insert, update, delete, truncate'), \
+         c.needs_insert, c.version, c.is_lockable, \
          a.attidentity::text, a.attgenerated::text, a.atthasdef, \
          k.conname is not null and a.atthasdef and exists (select from pg_catalog.pg_attrdef d \
          where d.adrelid = c.oid and d.adnum = a.attnum \
          and pg_catalog.pg_get_expr(d.adbin, c.oid) ~* '{CLOCK}'), k.condeferrable \
-         from pg_catalog.pg_class c \
-         join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+         from ({}) c \
          left join pg_catalog.pg_attribute a \
          on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
          left join pg_catalog.pg_constraint k \
          on k.conrelid = c.oid and k.contype = 'p' and a.attnum = any (k.conkey) \
-         where c.relkind in ('r', 'p') and n.nspname = {} and c.relname = {} order by a.attnum",
+         order by a.attnum",
+        class_sql(name)
+    )
+}
+
+/// What there is to say of the whole table; asked once, and not for each of its columns.
+fn class_sql(name: &TableName) -> String {
+    format!(
+        "select c.oid, c.relnatts, {NEEDS_INSERT} as needs_insert, {} as version, \
+         pg_catalog.has_table_privilege(c.oid, 'insert, update, delete, truncate') as is_lockable \
+         from pg_catalog.pg_class c \
+         join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+         where c.relkind in ('r', 'p') and n.nspname = {} and c.relname = {} offset 0",
         version_sql("c"),
         quote_literal(&name.schema),
         quote_literal(&name.table)

@@ -385,19 +385,24 @@ fn one_by_one(
     if rules.is_by_event && fit.is_uneven {
         return Ok(OneByOne::Always);
     }
-    let Some(table) = table.filter(|_| batch.options.merges_into_table()) else {
+    let Some(table) = table else {
         return Ok(OneByOne::Never);
     };
+    let is_merged = batch.options.merges_into_table();
     let wanted = batch.key_columns();
     // a batch is refused what it lacks of the key that its stream names
-    let may_be_left = |column: &&String| {
-        table.filled(column) != Filled::Never && (rules.is_by_event || !wanted.contains(column))
+    let may_be_left = |column: &&String| match table.filled(column) {
+        Filled::Never => false,
+        // all rows of one statement would have the same moment
+        Filled::ByClock => rules.is_by_event || !wanted.contains(column),
+        _ => is_merged && (rules.is_by_event || !wanted.contains(column)),
     };
     let key = table.key.iter().flat_map(|key| &key.columns);
     let mut is_missing = false;
     for column in key.filter(may_be_left) {
         let slot = batch.columns().slot_of(column);
         match slot.filter(|slot| fit.column_of_slot[*slot as usize].is_some()) {
+            None if table.filled(column) == Filled::ByClock => return Ok(OneByOne::Always),
             None => is_missing = true,
             // events of one batch have the same columns
             Some(slot) if rules.is_by_event || is_in_every_row(batch, slot)? => {}

@@ -29,6 +29,20 @@ impl Postgres {
         batch: Batch,
         known: Option<Table>,
     ) -> Result<Option<Table>, LoadError> {
+        let batch = Arc::new(batch);
+        let is_remembered = known.is_some();
+        match self.insert_once(batch.clone(), known).await {
+            // somebody may have changed the table since
+            Err(LoadError::Schema { .. }) if is_remembered => self.insert_once(batch, None).await,
+            inserted => inserted,
+        }
+    }
+
+    async fn insert_once(
+        &self,
+        batch: Arc<Batch>,
+        known: Option<Table>,
+    ) -> Result<Option<Table>, LoadError> {
         let mut connection = self.connection().await?;
         let inserted = self.insert_on(&mut connection, batch, known).await;
         if inserted.as_ref().is_err_and(|error| error.server_error().is_some()) {
@@ -40,11 +54,11 @@ impl Postgres {
     async fn insert_on(
         &self,
         connection: &mut Connection,
-        batch: Batch,
+        batch: Arc<Batch>,
         known: Option<Table>,
     ) -> Result<Option<Table>, LoadError> {
         let prepared =
-            self.prepare(connection, Arc::new(batch), RULES, known, &mut Barred::default()).await?;
+            self.prepare(connection, batch, RULES, known, &mut Barred::default()).await?;
         let mut inserting = RowInsert::new(&prepared);
         let mut insert = None;
         prepared.batch.rows.visit(0..1, |number, row| {

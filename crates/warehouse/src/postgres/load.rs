@@ -384,7 +384,6 @@ impl Attempt<'_> {
             counts.refused = refused.len() as u64;
             report.refused.extend(refused);
         }
-        // triggers and rules may make the server count otherwise
         counts.merged = (total as u64).saturating_sub(counts.loaded + counts.refused);
         report.counts.loaded += counts.loaded;
         report.counts.merged += counts.merged;
