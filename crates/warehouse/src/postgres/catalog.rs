@@ -122,7 +122,7 @@ impl Table {
         let is_deferrable = row.try_get::<Option<bool>, _>(12)?.unwrap_or_default();
         let part = key_part(row)?.map(|(constraint, position)| {
             let columns = Vec::new();
-            self.key.get_or_insert_with(|| Key { constraint, columns, is_deferrable });
+            self.key.get_or_insert(Key { constraint, columns, is_deferrable });
             (position, name.clone())
         });
         let filled = filled(row)?;
