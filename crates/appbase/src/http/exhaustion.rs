@@ -263,3 +263,27 @@ async fn a_large_head_is_of_its_request_only() {
         open.push(stream); // kept open, without another request
     }
 }
+
+#[tokio::test]
+async fn the_system_asks_whether_a_silent_client_is_still_there() {
+    // given a connection, as the kernel has it: its own end, the client's, and the timer that runs
+    let running = start(router(), limits()).await;
+    let stream = open(running.address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let port = |port: u16| format!("0100007F:{port:04X}");
+    let ends = (port(running.address.port()), port(stream.local_addr().unwrap().port()));
+    let timer = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        table.lines().find_map(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            let [_, own, client, _, _, timer, ..] = columns[..] else { return None };
+            (own == ends.0 && client == ends.1).then(|| timer[..2].to_owned())
+        })
+    };
+    // then it is the one of keepalive, once the answer was taken
+    let is_kept_alive = async {
+        while timer().as_deref() != Some("02") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, is_kept_alive).await.expect("no keepalive");
+}

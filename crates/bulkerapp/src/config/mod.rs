@@ -33,7 +33,8 @@ pub const PREFIX: &str = "BULKER";
     `bulkerapp preflight [--back]` looks whether the switch from the original, or back to it, can be made.\n\
     `bulkerapp set-start TOPIC OFFSET|earliest|latest` sets where a topic is read from next.\n\
     `bulkerapp spool replay FOLDER` sends what an instance that is gone left in its spool;\n\
-    `bulkerapp spool quarantine FOLDER [TOPIC]` sends again what Kafka had refused for good."
+    `bulkerapp spool quarantine FOLDER [TOPIC]` sends again what Kafka had refused for good;\n\
+    `bulkerapp spool quarantine discard FOLDER REASON [TOPIC]` forgets it."
 )]
 pub struct Config {
     #[command(flatten)]
