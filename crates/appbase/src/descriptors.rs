@@ -35,11 +35,11 @@ pub fn raise_descriptor_limit() -> u64 {
     }
 }
 
-/// How many connections fit beside everything else where `limit` descriptors are allowed: half of
-/// them at least are the others', up to a number that is enough. A warning where these are fewer
+/// How many connections fit beside everything else where `limit` descriptors are allowed: two
+/// thirds of them are the others', up to a number that is enough. A warning where these are fewer
 /// than `wanted`.
 pub fn connections_within(limit: u64, wanted: u32) -> u32 {
-    let fit = u32::try_from(limit - FOR_OTHERS.min(limit / 2)).unwrap_or(u32::MAX);
+    let fit = u32::try_from(limit - FOR_OTHERS.min(2 * (limit / 3))).unwrap_or(u32::MAX);
     if fit >= wanted {
         return wanted;
     }
@@ -62,8 +62,8 @@ mod tests {
             (1 << 20, 10_000, 10_000),
             (11_024, 10_000, 10_000),
             (4_096, 10_000, 3_072),
-            (1_024, 10_000, 512),
-            (256, 10_000, 128),
+            (1_024, 10_000, 342),
+            (256, 10_000, 86),
             (256, 20, 20),
             (1, 20, 1),
         ];

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     ServerLimits,
-    pool::ROOM,
+    pool::room_beside,
     serve::tests::{exchange, limits, start},
     stream::FREE_HEAD,
 };
@@ -150,7 +150,7 @@ async fn probes_are_answered_whatever_clients_hold() {
         held.push(open(running.address, "GET /never HTTP/1.1\r\nHost: x\r\n\r\n").await);
     }
     for sent in ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "", "GET / HTTP/1.1\r\nHo"] {
-        for _ in 0..ROOM {
+        for _ in 0..2 * room_beside(limits.connections) {
             held.push(open(running.address, sent).await);
         }
         // then a probe is answered

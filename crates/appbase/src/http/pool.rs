@@ -18,8 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::Connection;
 
-/// Connections that wait for admission at most, or are answered as probes.
-pub(super) const ROOM: usize = 64;
+/// Connections that wait for admission at most, or are answered as probes: few beside those that
+/// are allowed, because each of them takes a descriptor, too.
+pub(super) fn room_beside(connections: u32) -> usize {
+    (connections as usize / 4).clamp(8, 64)
+}
+
 /// How long one that was told to leave the room may take before the next is told, too.
 const LEAVE_WITHIN: Duration = Duration::from_millis(50);
 
@@ -42,7 +46,7 @@ impl Pool {
     pub(super) fn new(connections: u32) -> Pool {
         Pool {
             allowed: Arc::new(Semaphore::new(connections as usize)),
-            room: Arc::new(Semaphore::new(ROOM)),
+            room: Arc::new(Semaphore::new(room_beside(connections))),
             admitted: Mutex::default(),
             in_room: Mutex::default(),
             waiting: AtomicUsize::new(0),
