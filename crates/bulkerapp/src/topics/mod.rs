@@ -20,7 +20,10 @@ use kafkabase::{
     Admin, AdminError, ClientError, KafkaConfig, NotMade, OurTopic, TopicId, TopicMaker,
     TopicMetadata, TopicMode, TopicSettings, TopicSnapshot, TopicView, last_client_error,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -38,6 +41,9 @@ const SAFE_REPLICAS: usize = 2;
 
 /// The pause between two looks when the last one failed and a request waits for Kafka.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Topics of profile builders that Kafka is asked for at a time.
+const QUESTIONS_AT_A_TIME: usize = 8;
 
 /// The topic that holds pauses of destinations. It is made by the first one.
 pub fn pauses_topic(prefix: &str) -> String {
@@ -57,6 +63,8 @@ pub struct Topics {
     view: TopicView,
     /// The last look failed: no request needs to wait for Kafka to find that out.
     is_away: watch::Sender<bool>,
+    /// Of topics of profile builders that are asked for at a time.
+    questions: Semaphore,
     /// `min.insync.replicas` by topic.
     in_sync: Mutex<HashMap<String, usize>>,
 }
@@ -93,6 +101,7 @@ impl Topics {
             destinations,
             view,
             is_away: watch::Sender::new(false),
+            questions: Semaphore::new(QUESTIONS_AT_A_TIME),
             in_sync: Mutex::default(),
             prefix,
             admin,
@@ -138,11 +147,13 @@ impl Topics {
     }
 
     /// Whether a profile builder's topic is there. Kafka is asked only while the last look found
-    /// none.
+    /// none, and for few names at a time: each question holds a thread, and names are the sender's.
     pub async fn has_profiles(&self, name: &str) -> Result<bool, AdminError> {
         if self.view.load().profiles.contains(name) {
             return Ok(true);
         }
+        // never closed; without a permit it would be one question more, no harm
+        let _permit = self.questions.acquire().await.ok();
         match self.admin.topic_id(name).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_unknown_topic() => Ok(false),

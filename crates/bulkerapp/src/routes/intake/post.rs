@@ -35,8 +35,8 @@ use crate::{
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// The largest number of a table's further topics.
 const MAX_PARTITION: u32 = 1023;
-/// How long a request waits until its topic is made, where its event cannot go elsewhere.
-const MADE_WITHIN: Duration = Duration::from_secs(15);
+/// How long a request waits until its topic is made, or seen, where its event cannot go elsewhere.
+pub(super) const MADE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why an event is not taken.
 #[derive(Debug, thiserror::Error)]

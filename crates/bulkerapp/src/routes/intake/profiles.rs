@@ -10,7 +10,7 @@ use axum::{
 };
 use kafkabase::{TopicId, TopicMode};
 
-use super::post::PostError;
+use super::post::{MADE_WITHIN, PostError};
 use crate::{
     metrics::HANDLER_EVENTS,
     routes::{Authorized, query},
@@ -48,10 +48,12 @@ async fn send(
 ) -> Result<(), PostError> {
     let topic = TopicId::new(builder_id, TopicMode::Profiles, priority, 0);
     let topic = topic.name(&state.topic_prefix)?;
-    match state.topics.has_profiles(&topic).await {
-        Ok(true) => {}
-        Ok(false) => return Err(PostError::NoTopic(topic)),
-        Err(source) => return Err(PostError::Topic { topic, source }),
+    let asked = state.topics.has_profiles(&topic);
+    match tokio::time::timeout(MADE_WITHIN, asked).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => return Err(PostError::NoTopic(topic)),
+        Ok(Err(source)) => return Err(PostError::Topic { topic, source }),
+        Err(_) => return Err(PostError::TopicLater(topic)),
     }
     let key = profile_id.map(str::as_bytes);
     Ok(state.producer.send_key(&state.producer.topic(&topic), key).await?)
