@@ -73,6 +73,26 @@ impl Taken {
     }
 }
 
+/// Tables that took too long with more rows at a time than this.
+#[derive(Default)]
+pub(super) struct Paces(Mutex<HashMap<TableName, usize>>);
+
+impl Paces {
+    pub(super) fn get(&self, name: &TableName) -> Option<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+
+    /// Takes note of how many rows at a time a load had to send, and whether none of that took too
+    /// long: then the next load tries some more.
+    pub(super) fn went(&self, name: &TableName, pace: Option<(usize, bool)>) {
+        let Some((rows, went_well)) = pace else {
+            return;
+        };
+        let rows = if went_well { rows + rows / 4 + 1 } else { rows };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), rows);
+    }
+}
+
 const FIRST_PAUSE: u32 = 1;
 const MAX_PAUSE: u32 = 1024;
 
@@ -127,6 +147,18 @@ mod tests {
             count += 1;
         }
         count
+    }
+
+    #[test]
+    fn a_pace_that_was_kept_grows_and_one_that_was_not_is_what_went() {
+        let table = TableName { schema: "s".to_owned(), table: "t".to_owned() };
+        let paces = Paces::default();
+        paces.went(&table, None);
+        assert_eq!(paces.get(&table), None, "all rows went at once");
+        paces.went(&table, Some((100, false)));
+        assert_eq!(paces.get(&table), Some(100));
+        paces.went(&table, Some((100, true)));
+        assert_eq!(paces.get(&table), Some(126));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::{
     isolate::Isolation,
     ledger,
     pool::Postgres,
+    quote_literal,
     transfer::{self, Selection},
 };
 use crate::{
@@ -219,10 +220,9 @@ impl Attempt<'_> {
             }
             let barred = self.isolation.barred(index);
             let batch = batch.clone();
-            let options_are_the_events = rules.isolates && batch.has_event_options;
             match self.postgres.prepare(connection, batch.clone(), rules, None, barred).await {
                 Ok(batch) => prepared.push((index, batch)),
-                Err(error) if options_are_the_events && is_what_options_ask(&batch, &error) => {
+                Err(error) if self.is_what_options_ask(&batch, &error) => {
                     self.isolation.refuse_batch(index, &error);
                 }
                 Err(error) => return Err(error),
@@ -242,14 +242,30 @@ impl Attempt<'_> {
         if !has_begun {
             self.begin(connection).await?;
         }
-        if let Some(table) = self.lock(connection, &prepared).await? {
-            connection.roll_back().await?;
-            return Ok(Ended::TableChanged { table });
+        match self.lock(connection, &prepared).await {
+            Ok(None) => {}
+            Ok(Some(table)) => {
+                connection.roll_back().await?;
+                return Ok(Ended::TableChanged { table });
+            }
+            Err(error) if error.is_permission_denied() => {
+                return self.refuse_denied(connection, &prepared, error).await;
+            }
+            Err(error) => return Err(error),
         }
         for (index, prepared) in &prepared {
-            if !self.send(connection, *index, prepared, report).await? {
-                connection.roll_back().await?;
-                return Ok(Ended::RolledBack);
+            match self.send(connection, *index, prepared, report).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    connection.roll_back().await?;
+                    return Ok(Ended::RolledBack);
+                }
+                Err(error) if self.is_what_options_ask(&prepared.batch, &error) => {
+                    connection.roll_back_and_close().await;
+                    self.isolation.refuse_batch(*index, &error);
+                    return Ok(Ended::RolledBack);
+                }
+                Err(error) => return Err(error),
             }
         }
         if let Some(error) = self.isolation.undecided(self.postgres, &prepared) {
@@ -258,6 +274,46 @@ impl Attempt<'_> {
         report.refused.sort_by_key(|refused| (refused.batch, refused.row));
         report.sent_in = started.elapsed();
         Ok(Ended::Staged)
+    }
+
+    /// Whether an error of a table is about what the options ask for that came with the events of a
+    /// batch. A right that is missing is, where it is one of the schema that they name; else it is
+    /// waited for.
+    fn is_what_options_ask(&self, batch: &Batch, error: &LoadError) -> bool {
+        self.options.refusals == Refusals::Isolate
+            && batch.has_event_options
+            && matches!(error, LoadError::Schema { .. })
+            && (error.fault() != Fault::Environment
+                || (error.is_permission_denied() && batch.namespace().is_some()))
+    }
+
+    /// Refuses the batches whose events name a schema that we may not use; without any, what was
+    /// denied is waited for.
+    async fn refuse_denied(
+        &mut self,
+        connection: &mut Connection,
+        prepared: &[(usize, Prepared)],
+        error: LoadError,
+    ) -> Result<Ended, LoadError> {
+        connection.roll_back().await?;
+        let mut has_refused = false;
+        for (index, Prepared { batch, name, .. }) in prepared {
+            if !batch.has_event_options || batch.namespace().is_none() {
+                continue;
+            }
+            let may_use = format!(
+                "select 1 where pg_catalog.has_schema_privilege({}, 'usage')",
+                quote_literal(&name.schema)
+            );
+            if connection.run(&may_use).await?.is_empty() {
+                self.isolation.refuse_batch(*index, &error);
+                has_refused = true;
+            }
+        }
+        if has_refused && self.options.refusals == Refusals::Isolate {
+            return Ok(Ended::RolledBack);
+        }
+        Err(error)
     }
 
     /// Locks the position and the tables, in one round trip, and looks whether each table still is
@@ -363,6 +419,10 @@ impl Attempt<'_> {
             let rows = Selection { range: 0..total, kept: prepared.survivors(&refused)? };
             let isolates =
                 self.options.refusals == Refusals::Isolate && batch.replaces == Replaces::Nothing;
+            let pace = self.postgres.paces().get(&prepared.name).filter(|pace| total > *pace);
+            if isolates && pace.is_some() {
+                self.isolation.begin_at(index, pace);
+            }
             if batch.replaces == Replaces::Table && !prepared.is_new {
                 counts.loaded =
                     transfer::replace_all(self.postgres, connection, prepared, &rows).await?;
@@ -373,6 +433,7 @@ impl Attempt<'_> {
                     return Ok(false);
                 };
                 counts.loaded = loaded;
+                self.postgres.paces().went(&prepared.name, self.isolation.pace(index));
             } else if rows.first().is_some() {
                 let sent = self.postgres.send_new_or_merge(connection, prepared, &rows);
                 counts.loaded = sent.await?;
@@ -417,14 +478,6 @@ async fn first_changed(
         }
     }
     Ok(None)
-}
-
-/// Whether an error of a table is about what the options of a batch ask for. A right that is
-/// missing is, where it is the schema that they name; else it is waited for.
-fn is_what_options_ask(batch: &Batch, error: &LoadError) -> bool {
-    matches!(error, LoadError::Schema { .. })
-        && (error.fault() != Fault::Environment
-            || (error.is_permission_denied() && batch.namespace().is_some()))
 }
 
 /// What the database would say of a row without a key.

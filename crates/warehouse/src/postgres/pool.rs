@@ -12,7 +12,7 @@ use super::{
     client::Connection,
     credentials::Credentials,
     error::{Purpose, classify},
-    known::{FullTables, RefusedKeys, Repeats, Taken},
+    known::{FullTables, Paces, RefusedKeys, Repeats, Taken},
     quote_ident,
 };
 use crate::{error::LoadError, progress::Progress};
@@ -84,6 +84,7 @@ struct Inner {
     repeats: Repeats,
     full_tables: FullTables,
     taken: Taken,
+    paces: Paces,
 }
 
 impl Postgres {
@@ -108,6 +109,7 @@ impl Postgres {
             repeats: Repeats::default(),
             full_tables: FullTables::default(),
             taken: Taken::default(),
+            paces: Paces::default(),
         };
         Ok(Postgres { inner: Arc::new(inner), progress: Progress::default() })
     }
@@ -147,6 +149,10 @@ impl Postgres {
 
     pub(super) fn full_tables(&self) -> &FullTables {
         &self.inner.full_tables
+    }
+
+    pub(super) fn paces(&self) -> &Paces {
+        &self.inner.paces
     }
 
     pub(super) fn taken(&self) -> &Taken {

@@ -267,6 +267,32 @@ async fn a_schema_that_the_role_may_not_make_costs_the_events_that_name_it() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_another_schema_that_is_denied_costs_the_events_that_name_it() -> Result<()> {
+    for granted in ["select", "usage"] {
+        // given a table of that name elsewhere, which the role may not fill
+        let loader = Loader::of_plain_role(
+            &"grant usage, create on schema public to {role}; create schema other; \
+              create table other.t (id bigint); {granted}"
+                .replace(
+                    "{granted}",
+                    match granted {
+                        "usage" => "grant usage on schema other to {role}",
+                        _ => "grant all on other.t to {role}", // but not its schema
+                    },
+                ),
+        )
+        .await?;
+        // when an event names it
+        let report = with_options(&loader, &json!({"namespace": "other"}), true).await?;
+        // then it waits alone
+        assert_eq!(refused(&report), BTreeSet::from([(0, 0)]), "{granted}");
+        assert_eq!(report.refused[0].error.sqlstate, "42501", "{granted}");
+        assert_eq!(ids(&loader.database).await?, ["2"], "{granted}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_the_table_lacks_is_waited_for() -> Result<()> {
     // given a table of another role's
     let loader = Loader::of_plain_role(

@@ -145,7 +145,21 @@ async fn a_batch_that_takes_too_long_is_loaded_in_parts() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_alone_takes_too_long_is_not_refused() -> Result<()> {
+async fn a_row_that_alone_takes_too_long_is_refused_where_others_are_taken() -> Result<()> {
+    let loader = Loader::with_parameters(&json!({"statement_timeout": "300"})).await?;
+    let sql = "create table t (id bigint); create function drag() returns trigger language plpgsql \
+        as $$begin if new.id = 5 then perform pg_sleep(30); end if; return new; end$$; \
+        create trigger drag before insert on t for each row execute function drag()";
+    loader.database.query(sql).await?;
+    let events: Vec<_> = (0..8).map(|id| json!({"id": id}).to_string()).collect();
+    let report = loader.load(&json!({}), &events, ISOLATE).await?;
+    assert_eq!(refused(&report), BTreeSet::from([(0, 5)]));
+    assert_eq!(loader.number("select count(*) from t").await?, 7);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_every_row_takes_too_long_none_is_refused() -> Result<()> {
     let loader = Loader::with_parameters(&json!({"statement_timeout": "200"})).await?;
     let sql = "create table t (id bigint); create function drag() returns trigger language plpgsql \
         as $$begin perform pg_sleep(30); return new; end$$; \

@@ -84,6 +84,8 @@ struct Known {
     pieces: Vec<Range<usize>>,
     /// So many rows at a time are not known to take too long.
     rows_at_a_time: Option<usize>,
+    /// What was known of that when the load began.
+    pace_was: Option<Option<usize>>,
 }
 
 impl Isolation {
@@ -91,6 +93,22 @@ impl Isolation {
     pub(super) fn begin(&mut self, error: &LoadError) -> bool {
         self.is_slow |= error.is_too_slow();
         !std::mem::replace(&mut self.has_begun, true)
+    }
+
+    /// The same for a batch of more rows than its table took in time before.
+    pub(super) fn begin_at(&mut self, batch: usize, pace: Option<usize>) {
+        self.has_begun = true;
+        let known = self.batches.entry(batch).or_default();
+        known.rows_at_a_time = known.rows_at_a_time.or(pace);
+        known.pace_was.get_or_insert(pace);
+    }
+
+    /// So many rows of a batch were sent at a time, where that was not all of them; and whether none
+    /// of it took too long.
+    pub(super) fn pace(&self, batch: usize) -> Option<(usize, bool)> {
+        let known = self.batches.get(&batch)?;
+        let pace = known.rows_at_a_time?;
+        Some((pace, known.pace_was == Some(Some(pace))))
     }
 
     pub(super) fn has_begun(&self) -> bool {
@@ -145,8 +163,10 @@ impl Isolation {
         postgres: &Postgres,
         sent: &[(usize, Prepared)],
     ) -> Option<LoadError> {
-        for (index, Prepared { name, table, .. }) in sent {
-            let Some(table) = table else {
+        for (index, Prepared { batch, name, table, .. }) in sent {
+            // a table that events chose must not keep those of others waiting
+            let is_chosen = batch.has_event_options && batch.namespace().is_some();
+            let Some(table) = table.as_ref().filter(|_| !is_chosen) else {
                 continue;
             };
             if self.taken.contains(name) {
@@ -274,11 +294,8 @@ impl Sending<'_> {
                 Attempt::NoneLeft => return Ok(Settled::NoneLeft),
                 Attempt::Failed(error) => error,
             };
-            if error.is_too_slow() {
-                return match piece.len() {
-                    1 => Err(LoadError::Busy(error)), // nothing smaller can be sent
-                    _ => Ok(Settled::TooSlow),
-                };
+            if error.is_too_slow() && piece.len() > 1 {
+                return Ok(Settled::TooSlow);
             }
             if piece.len() == 1 {
                 let row = piece.first().unwrap_or(range.start);
@@ -347,7 +364,6 @@ impl Sending<'_> {
             return Ok(Found::Innocent(None));
         };
         match self.trial(&rows.part(row..row + 1)).await? {
-            Some(error) if error.is_too_slow() => Err(LoadError::Busy(error)),
             Some(error) => {
                 self.refuse(known, rows, row, *error);
                 Ok(Found::BadUntil(row + 1))
@@ -379,7 +395,6 @@ impl Sending<'_> {
             loop {
                 while streak >= STREAK && start < end {
                     match self.trial(&rows.part(start..start + 1)).await? {
-                        Some(error) if error.is_too_slow() => return Err(LoadError::Busy(error)),
                         Some(error) => self.refuse(known, rows, start, *error),
                         None => streak = 0,
                     }
@@ -423,7 +438,10 @@ impl Sending<'_> {
         Ok(rows.part(start..end).first())
     }
 
-    fn refuse(&self, known: &mut Known, rows: &mut Selection, row: usize, error: ServerError) {
+    fn refuse(&self, known: &mut Known, rows: &mut Selection, row: usize, mut error: ServerError) {
+        if error.is_too_slow() {
+            error.fault = Fault::Unknown; // nothing smaller can be sent: the row's, or the table's
+        }
         known.refused.insert(row, error);
         let all = || Arc::new(vec![true; self.prepared.batch.row_count()]);
         Arc::make_mut(rows.kept.get_or_insert_with(all))[row] = false;
