@@ -167,15 +167,16 @@ impl LoadTarget {
         }
     }
 
-    /// Events that waited, and are dead letters now because their topics do not take them back.
+    /// Events that waited, and are dead letters now because their topics do not take them back;
+    /// each with how often its copy had been refused.
     /// Without a ledger there is nothing to note.
     pub(crate) async fn note_dead_letters(
         &self,
-        origins: &[Origin],
+        letters: &[(Origin, u32)],
         reason: &str,
     ) -> Result<(), LoadError> {
         match self.ledger().await? {
-            Some(ledger) => ledger.dead_letter(origins, reason).await,
+            Some(ledger) => ledger.dead_letter(letters, reason).await,
             None => Ok(()),
         }
     }

@@ -235,9 +235,13 @@ impl Ledger {
     /// Waiting events whose topics do not take them back are dead letters from now on: their states,
     /// and what is counted beside the positions of their topics. Events that do not wait are left
     /// alone, so it may be called again. `reason`: a word for it. Dropped, it happened or not.
-    pub async fn dead_letter(&self, origins: &[Origin], reason: &str) -> Result<(), LoadError> {
+    pub async fn dead_letter(
+        &self,
+        letters: &[(Origin, u32)],
+        reason: &str,
+    ) -> Result<(), LoadError> {
         match self {
-            Ledger::Postgres(ledger) => ledger.dead_letter(origins, reason).await,
+            Ledger::Postgres(ledger) => ledger.dead_letter(letters, reason).await,
         }
     }
 

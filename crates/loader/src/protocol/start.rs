@@ -155,6 +155,17 @@ fn decide_first_start(facts: &Facts) -> Decision {
     Decision::Insert { at, notice }
 }
 
+/// Decides where a run starts that may keep no ledger: the group's offset is the position. A mark
+/// of ours says that there was a ledger once, and what was promised with it is held.
+pub(crate) fn decide_by_group(group: &GroupOffset, low: i64, end: i64) -> Result<i64, HoldReason> {
+    let start = match group {
+        GroupOffset::Marked(_) => return Err(HoldReason::LedgerLost),
+        GroupOffset::Unmarked(offset) => low.max(*offset),
+        GroupOffset::None => low,
+    };
+    if start > end { Err(HoldReason::Truncated) } else { Ok(start) }
+}
+
 /// Whether the topic is another one than the position's, of the same name. Ids that are not known
 /// prove nothing.
 pub(crate) fn is_another_topic(position: &Position, topic_id: Option<Uuid>) -> bool {
@@ -233,6 +244,20 @@ mod tests {
     fn a_broker_without_topic_ids_proves_no_recreation() {
         let facts = Facts { topic_id: None, ..facts(Some(position(50)), GroupOffset::None) };
         assert_eq!(decide(&facts), Decision::Keep { notice: None });
+    }
+
+    #[test]
+    fn without_a_ledger_the_group_decides_unless_it_speaks_of_one() {
+        let cases = [
+            (GroupOffset::None, Ok(5)),
+            (GroupOffset::Unmarked(50), Ok(50)),
+            (GroupOffset::Unmarked(2), Ok(5)),
+            (GroupOffset::Unmarked(101), Err(HoldReason::Truncated)),
+            (marked(LEDGER, 4, 50), Err(HoldReason::LedgerLost)),
+        ];
+        for (group, start) in cases {
+            assert_eq!(decide_by_group(&group, 5, 100), start, "{group:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! still needed is committed. Before a clean stop what lies before a moved event is
 //! appended anew, so that the next loader, or the original, finds each event once.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, ops::Range, time::Duration};
 
 use jiff::Timestamp;
 use kafkabase::{CommittedOffset, Message, RangeError, RangeItem, RangeReader, TopicGroup};
@@ -68,17 +68,12 @@ impl RetryRun<'_> {
             now.checked_add(self.context.refused.longest_pause()).unwrap_or(Timestamp::MAX);
         let from = self.with_state(|state| {
             if state.committed != committed || committed.is_none() {
-                let next = committed.unwrap_or(low);
-                *state = RetryState { is_known: true, committed, next, ..RetryState::default() };
+                *state = RetryState::beginning(committed, low);
             }
             state.says_out_of_order = says_out_of_order;
             state.pull_near(furthest);
             self.report_expired(state, low);
-            let has_new = state.next < end;
-            match state.first_due(now) {
-                Some(due) => Some(due),
-                None => has_new.then_some(state.next),
-            }
+            state.looks_from(end, now)
         });
         let noted = self.note_dead_letters().await;
         let moved = match from {
@@ -96,19 +91,12 @@ impl RetryRun<'_> {
 
     /// Lets the next loader, or the original, find each event once.
     pub(crate) async fn hand_over(&self) -> Result<(), RunError> {
-        let (from, to) = self.with_state(|state| {
-            if state.has_gaps() {
-                (state.needed_from(), state.last_moved.map_or(0, |moved| moved + 1))
-            } else {
-                (0, 0)
-            }
-        });
-        if from < to {
-            self.append_anew(from, to).await?;
+        if let Some(gaps) = self.with_state(|state| state.to_append()) {
+            self.append_anew(gaps).await?;
         }
-        // where a move failed, events behind it were moved: the original must know before it starts
-        let is_in_order =
-            self.with_state(|state| state.last_moved.is_none_or(|moved| moved < state.next));
+        // a dead letter whose state does not say so yet is still needed, and events behind it were
+        // moved: the original must know before it starts
+        let is_in_order = self.with_state(|state| state.to_append().is_none());
         self.commit_group_offset(if is_in_order { "" } else { OUT_OF_ORDER }).await
     }
 
@@ -138,11 +126,7 @@ impl RetryRun<'_> {
                 }
             }
             let offsets: Vec<_> = moves.iter().map(|pending| pending.offset).collect();
-            // until each is known to be elsewhere, this run may be ended at any point
-            self.with_state(|state| {
-                state.waiting.extend(offsets.into_iter().map(|offset| (offset, now)));
-                state.next = state.next.max(next);
-            });
+            self.with_state(|state| state.take_up(&offsets, next, now));
             match self.send(moves, &mut stuck).await {
                 Ok(sent) => failed = failed.or(sent.error),
                 Err(error) => failed = failed.or(Some(error)),
@@ -183,15 +167,15 @@ impl RetryRun<'_> {
         Ok(read.await.map_err(|_| RunError::ReaderDied)??)
     }
 
-    /// Appends the events that wait in `from..to` to the end of the topic, as they are.
-    async fn append_anew(&self, from: i64, to: i64) -> Result<(), RunError> {
+    /// Appends the events that wait in this range to the end of the topic, as they are.
+    async fn append_anew(&self, Range { start, end }: Range<i64>) -> Result<(), RunError> {
         let topic_id = self.group().topic_id().await?;
-        let mut position = from;
+        let mut position = start;
         // reading on although the service stops: this is part of the stop
         let goes_on = CancellationToken::new();
         let run = RetryRun { stop: &goes_on, ..*self };
-        while position < to {
-            let (messages, next) = run.read(position, to).await?;
+        while position < end {
+            let (messages, next) = run.read(position, end).await?;
             let mut moves = Vec::new();
             for message in messages {
                 let offset = message.offset();

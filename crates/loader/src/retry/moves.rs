@@ -16,6 +16,7 @@ use warehouse::Origin;
 use super::{
     envelope::{Envelope, ORIGINAL_TOPIC, RETRIES},
     mover::RetryRun,
+    state::Unnoted,
 };
 use crate::{observe::metrics, run::error::RunError};
 
@@ -191,10 +192,7 @@ impl RetryRun<'_> {
     }
 
     fn moved(&self, offset: i64) {
-        self.with_state(|state| {
-            state.waiting.remove(&offset);
-            state.last_moved = state.last_moved.max(Some(offset));
-        });
+        self.with_state(|state| state.moved(offset));
     }
 
     /// The ledger of the event's destination says that it waits, if it says anything.
@@ -208,24 +206,29 @@ impl RetryRun<'_> {
         let Some(id) = known.or_else(|| of_topic(&origin.topic)) else {
             return;
         };
-        self.with_state(|state| state.unnoted.insert(offset, (origin, id.destination_id)));
+        let refusals = envelope.attempt().unwrap_or(0) + 1;
+        let unnoted = Unnoted { origin, refusals, destination_id: id.destination_id };
+        self.with_state(|state| state.unnoted.insert(offset, unnoted));
     }
 
     /// Lets the ledgers know which events are dead letters.
     pub(super) async fn note_dead_letters(&self) -> Result<(), RunError> {
         let unnoted = self.with_state(|state| state.unnoted.clone());
-        let mut destinations: Vec<_> = unnoted.values().map(|(_, id)| id.clone()).collect();
+        let mut destinations: Vec<_> =
+            unnoted.values().map(|letter| letter.destination_id.clone()).collect();
         destinations.sort_unstable();
         destinations.dedup();
         let targets = self.context.targets.targets();
         let mut failed = None;
         for destination in destinations {
-            let of_destination = || unnoted.iter().filter(|(_, (_, id))| *id == destination);
+            let of_destination =
+                || unnoted.iter().filter(|(_, letter)| letter.destination_id == destination);
             let noted = match targets.get(&destination) {
                 Some(target) => {
-                    let origins: Vec<_> =
-                        of_destination().map(|(_, (origin, _))| origin.clone()).collect();
-                    target.note_dead_letters(&origins, CANNOT_RETURN).await
+                    let letters: Vec<_> = of_destination()
+                        .map(|(_, letter)| (letter.origin.clone(), letter.refusals))
+                        .collect();
+                    target.note_dead_letters(&letters, CANNOT_RETURN).await
                 }
                 None => Ok(()), // nothing is loaded there any more
             };

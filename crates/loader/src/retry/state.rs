@@ -24,9 +24,18 @@ pub(crate) struct RetryState {
     /// Events that are not known to be elsewhere, with the time when they are due.
     pub(crate) waiting: BTreeMap<i64, Timestamp>,
     /// Events that went to the dead letter topic although their states say that they wait.
-    pub(crate) unnoted: BTreeMap<i64, (Origin, String)>,
+    pub(crate) unnoted: BTreeMap<i64, Unnoted>,
     /// The last event that was moved.
     pub(crate) last_moved: Option<i64>,
+}
+
+/// An event whose ledger does not know yet that it is a dead letter.
+#[derive(Debug, Clone)]
+pub(crate) struct Unnoted {
+    pub(crate) origin: Origin,
+    /// How often the copy had been refused that the letter was made of.
+    pub(crate) refusals: u32,
+    pub(crate) destination_id: String,
 }
 
 impl RetryState {
@@ -36,6 +45,39 @@ impl RetryState {
         let first_unnoted = self.unnoted.first_key_value().map(|(offset, _)| *offset);
         let needed = [first_waiting, first_unnoted];
         needed.into_iter().flatten().fold(self.next, i64::min)
+    }
+
+    /// What a process knows before it looked at anything: it goes on where the group stands, or
+    /// begins at the first record that Kafka still has.
+    pub(crate) fn beginning(committed: Option<i64>, low: i64) -> RetryState {
+        let next = committed.unwrap_or(low);
+        RetryState { is_known: true, committed, next, ..RetryState::default() }
+    }
+
+    /// Where a run begins to look, in a topic that ends at `end`; `None`: nothing is due, and
+    /// nothing is new.
+    pub(crate) fn looks_from(&self, end: i64, now: Timestamp) -> Option<i64> {
+        self.first_due(now).or((self.next < end).then_some(self.next))
+    }
+
+    /// A chunk was read that ends before `next`, and these of it are to be moved now. Until each is
+    /// known to be elsewhere it waits: a run may be ended at any point.
+    pub(crate) fn take_up(&mut self, offsets: &[i64], next: i64, now: Timestamp) {
+        self.waiting.extend(offsets.iter().map(|offset| (*offset, now)));
+        self.next = self.next.max(next);
+    }
+
+    /// Kafka confirmed the event at this offset elsewhere.
+    pub(crate) fn moved(&mut self, offset: i64) {
+        self.waiting.remove(&offset);
+        self.last_moved = self.last_moved.max(Some(offset));
+    }
+
+    /// Where events lie that a clean stop appends anew: moved ones lie behind them, so that no
+    /// single offset says what is left.
+    pub(crate) fn to_append(&self) -> Option<Range<i64>> {
+        let from = self.needed_from();
+        self.last_moved.filter(|moved| *moved > from).map(|moved| from..moved + 1)
     }
 
     /// Nothing waits longer than until this time: what was to wait longer was written before the
@@ -71,13 +113,8 @@ impl RetryState {
         gone.len() as u64
     }
 
-    pub(crate) fn first_due(&self, now: Timestamp) -> Option<i64> {
+    fn first_due(&self, now: Timestamp) -> Option<i64> {
         self.waiting.iter().find(|(_, due)| **due <= now).map(|(offset, _)| *offset)
-    }
-
-    /// Whether moved events lie behind waiting ones, so that no single offset says what is left.
-    pub(crate) fn has_gaps(&self) -> bool {
-        self.last_moved.is_some_and(|moved| moved > self.needed_from())
     }
 }
 
@@ -154,19 +191,32 @@ mod tests {
             partition: 0,
             offset: 1,
         };
-        state.unnoted.insert(3, (origin, "pg".to_owned()));
+        let destination_id = "pg".to_owned();
+        state.unnoted.insert(3, Unnoted { origin, refusals: 1, destination_id });
         assert_eq!(state.needed_from(), 3);
     }
 
     #[test]
-    fn moved_events_behind_waiting_ones_are_a_gap() {
+    fn what_waits_before_a_moved_event_is_appended_anew() {
         let mut state = RetryState { next: 10, ..RetryState::default() };
-        assert!(!state.has_gaps());
-        state.last_moved = Some(9);
-        assert!(!state.has_gaps(), "nothing waits before it");
+        assert_eq!(state.to_append(), None);
+        state.moved(9);
+        assert_eq!(state.to_append(), None, "nothing waits before it");
         state.waiting.insert(4, at(100));
-        assert!(state.has_gaps());
+        assert_eq!(state.to_append(), Some(4..10));
         state.last_moved = Some(3);
-        assert!(!state.has_gaps(), "the waiting one lies behind it");
+        assert_eq!(state.to_append(), None, "the waiting one lies behind it");
+    }
+
+    #[test]
+    fn a_chunk_is_needed_until_each_of_its_events_is_elsewhere() {
+        let mut state = RetryState::beginning(Some(3), 0);
+        assert_eq!(state.looks_from(3, at(0)), None, "nothing is new");
+        assert_eq!(state.looks_from(5, at(0)), Some(3));
+        state.take_up(&[3, 4], 5, at(0));
+        state.moved(4);
+        assert_eq!((state.needed_from(), state.looks_from(5, at(0))), (3, Some(3)));
+        state.moved(3);
+        assert_eq!((state.needed_from(), state.looks_from(5, at(0))), (5, None));
     }
 }

@@ -41,6 +41,8 @@ pub(crate) enum RunError {
     ReaderDied,
     #[error("the position kept moving: another loader is at work")]
     Contended,
+    #[error("the ledger is gone that says how far the topic is loaded")]
+    LedgerLost,
 }
 
 impl From<BatchError> for RunError {
@@ -67,6 +69,7 @@ impl RunError {
             RunError::Load(LoadError::Config(_)) => "warehouse_misconfigured",
             RunError::Load(_) => "bulker_stream_error",
             RunError::Contended => "contended",
+            RunError::LedgerLost => "ledger_lost",
             RunError::Aborted => "aborted",
             RunError::Panicked => "panic",
         }

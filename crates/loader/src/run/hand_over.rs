@@ -41,7 +41,11 @@ impl TopicRun<'_> {
     /// Brings Kafka to the position before the service stops, so that the original can take over.
     async fn hand_over(&self) -> Result<(), RunError> {
         let Some(ledger) = self.target.ledger().await? else {
-            return Ok(());
+            return match GroupOffset::from(self.group().committed().await?) {
+                // nobody can say whether the group lags behind
+                GroupOffset::Marked(_) => Err(RunError::LedgerLost),
+                GroupOffset::None | GroupOffset::Unmarked(_) => Ok(()),
+            };
         };
         for _ in 0..MAX_STARTS {
             // a COMMIT that is under way has to end first: it may be that of a loader that was

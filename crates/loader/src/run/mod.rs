@@ -36,7 +36,7 @@ use crate::{
     protocol::{
         facts::Facts,
         mark::{GroupOffset, Mark},
-        start::HoldReason,
+        start::{HoldReason, decide_by_group},
     },
     target::LoadTarget,
     topic::OwnedTopic,
@@ -167,14 +167,11 @@ impl TopicRun<'_> {
         let committed = group.committed().await?;
         let end = group.end().await?;
         self.progress.set_end(end);
-        if let GroupOffset::Marked(_) = GroupOffset::from(committed.clone()) {
-            return Ok(Attempt::Ended(RunEnd::Held(HoldReason::LedgerLost)));
-        }
         let low = group.low().await?;
-        let next_offset = committed.map_or(low, |committed| committed.offset.max(low));
-        if next_offset > end {
-            return Ok(Attempt::Ended(RunEnd::Held(HoldReason::Truncated)));
-        }
+        let next_offset = match decide_by_group(&GroupOffset::from(committed), low, end) {
+            Ok(next_offset) => next_offset,
+            Err(reason) => return Ok(Attempt::Ended(RunEnd::Held(reason))),
+        };
         if next_offset == end {
             return Ok(Attempt::Ended(RunEnd::At { next_offset }));
         }

@@ -11,7 +11,8 @@ use testkit::{
 };
 use uuid::Uuid;
 use warehouse::{
-    Batch, Fence, LedgerChanges, LoadError, LoadReport, PartitionKey, Position, Tally,
+    Batch, EventChange, EventState, Fence, LedgerChanges, LoadError, LoadReport, Origin,
+    PartitionKey, Position, Tally,
     postgres::{Credentials, Ledger, Postgres, Settings},
 };
 
@@ -203,5 +204,42 @@ async fn a_lost_answer_to_commit_is_unknown_and_the_ledger_says_how_it_went() ->
         assert_eq!(settled.next_offset, i64::from(is_committed), "{lost:?}");
         assert_eq!(rows(&database).await?, u8::from(is_committed).to_string(), "{lost:?}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_letter_of_an_older_copy_does_not_decide_on_an_event_that_waits() -> Result<()> {
+    // given an event that was refused twice and waits
+    let loader = Loader::new().await?;
+    let mut account = Account::open(&loader.postgres).await?;
+    let staged = loader.postgres.stage(Vec::new(), Some(account.fence()), ISOLATE).await?;
+    let origin = Origin {
+        cluster: "c".to_owned(),
+        topic: "t".to_owned(),
+        topic_id: None,
+        partition: 0,
+        offset: 7,
+    };
+    let waiting = EventChange {
+        origin: origin.clone(),
+        state: EventState::Refused,
+        refusals: 2,
+        reason: "23503".to_owned(),
+    };
+    let mut changes = account.changes(staged.report());
+    changes.tally.waiting = 1;
+    changes.events.push(waiting);
+    staged.commit(&changes).await?;
+    let state = async || account.ledger.event_states(std::slice::from_ref(&origin)).await;
+    let dead = "select dead * 10 + waiting from bulker_offsets where topic = 't'";
+    // when a letter was written of the copy of its first refusal
+    account.ledger.dead_letter(&[(origin.clone(), 1)], "cannot_return").await?;
+    // then it waits as before
+    assert_eq!(state().await?, [Some(EventState::Refused)]);
+    assert_eq!(loader.number(dead).await?, 1);
+    // and the letter of the copy that waits decides
+    account.ledger.dead_letter(&[(origin.clone(), 2)], "cannot_return").await?;
+    assert_eq!(state().await?, [Some(EventState::Dead)]);
+    assert_eq!(loader.number(dead).await?, 10);
     Ok(())
 }

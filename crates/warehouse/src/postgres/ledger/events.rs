@@ -125,18 +125,20 @@ pub(super) fn change_sql(schema: &str, destination_table: &str, changes: &[Event
 }
 
 /// Waiting events that cannot return to their topic are dead from now on: their states and what is
-/// counted beside the positions of their topics, in one transaction. `origins` holds at least one.
+/// counted beside the positions of their topics, in one transaction. `letters` holds at least one,
+/// each with how often the copy had been refused that its letter was made of: an older copy than
+/// the one that waits decides nothing, and nobody would show its letter.
 pub(super) fn dead_letter_sql(
     schema: &str,
     offsets: &str,
-    origins: &[Origin],
+    letters: &[(Origin, u32)],
     reason: &str,
 ) -> String {
-    let mut values: Vec<_> = origins
+    let mut values: Vec<_> = letters
         .iter()
-        .map(|origin| {
+        .map(|(origin, refusals)| {
             format!(
-                "({}, {}, {}, {}::bigint, {})",
+                "({}, {}, {}, {}::bigint, {}, {refusals}::bigint)",
                 quote_literal(&origin.cluster),
                 quote_literal(&origin.topic_key()),
                 origin.partition,
@@ -154,14 +156,14 @@ pub(super) fn dead_letter_sql(
         "begin; set local lock_timeout = '30s'; \
          select 1 from {offsets} position where (cluster_id, topic, partition) in \
          (select letter.cluster_id, letter.topic_name, letter.partition from (values {values}) \
-         letter (cluster_id, topic, partition, \"offset\", topic_name)) \
+         letter (cluster_id, topic, partition, \"offset\", topic_name, refusals)) \
          order by cluster_id, topic, partition for update; \
          with dead as (update {events} known set state = 'dead', reason = {reason}, \
          updated_at = now() from (values {values}) \
-         letter (cluster_id, topic, partition, \"offset\", topic_name) \
+         letter (cluster_id, topic, partition, \"offset\", topic_name, refusals) \
          where known.cluster_id = letter.cluster_id and known.topic = letter.topic \
          and known.partition = letter.partition and known.\"offset\" = letter.\"offset\" \
-         and known.state = 'refused' \
+         and known.state = 'refused' and known.refusals = letter.refusals \
          returning known.cluster_id, known.topic_name, known.partition), \
          counted as (select cluster_id, topic_name, partition, count(*) as events from dead \
          group by cluster_id, topic_name, partition) \

@@ -144,14 +144,19 @@ impl Ledger {
         found.map_err(|_| unexpected_columns(ORIGINS_TABLE))
     }
 
-    /// Waiting events whose topics do not take them back are dead letters from now on. `reason`: a
-    /// word for it. Events that do not wait are left alone.
-    pub async fn dead_letter(&self, origins: &[Origin], reason: &str) -> Result<(), LoadError> {
-        if origins.is_empty() {
+    /// Waiting events whose topics do not take them back are dead letters from now on; each comes
+    /// with how often its copy had been refused. `reason`: a word for it. Events that do not wait,
+    /// and those of which a later copy does, are left alone.
+    pub async fn dead_letter(
+        &self,
+        letters: &[(Origin, u32)],
+        reason: &str,
+    ) -> Result<(), LoadError> {
+        if letters.is_empty() {
             return Ok(());
         }
         let offsets = table(self.schema(), OFFSETS_TABLE);
-        let sql = events::dead_letter_sql(self.schema(), &offsets, origins, reason);
+        let sql = events::dead_letter_sql(self.schema(), &offsets, letters, reason);
         run(&self.postgres, &sql).await.map(drop)
     }
 
