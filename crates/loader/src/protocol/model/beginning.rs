@@ -14,6 +14,7 @@ use super::{
     },
     kafka,
     kafka::Answer,
+    rights::{self, Opened},
     rules::{Rule, Rules},
     turn::{Turn, start_over},
     world::{Database, Loader, Pc, Row, Violation, World, group_of, is_unmarked, uuid},
@@ -103,9 +104,15 @@ fn order(rules: Rules) -> [Fact; 6] {
 impl Turn<'_> {
     pub(super) fn read_fact(&mut self, n: usize) {
         let order = order(self.model.rules);
+        let opened = rights::open(self);
+        if opened != Opened::Ledger && (n == 0 || order[n] == Fact::Row) {
+            rights::begin_without(self, opened);
+            return;
+        }
         let (database, topic, group) = (&self.world.database, &self.world.topic, self.world.group);
         let mut next = *self.world;
         let me = &mut next.loaders[self.index];
+        me.knows_ledger |= self.world.budget.takes > 0;
         let what = match order[n] {
             Fact::Row => {
                 (me.row, me.ledger) = (database.row, database.ledger);
@@ -271,7 +278,7 @@ impl Turn<'_> {
             (self.row().mark(self.me().ledger), self.index, self.model.rules);
         let names = (self.name(), "claims the start");
         let steps = &mut *self.steps;
-        kafka::commit(self.world, names, mark, |step, mut next, answer| {
+        kafka::commit(self.world, names, mark.committed(), |step, mut next, answer| {
             let me = &mut next.loaders[index];
             let goes_on = answer == Answer::Acknowledged
                 || answer == Answer::Unknown && !rules.has(Rule::ClaimAcknowledged);

@@ -1,9 +1,9 @@
 //! What must hold in every world, and what must come true once nothing goes wrong any more.
 
 use super::{
-    Model, faults, retry, stop,
+    Model, faults, mover, retry, stop,
     turn::Turn,
-    world::{Budget, EVENTS, Loader, Pc, Step, Steps, Violation, World, is_unmarked},
+    world::{Budget, EVENTS, Loader, Pc, Right, Step, Steps, Violation, World, is_unmarked},
 };
 
 /// Runs, each followed by all moves, after which nothing may change any more.
@@ -18,6 +18,9 @@ pub(super) fn now(model: &Model, world: &World) -> Result<(), Violation> {
     }
     for event in 0..EVENTS {
         let count = world.database.table[event];
+        if model.at_least_once {
+            continue;
+        }
         if count > world.expected.most[event] {
             return Err(Violation::Doubled);
         }
@@ -54,15 +57,20 @@ pub(super) fn in_the_end(
     seen: &mut impl FnMut(Step, &World),
 ) -> Result<(), Violation> {
     let model = &Model { reclaims: false, ..*model };
-    let mut end =
-        End { model, world: World { budget: Budget::default(), late: None, ..*world }, seen };
+    // what was taken away is given back
+    let right = if world.database.row.is_some() { Right::Kept } else { world.right };
+    let mut end = End {
+        model,
+        world: World { budget: Budget::default(), late: None, right, ..*world },
+        seen,
+    };
     while end.step(|world, steps| faults::original_steps(model, world, steps)) {}
     for _ in 0..ROUNDS {
         let before = end.world;
         let claimed = before.loaders[0].claimed;
         end.world.loaders[0] = Loader { pc: Pc::Members, claimed, ..Loader::idle(0) };
         end.run_to_rest()?;
-        while end.step(retry::mover_steps) {}
+        while end.step(|world, steps| mover::steps(model, world, steps)) {}
         now(model, &end.world)?;
         let World { topic, database, group, .. } = end.world;
         if (topic, database, group) == (before.topic, before.database, before.group) {

@@ -3,7 +3,7 @@
 use warehouse::EventState;
 
 use super::{
-    Model, load, retry,
+    Model, load, retry, rights,
     world::{Committed, Copied, EVENTS, Loader, PLACES, Pc, Record, Steps, Topic, World},
 };
 
@@ -27,6 +27,7 @@ pub(super) fn steps(model: &Model, world: &World, steps: &mut Steps) {
     }
     database(world, steps);
     topic(model, world, steps);
+    rights::steps(model, world, steps);
     if world.budget.repairs > 0 {
         let mut next = *world;
         next.budget.repairs -= 1;
@@ -53,8 +54,8 @@ fn crash(world: &World, index: usize, steps: &mut Steps) {
 }
 
 fn settle_what_is_under_way(world: &World, steps: &mut Steps) {
-    if let Some(mark) = world.late {
-        let group = if world.original.is_live { world.group } else { Some(mark.committed()) };
+    if let Some(committed) = world.late {
+        let group = if world.original.is_live { world.group } else { Some(committed) };
         steps.push("kafka", "takes the late commit", World { late: None, group, ..*world });
         steps.push("kafka", "loses the late commit", World { late: None, ..*world });
     }
@@ -80,7 +81,8 @@ fn reset(world: &World, to: u8, steps: &mut Steps) {
         };
         let (count, expected) = (world.database.table[event], &mut next.expected);
         // what waits in the retry topic comes back behind any offset
-        let waits = world.database.origins[event] == Some(EventState::Refused);
+        let waits =
+            world.database.origins[event].is_some_and(|known| known.state == EventState::Refused);
         if id != world.topic.id {
             // a decision about another topic
         } else if world.is_quiet() {

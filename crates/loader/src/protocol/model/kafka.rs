@@ -1,6 +1,6 @@
 //! A commit to the topic's group, with all that may become of it.
 
-use super::world::{SmallMark, Step, World};
+use super::world::{Committed, Step, World};
 
 /// What the sender of a commit knows afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,11 +11,11 @@ pub(super) enum Answer {
     Unknown,
 }
 
-/// Commits `mark`; `then` gets every way it may go. The first is the one without a fault.
+/// Commits an offset; `then` gets every way it may go. The first is the one without a fault.
 pub(super) fn commit(
     world: &World,
     (actor, what): (&'static str, &'static str),
-    mark: SmallMark,
+    committed: Committed,
     mut then: impl FnMut(Step, World, Answer),
 ) {
     if world.original.is_live {
@@ -23,7 +23,7 @@ pub(super) fn commit(
         then(step, *world, Answer::Refused);
         return;
     }
-    let applied = World { group: Some(mark.committed()), ..*world };
+    let applied = World { group: Some(committed), ..*world };
     then(Step { actor, what }, applied, Answer::Acknowledged);
     if world.budget.lost_in_kafka == 0 {
         return;
@@ -31,14 +31,14 @@ pub(super) fn commit(
     let mut lost = *world;
     lost.budget.lost_in_kafka -= 1;
     then(Step { actor, what: "commits to the group; it is lost" }, lost, Answer::Unknown);
-    let unheard = World { group: Some(mark.committed()), ..lost };
+    let unheard = World { group: Some(committed), ..lost };
     then(
         Step { actor, what: "commits to the group; the answer is lost" },
         unheard,
         Answer::Unknown,
     );
     if world.late.is_none() {
-        let late = World { late: Some(mark), ..lost };
+        let late = World { late: Some(committed), ..lost };
         then(Step { actor, what: "commits to the group; it will be late" }, late, Answer::Unknown);
     }
 }

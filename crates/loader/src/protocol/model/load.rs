@@ -4,7 +4,7 @@ use super::{
     retry,
     rules::Rule,
     turn::{Turn, start_over},
-    world::{BATCH, Database, Effect, Pc, Record, World},
+    world::{BATCH, Database, Effect, Known, Pc, Record, World},
 };
 
 pub(super) fn take(turn: &mut Turn<'_>) {
@@ -21,6 +21,10 @@ pub(super) fn take(turn: &mut Turn<'_>) {
 /// Begins the transaction: the row must still be what the run knows.
 fn lock(turn: &mut Turn<'_>) {
     let (me, now) = (*turn.me(), turn.world.database.row);
+    if me.by_group {
+        copy_batch(turn, "copies the batch");
+        return;
+    }
     let has_copies = me.batch.iter().any(|record| matches!(record, Some(Record::Copy(_))));
     if has_copies && me.states.is_none() && !turn.has(Rule::StatesUnderTheLock) {
         let states = turn.world.database.origins;
@@ -38,9 +42,13 @@ fn lock(turn: &mut Turn<'_>) {
         turn.go("finds the row moved and starts over", |me| start_over(me, Pc::Members));
         return;
     }
-    let effect = retry::effect(turn.model, turn.world, &me);
+    copy_batch(turn, "locks the row and copies the batch");
+}
+
+fn copy_batch(turn: &mut Turn<'_>, what: &'static str) {
+    let effect = retry::effect(turn.model, turn.world, turn.me());
     let produces = effect.produces_refused() && turn.has(Rule::ProducedBeforeCommit);
-    turn.go("locks the row and copies the batch", |me| {
+    turn.go(what, |me| {
         (me.batch, me.batch_next, me.states) = ([None; BATCH], 0, None);
         me.effect = Some(effect);
         me.pc = if produces { Pc::ProduceRefused } else { Pc::Commit };
@@ -53,8 +61,11 @@ fn produce_refused(turn: &mut Turn<'_>, then: Pc) {
         for copied in effect.in_retry.into_iter().flatten() {
             next.retry(copied);
         }
-        for (letter, is_dead) in next.dead_letters.iter_mut().zip(effect.dead) {
-            *letter |= is_dead;
+        for (event, _) in effect.dead.iter().enumerate().filter(|(_, is_dead)| **is_dead) {
+            match effect.origins[event] {
+                Some(known) => next.dead_letters[event].insert(known.refusals),
+                None => next.plain_letters[event] = true,
+            }
         }
     }
     let me = &mut next.loaders[turn.index];
@@ -79,7 +90,9 @@ fn commit(turn: &mut Turn<'_>) {
         next.database.row = row;
     }
     let me = &mut next.loaders[turn.index];
-    if !turn.model.rules.has(Rule::RowMovesWithTheRows) {
+    if me.by_group {
+        (me.row, me.effect, me.pc) = (Some(effect.to), None, Pc::CommitPlainly);
+    } else if !turn.model.rules.has(Rule::RowMovesWithTheRows) {
         me.pc = Pc::MoveRow;
     } else if effect.produces_refused() && !turn.model.rules.has(Rule::ProducedBeforeCommit) {
         me.row = Some(effect.to);
@@ -95,7 +108,11 @@ fn commit(turn: &mut Turn<'_>) {
             let mut next = world;
             next.budget.lost_in_database -= 1;
             let me = &mut next.loaders[turn.index];
-            (me.effect, me.pc) = (None, Pc::AskRow);
+            if me.by_group {
+                me.rest(Pc::Idle);
+            } else {
+                (me.effect, me.pc) = (None, Pc::AskRow);
+            }
             turn.push(what, next);
         }
     }
@@ -160,12 +177,20 @@ impl Effect {
     }
 
     pub(super) fn apply(&self, database: &mut Database) {
-        database.row = Some(self.to);
+        if self.moves_row {
+            database.row = Some(self.to);
+        }
         for (count, added) in database.table.iter_mut().zip(self.rows) {
             *count += added;
         }
         for (state, written) in database.origins.iter_mut().zip(self.origins) {
-            *state = written.or(*state);
+            *state = match (*state, written) {
+                (Some(known), Some(written)) => {
+                    let refusals = known.refusals.max(written.refusals);
+                    Some(Known { refusals, ..written })
+                }
+                (known, written) => written.or(known),
+            };
         }
     }
 }

@@ -2,7 +2,7 @@
 //! begins is in `beginning`, a load in `load`, a clean stop in `stop`.
 
 use super::{
-    kafka, load,
+    kafka, load, rights,
     rules::Rule,
     stop,
     turn::{Turn, start_over},
@@ -11,6 +11,10 @@ use super::{
 
 impl Turn<'_> {
     pub(super) fn take(&mut self) {
+        if rights::is_denied(self) {
+            self.go("is denied the ledger; nothing of its load is left", |me| me.rest(Pc::Idle));
+            return;
+        }
         match self.me().pc {
             Pc::Idle | Pc::Stopped => self.begin(),
             Pc::Members => self.look_for_members(),
@@ -32,6 +36,7 @@ impl Turn<'_> {
             }
             Pc::ReadGroupAtEnd => self.read_group_at_end(),
             Pc::CommitAtEnd => self.commit_lazily("commits to the group", Pc::Idle),
+            Pc::ReadGroup | Pc::ReadEnds | Pc::CommitPlainly => rights::take(self),
             Pc::StopReadRow | Pc::StopMembers | Pc::StopReadGroup | Pc::StopCommit => {
                 stop::take(self);
             }
@@ -72,7 +77,8 @@ impl Turn<'_> {
             });
             return;
         }
-        let after = match self.has(Rule::TopicIdAfterReading) || self.model.reclaims {
+        let looks_again = self.has(Rule::TopicIdAfterReading) || self.model.reclaims;
+        let after = match looks_again && !self.me().by_group {
             true => Pc::CheckTopicId,
             false => Pc::Lock,
         };
@@ -137,7 +143,7 @@ impl Turn<'_> {
         let (mark, index) = (self.row().mark(self.me().ledger), self.index);
         let names = (self.name(), what);
         let steps = &mut *self.steps;
-        kafka::commit(self.world, names, mark, |step, mut next, _| {
+        kafka::commit(self.world, names, mark.committed(), |step, mut next, _| {
             let me = &mut next.loaders[index];
             match after {
                 Pc::Idle => me.rest(Pc::Idle),

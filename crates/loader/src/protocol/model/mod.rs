@@ -1,10 +1,10 @@
 //! The protocol as a model: small worlds, searched through all interleavings.
 //!
-//! A topic, its group, a database, two loaders and the original take one step at a time, in every
-//! order; budgets say how often something goes wrong. Each step of a loader mirrors one question or
-//! write of the modules beside this one. What they decide without I/O is not mirrored: the model
-//! calls it (the order of `Facts::read`, `start::decide`, `returning::judge`, the text of a mark),
-//! which is why it lies here, where those are visible.
+//! A topic, its group, a database, two loaders, the mover of a retry topic and the original take
+//! one step at a time, in every order; budgets say how often something goes wrong. Each step mirrors
+//! one question or write of the real modules. What they decide without I/O is not mirrored: the
+//! model calls it (the order of `Facts::read`, `start::decide`, `returning::judge`, the text of a mark,
+//! `RetryState`), which is why it lies here, where those are visible.
 //!
 //! With all rules on, no world may double, lose or leave an event; with one rule off, the search
 //! must find what the rule is for. So neither the rules nor the searches can become empty
@@ -13,6 +13,9 @@
 //! What the model takes for granted, beyond its budgets:
 //! - the original is started only where all our loaders were stopped cleanly, and is itself stopped
 //!   cleanly;
+//! - a ledger that was put away comes back as it was, and no event turns out to be one that cannot
+//!   return while it is away;
+//! - the original does not move what waits in the retry topic;
 //! - no topic is truncated; a topic that is deleted takes its group's offsets along (where a world
 //!   says so);
 //! - a batch is read and parsed in one step: the log is append-only, and the topic's id is looked
@@ -27,12 +30,16 @@ mod faults;
 mod kafka;
 mod load;
 mod loader;
+mod mover;
 mod retry;
+mod retry_worlds;
+mod rights;
 mod rules;
 mod search;
 mod stop;
 mod tests;
 mod turn;
+mod values;
 mod world;
 mod worlds;
 
@@ -58,4 +65,8 @@ struct Model {
     recreated_with: u8,
     /// Kafka may still have the offsets of a deleted topic's group when the topic is there again.
     keeps_group: bool,
+    /// The ledger's tables may be put away with the right to make them, and be put back.
+    ledger_goes: bool,
+    /// There may be no ledger: doubles are no violation.
+    at_least_once: bool,
 }

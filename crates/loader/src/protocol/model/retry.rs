@@ -1,4 +1,4 @@
-//! Refused events: what a load does with them, and the mover that brings them back to the topic.
+//! Refused events: what a load does with them, and with the copies that come back.
 //!
 //! The states are those of the origins table; only a load's transaction changes them.
 
@@ -8,7 +8,7 @@ use super::{
     super::returning::{Verdict as Judged, judge},
     Model,
     rules::Rule,
-    world::{Copied, EVENTS, Effect, Loader, Record, Row, Steps, World, uuid},
+    world::{Copied, EVENTS, Effect, Known, Loader, Record, Row, World, uuid},
 };
 
 /// What a load decides about one record.
@@ -32,24 +32,42 @@ pub(super) fn effect(model: &Model, world: &World, me: &Loader) -> Effect {
         origins: [None; EVENTS],
         in_retry: [None; 2],
         dead: [false; EVENTS],
+        moves_row: !me.by_group,
     };
     let states = me.states.unwrap_or(world.database.origins);
-    let mut seen = [false; EVENTS];
+    let mut seen = [[false; 2]; EVENTS];
     for record in me.batch.into_iter().flatten() {
         let (event, verdict) = match record {
+            Record::Event(event) if me.by_group => {
+                let first = Copied { event, attempt: 0, is_foreign: false };
+                (event, without_ledger(model, world, first))
+            }
+            Record::Copy(copied) if me.by_group => {
+                (copied.event, without_ledger(model, world, copied))
+            }
             Record::Event(event) => (event, first_reading(model, world, event)),
             // moved twice, by a mover that was killed: one of them is enough
-            Record::Copy(Copied { event, .. }) if seen[usize::from(event)] => (event, DROPPED),
+            Record::Copy(Copied { event, is_foreign, .. })
+                if seen[usize::from(event)][usize::from(is_foreign)] =>
+            {
+                (event, DROPPED)
+            }
             Record::Copy(copied) => {
                 let event = usize::from(copied.event);
-                seen[event] = true;
-                (copied.event, returning(model, world, (row, states[event]), copied))
+                seen[event][usize::from(copied.is_foreign)] = true;
+                (
+                    copied.event,
+                    returning(model, world, (row, states[event].map(|known| known.state)), copied),
+                )
             }
             Record::Marker => continue,
         };
         let event = usize::from(event);
         effect.rows[event] += u8::from(verdict.loads);
-        effect.origins[event] = verdict.state.or(effect.origins[event]);
+        if let Some(state) = verdict.state {
+            let refusals = verdict.in_retry.map_or(0, |copied| copied.attempt);
+            effect.origins[event] = Some(Known { state, refusals });
+        }
         match verdict.in_retry {
             Some(copied) if copied.attempt >= model.attempts => effect.dead[event] = true,
             Some(copied) => {
@@ -67,6 +85,15 @@ fn first_reading(model: &Model, world: &World, event: u8) -> Verdict {
         return refused(model, Copied { event, attempt: 0, is_foreign: false });
     }
     Verdict { loads: true, state: None, in_retry: None }
+}
+
+/// Nothing is judged, so nothing is written that could be: whatever comes back from here looks as
+/// if the original had refused it.
+fn without_ledger(model: &Model, world: &World, copied: Copied) -> Verdict {
+    let loads = !is_refused(model, world, copied.event);
+    let has_origin = !model.rules.has(Rule::OriginsOnlyWhereJudged) && !copied.is_foreign;
+    let again = Copied { attempt: copied.attempt + 1, is_foreign: !has_origin, ..copied };
+    Verdict { loads, state: None, in_retry: (!loads).then_some(again) }
 }
 
 fn returning(
@@ -104,7 +131,7 @@ fn key() -> PartitionKey {
 }
 
 /// What the headers of a copy say of the place where its event was read first.
-fn origin(world: &World, copied: Copied) -> Origin {
+pub(super) fn origin(world: &World, copied: Copied) -> Origin {
     let PartitionKey { cluster_id: cluster, topic, partition } = key();
     let (topic_id, offset) = world.places[usize::from(copied.event)].unwrap_or_default();
     let topic = if copied.is_foreign { "retry topic".to_owned() } else { topic };
@@ -129,26 +156,8 @@ pub(super) fn is_refused(model: &Model, world: &World, event: u8) -> bool {
 
 /// Whether an event is a dead letter that counts.
 pub(super) fn is_dead(model: &Model, world: &World, event: usize) -> bool {
-    let state = world.database.origins[event];
-    world.dead_letters[event]
-        && (state == Some(EventState::Dead) || !model.rules.has(Rule::DeadLettersCountByState))
-}
-
-/// The mover brings the next copy back to the topic, at least once.
-pub(super) fn mover_steps(world: &World, steps: &mut Steps) {
-    let Some(Some(copied)) = world.in_retry.get(usize::from(world.moved)) else {
-        return;
-    };
-    if world.original.is_live {
-        return; // it is ours, and starts with us
-    }
-    let mut next = *world;
-    next.topic.push(Record::Copy(*copied));
-    if next.budget.repeated_moves > 0 {
-        let mut again = next;
-        again.budget.repeated_moves -= 1;
-        steps.push("mover", "brings a copy back and is killed before it notes so", again);
-    }
-    next.moved += 1;
-    steps.push("mover", "brings a copy back", next);
+    let letters = world.dead_letters[event];
+    let counts = |known: Known| known.state == EventState::Dead && letters.contains(known.refusals);
+    let has_any = !letters.is_empty() && !model.rules.has(Rule::DeadLettersCountByState);
+    world.plain_letters[event] || has_any || world.database.origins[event].is_some_and(counts)
 }

@@ -66,10 +66,24 @@ pub(super) enum Rule {
     UncoveredCopiesLoad,
     /// Our row covers what it has covered of an earlier topic of the same name.
     EarlierTopicsAreCovered,
+    /// A loader that had a ledger, or sees that there is one, and may not use it, holds.
+    LostRightsHold,
+    /// A group with our mark is neither loaded by its offset alone nor handed over: there was a
+    /// ledger.
+    MarksNeedALedger,
+    /// Copies carry no origin where no ledger judges them.
+    OriginsOnlyWhereJudged,
+    /// The group of the retry topic is not committed past an event that is not known to be
+    /// elsewhere.
+    NothingCommittedPastUnmoved,
+    /// The letter of an event that cannot return decides on it only if no later copy of it waits.
+    OnlyTheLastCopyDecides,
+    /// The state of an event that cannot return is `dead` only once its letter is written.
+    LetterBeforeItsState,
 }
 
 impl Rule {
-    pub(super) const ALL: [Rule; 29] = [
+    pub(super) const ALL: [Rule; 35] = [
         Rule::NobodyElse,
         Rule::RowBeforeGroup,
         Rule::EndAfterRowAndGroup,
@@ -99,6 +113,12 @@ impl Rule {
         Rule::DeadLettersCountByState,
         Rule::UncoveredCopiesLoad,
         Rule::EarlierTopicsAreCovered,
+        Rule::LostRightsHold,
+        Rule::MarksNeedALedger,
+        Rule::OriginsOnlyWhereJudged,
+        Rule::NothingCommittedPastUnmoved,
+        Rule::OnlyTheLastCopyDecides,
+        Rule::LetterBeforeItsState,
     ];
 
     /// The rule of this name, as the enum spells it.
@@ -110,7 +130,7 @@ impl Rule {
 /// The rules that hold in one search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rules {
-    off: u32,
+    off: u64,
 }
 
 impl Rules {

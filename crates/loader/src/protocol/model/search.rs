@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    Model, check, faults, retry,
+    Model, check, faults, mover,
     turn::Turn,
-    world::{Loader, Step, Steps, Violation, World},
+    world::{Loader, Right, Step, Steps, Violation, World},
 };
 
 /// What a search came to.
@@ -91,7 +91,7 @@ fn steps_from(model: &Model, world: &World, steps: &mut Steps) {
     for index in 0..world.loaders.len() {
         Turn { model, world, index, steps }.take();
     }
-    retry::mover_steps(world, steps);
+    mover::steps(model, world, steps);
     faults::original_steps(model, world, steps);
     faults::steps(model, world, steps);
 }
@@ -132,7 +132,7 @@ struct Shown<'a>(&'a World);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let World { topic, group, database, .. } = self.0;
+        let World { topic, group, database, right, in_retry, mover, .. } = self.0;
         write!(f, "topic {} {}..{} group ", topic.id, topic.low, topic.end)?;
         match group {
             None => write!(f, "-")?,
@@ -149,7 +149,13 @@ impl fmt::Display for Shown<'_> {
                 write!(f, "{count}")?;
             }
         }
-        Ok(())
+        if *right != Right::Kept {
+            write!(f, " right {right:?}")?;
+        }
+        match in_retry.iter().flatten().count() {
+            0 => Ok(()),
+            end => write!(f, " retry topic {}..{end}", mover.committed),
+        }
     }
 }
 

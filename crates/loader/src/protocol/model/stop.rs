@@ -3,6 +3,7 @@
 use super::{
     kafka,
     kafka::Answer,
+    rights::{self, Opened},
     rules::Rule,
     turn::{Turn, start_over},
     world::{Committed, Loader, Pc, SmallMark, is_unmarked},
@@ -29,6 +30,11 @@ pub(super) fn take(turn: &mut Turn<'_>) {
 }
 
 fn read_row(turn: &mut Turn<'_>) {
+    let opened = rights::open(turn);
+    if opened != Opened::Ledger {
+        rights::stop_without(turn, opened);
+        return;
+    }
     if turn.world.is_row_locked() && turn.has(Rule::StopReadsTheSettledRow) {
         return;
     }
@@ -84,7 +90,7 @@ fn commit(turn: &mut Turn<'_>) {
     let repeats = turn.has(Rule::StopRepeats);
     let names = (turn.name(), "commits to the group before it stops");
     let steps = &mut *turn.steps;
-    kafka::commit(turn.world, names, mark, |step, mut next, answer| {
+    kafka::commit(turn.world, names, mark.committed(), |step, mut next, answer| {
         let me = &mut next.loaders[index];
         match answer {
             Answer::Acknowledged if repeats => start_over(me, Pc::StopReadRow),

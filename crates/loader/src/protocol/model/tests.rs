@@ -3,7 +3,7 @@
 use std::{env, time::Instant};
 
 use super::{
-    Model,
+    Model, retry_worlds,
     rules::{Rule, Rules},
     search::{Outcome, search},
     world::Violation,
@@ -32,13 +32,24 @@ fn shown_by(rule: Rule) -> (Scene, Violation) {
         | Rule::StopReadsTheSettledRow
         | Rule::LateCommitsEndBeforeAStop => (worlds::stops(), GroupBehind),
         Rule::StopUndoesAMarkWithoutARow => (worlds::restored_and_handed_over(), Lost),
-        Rule::OriginsOfLoadedRowsOnly | Rule::ProducedBeforeCommit => (worlds::retries(), Lost),
-        Rule::RefusalsAreWritten | Rule::SettledCopiesAreDropped => (worlds::retries(), Doubled),
-        Rule::DeadLettersCountByState => (worlds::retries(), DeadAndLoaded),
-        Rule::ResetsForgetOrigins => (worlds::retries_and_resets(), Doubled),
-        Rule::StatesUnderTheLock => (worlds::retries_and_restores(), Doubled),
-        Rule::EarlierTopicsAreCovered => (worlds::retries_and_a_new_topic(), Doubled),
-        Rule::UncoveredCopiesLoad => (worlds::retries_of_the_original(), Lost),
+        Rule::OriginsOfLoadedRowsOnly | Rule::ProducedBeforeCommit => {
+            (retry_worlds::retries(), Lost)
+        }
+        Rule::RefusalsAreWritten | Rule::SettledCopiesAreDropped => {
+            (retry_worlds::retries(), Doubled)
+        }
+        Rule::DeadLettersCountByState => (retry_worlds::retries(), DeadAndLoaded),
+        Rule::ResetsForgetOrigins => (retry_worlds::retries_and_resets(), Doubled),
+        Rule::StatesUnderTheLock => (retry_worlds::retries_and_restores(), Doubled),
+        Rule::EarlierTopicsAreCovered => (retry_worlds::retries_and_a_new_topic(), Doubled),
+        Rule::UncoveredCopiesLoad => (retry_worlds::retries_of_the_original(), Lost),
+        Rule::LostRightsHold => (worlds::rights_and_resets(), Doubled),
+        Rule::MarksNeedALedger => (worlds::rights_go_and_come(), Doubled),
+        Rule::OriginsOnlyWhereJudged => (worlds::first_rights(), Lost),
+        Rule::NothingCommittedPastUnmoved | Rule::LetterBeforeItsState => {
+            (retry_worlds::moves(), Lost)
+        }
+        Rule::OnlyTheLastCopyDecides => (retry_worlds::moves_and_refusals(), Lost),
     }
 }
 
@@ -143,27 +154,52 @@ fn a_clean_stop_after_a_restore_hands_over_what_the_restore_took() {
 
 #[test]
 fn a_refused_event_is_in_the_table_once_or_a_dead_letter() {
-    nothing_goes_wrong(&worlds::retries());
+    nothing_goes_wrong(&retry_worlds::retries());
 }
 
 #[test]
 fn what_the_original_refused_is_loaded_by_us() {
-    nothing_goes_wrong(&worlds::retries_of_the_original());
+    nothing_goes_wrong(&retry_worlds::retries_of_the_original());
 }
 
 #[test]
 fn a_reset_loads_what_had_been_refused_as_if_it_had_not() {
-    nothing_goes_wrong(&worlds::retries_and_resets());
+    nothing_goes_wrong(&retry_worlds::retries_and_resets());
 }
 
 #[test]
 fn a_restored_database_knows_of_every_refused_event_what_it_knew() {
-    nothing_goes_wrong(&worlds::retries_and_restores());
+    nothing_goes_wrong(&retry_worlds::retries_and_restores());
 }
 
 #[test]
 fn a_topic_made_anew_gets_no_second_copy_of_what_the_earlier_one_loaded() {
-    nothing_goes_wrong(&worlds::retries_and_a_new_topic());
+    nothing_goes_wrong(&retry_worlds::retries_and_a_new_topic());
+}
+
+#[test]
+fn what_a_right_promised_is_held_until_it_comes_back() {
+    nothing_goes_wrong(&worlds::rights_go_and_come());
+}
+
+#[test]
+fn a_reset_without_the_right_to_the_ledger_waits_for_it() {
+    nothing_goes_wrong(&worlds::rights_and_resets());
+}
+
+#[test]
+fn what_was_refused_without_a_ledger_is_not_lost_once_there_is_one() {
+    nothing_goes_wrong(&worlds::first_rights());
+}
+
+#[test]
+fn a_mover_that_fails_in_the_middle_of_a_chunk_loses_nothing() {
+    nothing_goes_wrong(&retry_worlds::moves());
+}
+
+#[test]
+fn an_event_that_cannot_return_is_a_dead_letter_that_counts() {
+    nothing_goes_wrong(&retry_worlds::moves_and_refusals());
 }
 
 #[test]
@@ -309,6 +345,36 @@ fn loading_uncovered_copies_is_needed() {
 #[test]
 fn covering_earlier_topics_is_needed() {
     is_needed(Rule::EarlierTopicsAreCovered);
+}
+
+#[test]
+fn holding_while_a_right_is_lost_is_needed() {
+    is_needed(Rule::LostRightsHold);
+}
+
+#[test]
+fn holding_a_marked_group_without_a_ledger_is_needed() {
+    is_needed(Rule::MarksNeedALedger);
+}
+
+#[test]
+fn origins_only_where_they_are_judged_are_needed() {
+    is_needed(Rule::OriginsOnlyWhereJudged);
+}
+
+#[test]
+fn committing_nothing_past_what_was_not_moved_is_needed() {
+    is_needed(Rule::NothingCommittedPastUnmoved);
+}
+
+#[test]
+fn letters_of_the_last_copy_only_are_needed() {
+    is_needed(Rule::OnlyTheLastCopyDecides);
+}
+
+#[test]
+fn a_letter_before_its_state_is_needed() {
+    is_needed(Rule::LetterBeforeItsState);
 }
 
 /// An edge, with all rules on: the offsets of a topic made anew are not believed, nor those that

@@ -1,159 +1,10 @@
-//! The state of a small world: one topic, its group, a database with a backup, two loaders, the
-//! original.
-//!
-//! Everything is a plain value that can be copied, compared and hashed. Numbers are as small as the
-//! worlds: an offset, an epoch, an id is a `u8`. Where the real code decides, they become its own
-//! types.
+//! The state of a small world: one topic, its group, a database with a backup, a retry topic with
+//! its mover, two loaders, the original; and what an onlooker expects of it.
 
-use kafkabase::CommittedOffset;
-use uuid::Uuid;
-use warehouse::{EventState, Position};
-
-use super::super::mark::{GroupOffset, Mark};
-
-/// Events of all incarnations of the topic together.
-pub(super) const EVENTS: usize = 5;
-/// Offsets of one incarnation.
-pub(super) const PLACES: usize = 8;
-/// Copies that ever enter the retry topic.
-pub(super) const RETRIED: usize = 6;
-/// Records of a batch.
-pub(super) const BATCH: usize = 3;
-
-/// What lies at an offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Record {
-    Event(u8),
-    /// A refused event that came back from the retry topic.
-    Copy(Copied),
-    /// The marker of a Kafka transaction: it has an offset and is never delivered.
-    Marker,
-}
-
-/// A refused event on its way through the retry topic; its origin is the event's number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Copied {
-    pub(super) event: u8,
-    /// How often it was refused before.
-    pub(super) attempt: u8,
-    /// Refused by the original: its origin is its place in the retry topic.
-    pub(super) is_foreign: bool,
-}
-
-/// One incarnation of the topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Topic {
-    pub(super) id: u8,
-    pub(super) low: u8,
-    pub(super) end: u8,
-    pub(super) records: [Option<Record>; PLACES],
-}
-
-impl Topic {
-    pub(super) fn push(&mut self, record: Record) {
-        self.records[usize::from(self.end)] = Some(record);
-        self.end += 1;
-    }
-}
-
-/// What the group's offset is, as Kafka keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Committed {
-    pub(super) offset: u8,
-    pub(super) mark: Option<SmallMark>,
-}
-
-/// A [`Mark`] of small numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct SmallMark {
-    pub(super) ledger: u8,
-    pub(super) epoch: u8,
-    pub(super) offset: u8,
-    pub(super) began: u8,
-}
-
-impl SmallMark {
-    pub(super) fn committed(self) -> Committed {
-        Committed { offset: self.offset, mark: Some(self) }
-    }
-
-    fn to_mark(self) -> Mark {
-        Mark {
-            ledger: uuid(self.ledger),
-            epoch: i64::from(self.epoch),
-            offset: i64::from(self.offset),
-            began: i64::from(self.began),
-        }
-    }
-}
-
-/// What the loaders make of the group's offset: by way of the text that Kafka keeps, so that the
-/// real code reads it.
-pub(super) fn group_of(committed: Option<Committed>) -> GroupOffset {
-    GroupOffset::from(committed.map(|committed| CommittedOffset {
-        offset: i64::from(committed.offset),
-        metadata: committed.mark.map_or_else(String::new, |mark| mark.to_mark().to_string()),
-    }))
-}
-
-pub(super) fn is_unmarked(committed: Option<Committed>) -> bool {
-    matches!(group_of(committed), GroupOffset::Unmarked(_))
-}
-
-pub(super) fn uuid(small: u8) -> Uuid {
-    Uuid::from_u128(u128::from(small) + 1)
-}
-
-/// An [`Position`] of small numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Row {
-    pub(super) next: u8,
-    pub(super) epoch: u8,
-    pub(super) began: u8,
-    pub(super) topic_id: u8,
-}
-
-impl Row {
-    pub(super) fn to_position(self) -> Position {
-        Position {
-            next_offset: i64::from(self.next),
-            epoch: i64::from(self.epoch),
-            began: i64::from(self.began),
-            topic_id: Some(uuid(self.topic_id)),
-        }
-    }
-
-    pub(super) fn mark(self, ledger: u8) -> SmallMark {
-        SmallMark { ledger, epoch: self.epoch, offset: self.next, began: self.began }
-    }
-
-    /// Whether a compare-and-set on (offset, epoch) takes one for the other.
-    pub(super) fn is_unmoved(self, now: Option<Row>) -> bool {
-        now.is_some_and(|now| (now.next, now.epoch) == (self.next, self.epoch))
-    }
-}
-
-/// The destination, as far as it is committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Database {
-    pub(super) ledger: u8,
-    pub(super) row: Option<Row>,
-    /// How often each event is in the table.
-    pub(super) table: [u8; EVENTS],
-    pub(super) origins: [Option<EventState>; EVENTS],
-}
-
-/// What a load's transaction does once it commits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Effect {
-    pub(super) to: Row,
-    pub(super) rows: [u8; EVENTS],
-    pub(super) origins: [Option<EventState>; EVENTS],
-    /// Goes to the retry topic before the commit.
-    pub(super) in_retry: [Option<Copied>; 2],
-    /// Events that go to the dead letter before the commit.
-    pub(super) dead: [bool; EVENTS],
-}
+pub(super) use super::values::{
+    BATCH, Committed, Copied, Database, EVENTS, Effect, Known, PLACES, RETRIED, Record, Right, Row,
+    SmallMark, SmallSet, Topic, group_of, is_unmarked, uuid,
+};
 
 /// Where a loader stands: the name is that of the step it takes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -182,6 +33,10 @@ pub(super) enum Pc {
     ProduceLate,
     ReadGroupAtEnd,
     CommitAtEnd,
+    /// Without a ledger: the group says where to start.
+    ReadGroup,
+    ReadEnds,
+    CommitPlainly,
     StopReadRow,
     StopMembers,
     StopReadGroup,
@@ -194,6 +49,10 @@ pub(super) struct Loader {
     pub(super) pc: Pc,
     /// Kafka acknowledged a start since this process owns the topic.
     pub(super) claimed: bool,
+    /// This process had a ledger. Noted only where it may be taken away.
+    pub(super) knows_ledger: bool,
+    /// This run has no ledger: the group's offset is the position, and `row` a copy of it.
+    pub(super) by_group: bool,
     /// Runs that it may still begin.
     pub(super) runs: u8,
     /// Times that this run, or this stop, started over.
@@ -210,7 +69,7 @@ pub(super) struct Loader {
     pub(super) batch: [Option<Record>; BATCH],
     pub(super) batch_next: u8,
     /// Only without `StatesUnderTheLock`: the states of the batch's copies.
-    pub(super) states: Option<[Option<EventState>; EVENTS]>,
+    pub(super) states: Option<[Option<Known>; EVENTS]>,
     pub(super) effect: Option<Effect>,
 }
 
@@ -219,6 +78,8 @@ impl Loader {
         Loader {
             pc: Pc::Idle,
             claimed: false,
+            knows_ledger: false,
+            by_group: false,
             runs,
             starts: 0,
             ledger: 0,
@@ -238,8 +99,8 @@ impl Loader {
 
     /// Forgets what it knew, as at the end of a run; equal states meet again that way.
     pub(super) fn rest(&mut self, pc: Pc) {
-        let (claimed, starts) = (self.claimed, self.starts);
-        *self = Loader { pc, claimed, ..Loader::idle(self.runs) };
+        let Loader { claimed, knows_ledger, starts, runs, .. } = *self;
+        *self = Loader { pc, claimed, knows_ledger, ..Loader::idle(runs) };
         if !matches!(pc, Pc::Idle | Pc::Stopped) {
             self.starts = starts;
         }
@@ -251,7 +112,7 @@ impl Loader {
 
     /// Whether its open transaction holds the lock on the offsets row.
     pub(super) fn locks_row(&self) -> bool {
-        matches!(self.pc, Pc::ProduceRefused | Pc::Commit) && !self.is_row_absent
+        matches!(self.pc, Pc::ProduceRefused | Pc::Commit) && !self.is_row_absent && !self.by_group
     }
 
     /// Whether a restore of the database ends what it is doing.
@@ -267,6 +128,21 @@ pub(super) struct Original {
     pub(super) position: u8,
     /// Times that it may still join.
     pub(super) joins: u8,
+}
+
+/// The mover of the retry topic: what Kafka has of it, and what its process knows beyond that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct Mover {
+    pub(super) committed: u8,
+    pub(super) next: u8,
+    pub(super) waiting: SmallSet,
+    pub(super) unnoted: SmallSet,
+    pub(super) last_moved: Option<u8>,
+    /// Of the chunk that it has read, what it has not tried yet.
+    pub(super) in_hand: SmallSet,
+    /// Only without `LetterBeforeItsState`: states say `dead`, and there is no letter yet.
+    pub(super) unlettered: SmallSet,
+    pub(super) is_stopping: bool,
 }
 
 /// What may still go wrong or be decided; each time takes one away.
@@ -287,8 +163,17 @@ pub(super) struct Budget {
     pub(super) cuts: u8,
     /// Times that the table is repaired or broken.
     pub(super) repairs: u8,
-    /// Moves from the retry topic that are done twice.
-    pub(super) repeated_moves: u8,
+    /// Times that the right to the ledger is taken away.
+    pub(super) takes: u8,
+    /// Times that it is given.
+    pub(super) gives: u8,
+    pub(super) mover_kills: u8,
+    /// Clean stops of the mover.
+    pub(super) mover_stops: u8,
+    /// Moves that fail: Kafka does not take the copy at the moment.
+    pub(super) failed_moves: u8,
+    /// Copies that their topic will never take back.
+    pub(super) unreturnable: u8,
 }
 
 /// What an onlooker who sees everything expects of the table.
@@ -330,11 +215,15 @@ pub(super) struct World {
     pub(super) places: [Option<(u8, u8)>; EVENTS],
     pub(super) group: Option<Committed>,
     /// A commit whose sender has given up on it, still under way.
-    pub(super) late: Option<SmallMark>,
+    pub(super) late: Option<Committed>,
     pub(super) in_retry: [Option<Copied>; RETRIED],
-    pub(super) moved: u8,
-    pub(super) dead_letters: [bool; EVENTS],
+    pub(super) mover: Mover,
+    /// Of each event, the attempts after which a dead letter was written.
+    pub(super) dead_letters: [SmallSet; EVENTS],
+    /// Dead letters that were written without a ledger: they count whatever it says.
+    pub(super) plain_letters: [bool; EVENTS],
     pub(super) database: Database,
+    pub(super) right: Right,
     /// The first epoch that no row has had yet: in real life the time of day.
     pub(super) fresh_epoch: u8,
     pub(super) backup: Option<Database>,
@@ -351,7 +240,8 @@ pub(super) struct World {
 impl World {
     /// Whether the row is locked by a transaction.
     pub(super) fn is_row_locked(&self) -> bool {
-        self.pending.is_some() || self.loaders.iter().any(Loader::locks_row)
+        self.pending.is_some_and(|pending| pending.moves_row)
+            || self.loaders.iter().any(Loader::locks_row)
     }
 
     /// Whether nothing is under way: what an operator does now is between two runs.

@@ -4,8 +4,8 @@ use super::{
     Model,
     rules::Rules,
     world::{
-        Budget, Committed, Database, EVENTS, Expected, Loader, Original, PLACES, Pc, RETRIED,
-        Record, Row, SmallMark, Topic, World,
+        Budget, Committed, Database, EVENTS, Expected, Loader, Mover, Original, PLACES, Pc,
+        RETRIED, Record, Right, Row, SmallMark, SmallSet, Topic, World,
     },
 };
 
@@ -19,7 +19,7 @@ pub(super) struct Scene {
     pub(super) at_least: usize,
 }
 
-const MODEL: Model = Model {
+pub(super) const MODEL: Model = Model {
     rules: Rules::ALL,
     batch: 2,
     attempts: 2,
@@ -29,6 +29,8 @@ const MODEL: Model = Model {
     resets_to: &[],
     recreated_with: 0,
     keeps_group: true,
+    ledger_goes: false,
+    at_least_once: false,
 };
 
 /// Whether more is searched than in `make test`: set by `make model`.
@@ -37,21 +39,23 @@ fn is_deep() -> bool {
 }
 
 /// `small`, or `deep` in a deep search.
-fn or_deep(small: u8, deep: u8) -> u8 {
+pub(super) fn or_deep(small: u8, deep: u8) -> u8 {
     if is_deep() { deep } else { small }
 }
 
 /// A topic with `events`, not loaded yet, each loader has some `runs`.
-fn new_world(events: u8, runs: [u8; 2]) -> World {
+pub(super) fn new_world(events: u8, runs: [u8; 2]) -> World {
     let mut world = World {
         topic: Topic { id: 1, low: 0, end: 0, records: [None; PLACES] },
         places: [None; EVENTS],
         group: None,
         late: None,
         in_retry: [None; RETRIED],
-        moved: 0,
-        dead_letters: [false; EVENTS],
+        mover: Mover::default(),
+        dead_letters: [SmallSet::default(); EVENTS],
+        plain_letters: [false; EVENTS],
         database: Database { ledger: 1, row: None, table: [0; EVENTS], origins: [None; EVENTS] },
+        right: Right::Kept,
         fresh_epoch: 1,
         backup: None,
         pending: None,
@@ -68,7 +72,7 @@ fn new_world(events: u8, runs: [u8; 2]) -> World {
 }
 
 /// The same after a run that has loaded the first `next` events.
-fn loaded_world(events: u8, next: u8, runs: [u8; 2]) -> World {
+pub(super) fn loaded_world(events: u8, next: u8, runs: [u8; 2]) -> World {
     let mut world = new_world(events, runs);
     world.database.row = Some(Row { next, epoch: 0, began: 0, topic_id: 1 });
     world.group = Some(SmallMark { ledger: 1, epoch: 0, offset: next, began: 0 }.committed());
@@ -215,65 +219,6 @@ pub(super) fn stops() -> Scene {
     Scene { name: "stops", model: Model { can_stop: true, ..MODEL }, start, at_least: 60_000 }
 }
 
-/// The original refuses an event and hands over; the copy comes back to us.
-pub(super) fn retries_of_the_original() -> Scene {
-    let mut start = new_world(2, [1, 1]);
-    start.is_table_broken = true;
-    start.original.is_live = true;
-    start.budget = Budget {
-        produced: or_deep(0, 1),
-        crashes: 1,
-        repairs: 1,
-        repeated_moves: 1,
-        ..Budget::default()
-    };
-    let model = Model { fragile: &[0], ..MODEL };
-    Scene { name: "retries of the original", model, start, at_least: 120_000 }
-}
-
-/// An event is refused while the table is broken, and comes back.
-pub(super) fn retries() -> Scene {
-    let mut start = new_world(2, [or_deep(1, 2), 1]);
-    start.is_table_broken = true;
-    start.budget = Budget {
-        crashes: 1,
-        repairs: 1,
-        repeated_moves: 1,
-        lost_in_database: 1,
-        ..Budget::default()
-    };
-    let model = Model { fragile: &[0], ..MODEL };
-    Scene { name: "retries", model, start, at_least: 200_000 }
-}
-
-/// An event is refused, and an operator sets the group.
-pub(super) fn retries_and_resets() -> Scene {
-    let mut start = new_world(1, [or_deep(1, 2), 1]);
-    start.is_table_broken = true;
-    start.budget = Budget { repairs: 1, resets: 1, crashes: 1, ..Budget::default() };
-    let model = Model { fragile: &[0], resets_to: &[0, 1, 2], ..MODEL };
-    Scene { name: "retries and resets", model, start, at_least: 60_000 }
-}
-
-/// An event is refused, and the database is restored while one loader reads its copy.
-pub(super) fn retries_and_restores() -> Scene {
-    let mut start = new_world(1, [1, 1]);
-    start.is_table_broken = true;
-    start.budget =
-        Budget { repairs: 1, backups: 1, restores: 1, crashes: or_deep(0, 1), ..Budget::default() };
-    let model = Model { fragile: &[0], ..MODEL };
-    Scene { name: "retries and restores", model, start, at_least: 40_000 }
-}
-
-/// An event is refused, and the topic is made anew.
-pub(super) fn retries_and_a_new_topic() -> Scene {
-    let mut start = new_world(1, [1, 1]);
-    start.is_table_broken = true;
-    start.budget = Budget { repairs: 1, recreations: 1, crashes: 1, ..Budget::default() };
-    let model = Model { fragile: &[0], recreated_with: 1, keeps_group: false, ..MODEL };
-    Scene { name: "retries and a new topic", model, start, at_least: 30_000 }
-}
-
 /// The topic is made anew with fewer events than the row has passed.
 pub(super) fn shorter_topic() -> Scene {
     let mut start = loaded_world(2, 2, [1, 1]);
@@ -312,4 +257,44 @@ pub(super) fn restored_and_handed_over() -> Scene {
         start,
         at_least: 20_000,
     }
+}
+
+/// The right to the ledger is taken away, or the ledger itself, and given back, while our loaders
+/// load and stop.
+pub(super) fn rights_go_and_come() -> Scene {
+    let mut start = loaded_world(2, 1, [2, 1]);
+    start.budget = Budget {
+        takes: 1,
+        gives: 1,
+        crashes: 1,
+        lost_in_kafka: or_deep(0, 1),
+        lost_in_database: or_deep(0, 1),
+        ..Budget::default()
+    };
+    let model = Model { can_stop: true, ledger_goes: true, ..MODEL };
+    Scene { name: "rights go and come", model, start, at_least: 70_000 }
+}
+
+/// An operator sets the group while there is no right to the ledger.
+pub(super) fn rights_and_resets() -> Scene {
+    let mut start = loaded_world(2, 1, [1, or_deep(1, 2)]);
+    start.budget = Budget { takes: 1, gives: 1, resets: 1, crashes: 1, ..Budget::default() };
+    let model = Model { resets_to: &[0, 2], ..MODEL };
+    Scene { name: "rights and resets", model, start, at_least: 40_000 }
+}
+
+/// There never was a right to keep a ledger; then it is given, while an event is refused.
+pub(super) fn first_rights() -> Scene {
+    let mut start = new_world(2, [1, 1]);
+    start.is_table_broken = true;
+    start.right = Right::Gone;
+    start.budget = Budget {
+        gives: 1,
+        repairs: 1,
+        crashes: 1,
+        lost_in_kafka: or_deep(0, 1),
+        ..Budget::default()
+    };
+    let model = Model { fragile: &[0], at_least_once: true, ..MODEL };
+    Scene { name: "first rights", model, start, at_least: 12_000 }
 }
