@@ -200,8 +200,8 @@ pub fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// Whether Kafka makes no topic of one name beside one of the other: dots and underscores are one in
-/// its metrics. A name does not collide with itself.
+/// Whether Kafka makes no topic of one name beside one of the other: dots and underscores are one
+/// in its metrics. A name does not collide with itself.
 pub fn names_collide(one: &str, other: &str) -> bool {
     let folded = |byte: u8| if byte == b'.' { b'_' } else { byte };
     one.len() == other.len()

@@ -2,7 +2,7 @@
 //!
 //! Invariants: as many connections as are allowed are admitted at most. Where all are, the one that
 //! waits longest for a request gives way to a new one; a new one that finds none idle waits in a
-//! small room, together with its request, until one is. Probes are answered there, and whoever
+//! small room, together with its request, until one is. Probes are answered there, and what
 //! waits in the room gives way to the next that comes: so a probe is answered whatever clients do.
 
 use std::{

@@ -1,5 +1,5 @@
-//! A server with limits: connections, bytes and time for a head, time for an answer to be taken, and
-//! a drain that ends.
+//! A server with limits: connections, bytes and time for a head, time for an answer to be taken,
+//! and a drain that ends.
 //!
 //! axum's own `serve` has none of them. Invariants: after the stop no connection is accepted,
 //! requests that have begun are answered, and at the deadline what is left is cut. Nothing that a

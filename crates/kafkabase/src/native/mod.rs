@@ -1,6 +1,6 @@
-//! What librdkafka offers and rust-rdkafka does not bind: group offsets with metadata, the reason why
-//! a topic was not made, descriptions of topics and groups, offsets at an isolation level, and a partition's own queue read in bulk
-//! with the offset at which the partition ended.
+//! What librdkafka offers and rust-rdkafka does not bind: group offsets with metadata, the reason
+//! why a topic was not made, descriptions of topics and groups, offsets at an isolation level, and a
+//! partition's own queue read in bulk with the offset at which the partition ended.
 //!
 //! The only place of the workspace that says `unsafe`. Each function keeps two rules: what
 //! librdkafka allocates is freed by a guard on every path, and no pointer outlives the client it

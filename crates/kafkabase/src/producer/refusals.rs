@@ -43,8 +43,7 @@ fn spool(parts: &Parts) -> Spool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_that_a_topic_refuses_put_no_event_away_and_all_arrive_after_the_repair() -> Result<()>
-{
+async fn times_that_a_topic_refuses_put_no_event_away_and_all_arrive_later() -> Result<()> {
     // given a topic that takes no record whose time is not in the future
     let kafka = testkit::kafka().await?;
     let topic = kafka.topic("t", 1).await?;

@@ -38,7 +38,8 @@ pub enum NotMade {
 /// Makes a topic, unless it is there, before spooled events are sent to it.
 pub trait TopicMaker: Send + Sync + 'static {
     /// Makes `topic` unless it is there. Called again after a pause where the answer is
-    /// [`NotMade::Later`] or [`NotMade::Collides`]; [`NotMade::Refused`] puts the topic's events into quarantine.
+    /// [`NotMade::Later`] or [`NotMade::Collides`]; [`NotMade::Refused`] puts the topic's events
+    /// into quarantine.
     fn ensure<'a>(
         &'a self,
         topic: &'a str,

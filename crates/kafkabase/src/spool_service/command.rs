@@ -1,5 +1,5 @@
-//! What an operator has done about a spool's folder: sending what is in it, or in its quarantine, or
-//! forgetting what is in its quarantine.
+//! What an operator has done about a spool's folder: sending what is in it, or in its quarantine,
+//! or forgetting what is in its quarantine.
 
 use std::{
     io,
