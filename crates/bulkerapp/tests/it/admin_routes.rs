@@ -82,6 +82,18 @@ async fn a_destination_is_tried_for_real() -> Result<()> {
     app.stop().await
 }
 
+/// The port of a server that says this to whoever connects.
+async fn answering(bytes: &'static [u8]) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(bytes).await; // a client that hangs up is served
+        }
+    });
+    Ok(port)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_is_tried_tells_nothing_of_this_machine_and_its_network() -> Result<()> {
     let (kafka, database) = (testkit::kafka().await?, testkit::postgres().await?);
@@ -121,22 +133,20 @@ async fn a_destination_that_is_tried_tells_nothing_of_this_machine_and_its_netwo
 
     // refused, unknown, another protocol, and hung up upon: one sentence
     let closed = testkit::free_port()?.to_string();
-    let redis = TcpListener::bind("127.0.0.1:0").await?;
-    let speaks = redis.local_addr()?.port().to_string();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = redis.accept().await {
-            let _ = stream.write_all(b"-ERR unknown command\r\n").await;
-        }
-    });
+    let redis = answering(b"-ERR unknown command\r\n").await?;
+    let hostile = answering(b"R\0\0\0\0").await?; // a message that is shorter than its length
     for changes in [
         [("host", "127.0.0.1"), ("port", &closed)],
-        [("host", "127.0.0.1"), ("port", &speaks)],
+        [("host", "127.0.0.1"), ("port", &redis)],
+        [("host", "127.0.0.1"), ("port", &hostile)],
         [("host", "no-such-host.invalid"), ("port", "5432")],
     ] {
         let answer = tried(&changes).await?;
         let one = "error creating bulker: no PostgreSQL answered at this host and port";
         assert_eq!((answer.status, answer.body), (422, error(one)), "{changes:?}");
     }
+    let metrics = app.get("/metrics").await?;
+    ensure!(metrics.contains("bulkerapp_safego_panic 0"), "{metrics}");
     // what a PostgreSQL answers is what an operator has to know
     let answer = tried(&[("password", "wrong")]).await?;
     assert_eq!(answer.status, 422);

@@ -1,8 +1,9 @@
 //! One PostgreSQL destination: its connections, their limits, and what is remembered of its tables
 //! between loads.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use sqlx::{
     ConnectOptions, Connection as _, Executor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -226,8 +227,16 @@ impl Postgres {
 pub async fn probe(credentials: &Credentials) -> Result<(), LoadError> {
     credentials.refuse_local_files()?;
     credentials.schema()?;
-    let failed = |error| classify(error, Purpose::Other);
-    let mut connection = credentials.connect_options()?.connect().await.map_err(failed)?;
-    connection.execute(sqlx::raw_sql("select 1")).await.map_err(failed)?;
-    connection.close().await.map_err(failed)
+    let options = credentials.connect_options()?;
+    // the server is a stranger's, and the driver (sqlx 0.8.6) panics at a message that is shorter
+    // than its length
+    let asked = AssertUnwindSafe(ask(&options)).catch_unwind().await;
+    let hostile = || LoadError::Connection { reason: "the protocol broke".to_owned() };
+    asked.map_err(|_| hostile())?.map_err(|error| classify(error, Purpose::Other))
+}
+
+async fn ask(options: &PgConnectOptions) -> sqlx::Result<()> {
+    let mut connection = options.connect().await?;
+    connection.execute(sqlx::raw_sql("select 1")).await?;
+    connection.close().await
 }
