@@ -9,10 +9,9 @@ use std::{
     io,
 };
 
-use super::fit::Fit;
 use crate::{
     error::ServerError,
-    rows::{batch::Batch, columns::Column},
+    rows::{batch::Batch, columns::Column, row::Cell},
 };
 
 /// What is known of the columns of one batch that its table cannot get.
@@ -106,18 +105,18 @@ impl Barred {
 
     /// Refuses the rows with a value that has no place, where there can be no `_unmapped_data`.
     /// `true`: there are some.
-    pub(super) fn refuse_unmapped(&mut self, batch: &Batch, fit: &Fit) -> io::Result<bool> {
+    pub(super) fn refuse_unmapped(
+        &mut self,
+        batch: &Batch,
+        mut has_place: impl FnMut(usize, &Cell<'_>) -> bool,
+    ) -> io::Result<bool> {
         let Some(error) = &self.no_unmapped else {
             return Ok(false);
         };
         let mut found = BTreeMap::new();
-        let mut scratch = String::new();
         batch.rows.visit(0..batch.row_count(), |number, row| {
-            let has_place = |cell| {
-                scratch.clear();
-                fit.stored(number, &cell, &mut scratch).is_some()
-            };
-            if !self.refused.contains_key(&number) && !row.cells().all(has_place) {
+            let is_placed = row.cells().all(|cell| has_place(number, &cell));
+            if !is_placed && !self.refused.contains_key(&number) {
                 found.insert(number, error.clone());
             }
             true

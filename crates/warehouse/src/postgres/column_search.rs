@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use super::{
     barred::Barred,
     catalog::{Table, TableName},
-    change::{ensure_schema, indexed_column},
     client::Connection,
     ddl::{self, NewColumn},
     error::Purpose,
     fit::{Fit, UNMAPPED},
+    new_table::{ensure_schema, indexed_column},
     patience::{Patience, undo_change},
     pool::Postgres,
 };
@@ -122,7 +122,7 @@ async fn try_columns(
         Err(error) => return Err(error),
     }
     let mut found = Vec::new();
-    let mut ranges = vec![0..fit.missing.len()];
+    let mut ranges: Vec<_> = std::iter::once(0..fit.missing.len()).collect();
     while let Some(range) = ranges.pop() {
         let added = ddl::add_columns_sql(name, &fit.missing[range.clone()], &key);
         let tried = format!("savepoint columns; {added}; release savepoint columns");

@@ -1,8 +1,11 @@
-//! PostgreSQL: the table as it is (`catalog`), how a batch fits it (`fit`), what has to change
-//! (`ddl`, `change`, `key`), what rows become for COPY (`encode`, `binary`) and how they reach the
-//! table (`transfer`, one by one: `one_by_one`, `insert`), which rows are refused (`isolate`), the transaction
-//! that carries all of it (`load`), and what is kept beside it (`ledger`).
+//! PostgreSQL: the table as it is (`catalog`, `in_the_way`), how a batch fits it (`fit`, `prepared`),
+//! what has to change (`ddl`, `change`, `new_table`, `key` and its `key_…`), which columns cannot be
+//! had (`column_search`, `barred`), what rows become for COPY (`encode`, `binary`) and how they
+//! reach the table (`transfer`, one by one: `one_by_one`, `insert`), which rows are refused
+//! (`isolate`), the transaction that carries all of it (`load`, `attempt`), and what is kept beside
+//! it (`ledger`).
 
+mod attempt;
 mod barred;
 mod binary;
 mod catalog;
@@ -25,13 +28,16 @@ mod known;
 mod ledger;
 mod load;
 mod new_keys;
+mod new_table;
 mod number;
 mod one_by_one;
 mod parameters;
 mod patience;
 mod pool;
+mod prepared;
 mod quote;
 mod row_writer;
+mod selection;
 mod transfer;
 mod types;
 

@@ -7,10 +7,11 @@
 //! each vain try, because a vain try leaves dead rows behind.
 
 use super::{
-    change::{OneByOne, Prepared},
     client::Connection,
     pool::Postgres,
-    transfer::{self, Selection},
+    prepared::{OneByOne, Prepared},
+    selection::Selection,
+    transfer,
 };
 use crate::error::{LoadError, ServerError};
 

@@ -2,11 +2,11 @@
 //!
 //! The slow way, and the one that all others have to agree with: a column that a row does not have
 //! is not named, so it keeps what the table has, or gets its default. Batches go this way where one
-//! statement for all rows would leave something else ([`OneByOne`](super::change::OneByOne)).
+//! statement for all rows would leave something else ([`OneByOne`](super::prepared::OneByOne)).
 
 use super::{
-    catalog::Filled, change::Prepared, client::Connection, ddl::Insertion, encode::Encoder,
-    error::Purpose, quote_ident, quote_literal, transfer::Selection,
+    catalog::Filled, client::Connection, ddl::Insertion, encode::Encoder, error::Purpose,
+    prepared::Prepared, quote_ident, quote_literal, selection::Selection,
 };
 use crate::{error::LoadError, rows::row::Row};
 

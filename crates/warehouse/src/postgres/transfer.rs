@@ -1,7 +1,7 @@
 //! Rows on their way into a table: by COPY straight into it, or through a staging table where they
 //! are merged, cast, or take the place of all others.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::collections::HashSet;
 
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -10,7 +10,6 @@ use super::{
     barred::Barred,
     binary::BinaryWriter,
     catalog::Table,
-    change::{OneByOne, Prepared},
     client::Connection,
     ddl::{self, Insertion, KeyChange, NewColumn, Staging},
     encode::Encoder,
@@ -18,8 +17,10 @@ use super::{
     fit::{Against, Fit, Free},
     one_by_one,
     pool::Postgres,
+    prepared::{OneByOne, Prepared},
     quote_ident,
     row_writer::RowWriter,
+    selection::Selection,
 };
 use crate::{
     error::LoadError,
@@ -34,44 +35,6 @@ use crate::{
 const CHUNK: usize = 128 << 10;
 /// Chunks that are encoded ahead of the socket.
 const CHUNKS_AHEAD: usize = 2;
-
-/// Rows of a batch.
-#[derive(Debug, Clone)]
-pub(super) struct Selection {
-    pub(super) range: Range<usize>,
-    /// One flag per row of the batch: whether it is sent. `None`: all are.
-    pub(super) kept: Option<Arc<Vec<bool>>>,
-}
-
-impl Selection {
-    pub(super) fn has(&self, row: usize) -> bool {
-        self.kept.as_ref().is_none_or(|kept| kept[row])
-    }
-
-    /// Those of its rows that lie in `range`.
-    pub(super) fn part(&self, range: Range<usize>) -> Selection {
-        Selection { range, kept: self.kept.clone() }
-    }
-
-    /// How many rows it has.
-    pub(super) fn len(&self) -> usize {
-        match &self.kept {
-            Some(kept) => kept[self.range.clone()].iter().filter(|is_kept| **is_kept).count(),
-            None => self.range.len(),
-        }
-    }
-
-    /// The first row.
-    pub(super) fn first(&self) -> Option<usize> {
-        self.range.clone().find(|row| self.has(*row))
-    }
-
-    /// The row that COPY counts as this line, from 1.
-    pub(super) fn row_of_line(&self, line: u64) -> Option<usize> {
-        let index = usize::try_from(line.checked_sub(1)?).ok()?;
-        self.range.clone().filter(|row| self.has(*row)).nth(index)
-    }
-}
 
 /// Sends rows of a prepared batch; answers how many were inserted or updated, those counted that a
 /// trigger or a rule of the table took elsewhere. Nothing of what the batch replaces is touched

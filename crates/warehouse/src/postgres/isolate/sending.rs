@@ -3,10 +3,8 @@
 use crate::{
     error::{LoadError, ServerError},
     postgres::{
-        change::Prepared,
-        client::Connection,
-        new_keys::may_be_repeat,
-        transfer::{self, Selection},
+        client::Connection, new_keys::may_be_repeat, prepared::Prepared, selection::Selection,
+        transfer,
     },
 };
 

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{KeyHint, LoadError, ServerError},
-    postgres::{change::Prepared, transfer::Selection},
+    postgres::{prepared::Prepared, selection::Selection},
     rows::batch::Batch,
 };
 
