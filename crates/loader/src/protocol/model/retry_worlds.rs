@@ -77,7 +77,7 @@ pub(super) fn retries_and_a_new_topic() -> Scene {
 /// stops, is killed.
 pub(super) fn moves() -> Scene {
     // the second copy is of a refusal whose transaction did not commit
-    let mut start = waiting_world(&[0, 1, 0], [1, or_deep(0, 1)]);
+    let mut start = waiting_world(&[0, 1, 0], [1, 0]);
     start.budget = Budget {
         failed_moves: 1,
         unreturnable: 1,
@@ -85,7 +85,6 @@ pub(super) fn moves() -> Scene {
         mover_stops: 1,
         crashes: or_deep(0, 1),
         takes: or_deep(0, 1),
-        lost_in_database: or_deep(0, 1),
         ..Budget::default()
     };
     Scene { name: "moves", model: MODEL, start, at_least: 30_000 }
@@ -94,7 +93,7 @@ pub(super) fn moves() -> Scene {
 /// Two events wait, and the table still refuses one of them; the mover is killed, and a topic does
 /// not take a copy back.
 pub(super) fn moves_and_refusals() -> Scene {
-    let mut start = waiting_world(&[0, 1], [2, or_deep(0, 1)]);
+    let mut start = waiting_world(&[0, 1], [2, 0]);
     start.is_table_broken = true;
     start.budget = Budget {
         repairs: 1,
