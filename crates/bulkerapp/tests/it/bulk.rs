@@ -196,7 +196,7 @@ async fn what_is_refused_gets_the_texts_that_clients_know_and_stores_nothing() -
             "",
             b"{\"id\":1}\n{\"id\":7}\n",
             "stream complete error: table small refused the batch: SQLSTATE 23514, table small, \
-             constraint small_id_check; ",
+             constraint small_id_check (new row for relation ",
         ),
     ];
     for (query, schema, body, expected) in cases {
