@@ -31,9 +31,15 @@ impl Postgres {
     ) -> Result<Option<Table>, LoadError> {
         let batch = Arc::new(batch);
         let is_remembered = known.is_some();
-        match self.insert_once(batch.clone(), known).await {
-            // somebody may have changed the table since
-            Err(LoadError::Schema { .. }) if is_remembered => self.insert_once(batch, None).await,
+        let inserted = self.insert_once(batch.clone(), known).await;
+        // the statement does not fit the table: somebody may have changed that since
+        let is_about_names = |error: &LoadError| {
+            error.server_error().is_some_and(|error| error.sqlstate.starts_with("42"))
+        };
+        match inserted {
+            Err(error) if is_remembered && is_about_names(&error) => {
+                self.insert_once(batch, None).await
+            }
             inserted => inserted,
         }
     }
