@@ -33,7 +33,8 @@ pub(crate) enum TextStyle {
 pub(crate) fn as_it_is(kind: Kind, text: &str, to: DataType, out: &mut String) {
     match (to, kind) {
         (DataType::String, Kind::Float) => float_text(text, out),
-        (DataType::Float64, Kind::Float) => out.push_str(text),
+        // the digits as they came, for the types that have more of them than a float
+        (DataType::Float64 | DataType::Unknown | DataType::Json, Kind::Float) => out.push_str(text),
         (_, Kind::Float) => json_float(text, out),
         (DataType::String, Kind::String | Kind::Json) => push_text(text, out),
         (DataType::Json, Kind::String | Kind::Json) => push_json(text, out),
@@ -66,10 +67,9 @@ pub(crate) fn convert(
         },
         // an SQL type that we do not know takes texts of numbers, but no strings
         DataType::Unknown => match kind {
-            Kind::String | Kind::Json | Kind::Number => return false,
+            Kind::String | Kind::Json => return false,
             Kind::Timestamp => push_timestamp_text(text, style, out),
-            Kind::Float => push_float(text, out),
-            Kind::Bool | Kind::Int => out.push_str(text),
+            Kind::Bool | Kind::Int | Kind::Float | Kind::Number => out.push_str(text),
         },
         DataType::Json => match kind {
             Kind::String | Kind::Json | Kind::Number => push_json(text, out),
@@ -359,7 +359,8 @@ mod tests {
             (Kind::String, "-Infinity", Float64, Some("-Infinity")),
             (Kind::Number, "1e400", Float64, None),
             (Kind::Number, "12345678901234567890", Float64, Some("1.2345678901234567e19")),
-            (Kind::Number, "12345678901234567890", Unknown, None),
+            (Kind::Number, "12345678901234567890", Unknown, Some("12345678901234567890")),
+            (Kind::Float, "9234567890.1234567890", Unknown, Some("9234567890.1234567890")),
             (Kind::String, "T", Bool, Some("true")),
             (Kind::String, "yes", Bool, None),
             (Kind::String, "2023-05-06", Timestamp, Some("2023-05-06T00:00:00Z")),

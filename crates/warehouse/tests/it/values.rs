@@ -48,6 +48,19 @@ async fn a_numeric_column_keeps_all_digits_that_it_was_made_for() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_type_of_the_customers_own_gets_all_digits() -> Result<()> {
+    for sql_type in ["amount", "varchar(30)"] {
+        let table =
+            format!("create domain amount as numeric; create table t (id bigint, n {sql_type})");
+        let events =
+            [r#"{"id": 1, "n": 9234567890.1234567890}"#, r#"{"id": 2, "n": 12345678901234567890}"#];
+        let expected = ["9234567890.1234567890", "12345678901234567890"];
+        assert_eq!(stored(&table, &events, "n").await?, some(&expected), "{sql_type}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hint_of_numeric_keeps_all_digits() -> Result<()> {
     let found = stored(
         "select 1",
