@@ -126,14 +126,13 @@ async fn each_event_is_a_row_where_the_table_fills_its_own_key() -> Result<()> {
         "timestamptz default now()",
         "timestamp default current_timestamp",
     ];
+    let loader = Loader::new().await?;
     for key in keys {
+        let columns = format!("seq {key} primary key, id bigint, v text");
+        let table = format!("drop table if exists t; create table t ({columns})");
         for how in [ISOLATE, AS_EVENTS] {
             for options in [json!({}), json!({"primaryKey": "id"}), keyed()] {
-                let loader = Loader::new().await?;
-                loader
-                    .database
-                    .query(&format!("create table t (seq {key} primary key, id bigint, v text)"))
-                    .await?;
+                loader.database.query(&table).await?;
                 let brought: Vec<_> =
                     (0..20).map(|id| json!({"id": id, "v": "x"}).to_string()).collect();
                 for _ in 0..2 {
