@@ -28,6 +28,7 @@ impl EventStream {
         table: &str,
         options: Arc<StreamOptions>,
     ) -> Result<EventStream, OptionError> {
+        let options = Arc::new(StreamOptions::clone(&options).of_single_events());
         let batch = Batch::new(table, options.clone())?;
         let state = State::new(&batch.table, BulkMode::Stream);
         Ok(EventStream { postgres, table: table.to_owned(), options, known: None, state })

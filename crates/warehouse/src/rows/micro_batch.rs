@@ -46,10 +46,7 @@ impl MicroBatch {
     /// An empty one for `table` (a raw name). Refuses options that do not fit together, and the
     /// tables of the ledger.
     pub fn new(table: &str, options: &StreamOptions) -> Result<MicroBatch, OptionError> {
-        let mut options = options.clone();
-        // single events know nothing of each other: the later one wins, and there are no parts
-        options.discriminator_field = Vec::new();
-        options.temporary_batch_size = 0;
+        let options = options.clone().of_single_events();
         options.validate()?;
         table_name(table, &options)?;
         let (table, options) = (table.to_owned(), Arc::new(options));

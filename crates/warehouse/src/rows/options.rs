@@ -90,7 +90,8 @@ pub struct StreamOptions {
     /// Whether rows with equal key are merged; wants `primary_key`.
     pub deduplicate: bool,
     /// How far back rows are merged, in days: 365 where it is not given. In PostgreSQL any number
-    /// above 0 means the whole table; 0 or less merges inside the batch only.
+    /// above 0 means the whole table; 0 or less merges inside the batch only. Single events are
+    /// merged into the whole table.
     pub deduplicate_window: i64,
     /// Path of the field whose greatest value wins among equal keys.
     pub discriminator_field: Vec<String>,
@@ -183,6 +184,15 @@ impl StreamOptions {
             return Err(OptionError::DeduplicateWithoutKey);
         }
         Ok(())
+    }
+
+    /// The same for events that are stored one after the other: they know nothing of each other, so
+    /// the later one wins, and there are no parts and no window.
+    pub(crate) fn of_single_events(mut self) -> StreamOptions {
+        self.discriminator_field = Vec::new();
+        self.temporary_batch_size = 0;
+        self.deduplicate_window = StreamOptions::default().deduplicate_window;
+        self
     }
 
     /// Whether rows are merged into the table by their key.

@@ -128,3 +128,22 @@ async fn events_leave_together_what_they_leave_one_by_one() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_has_no_window_in_which_it_merges() -> Result<()> {
+    let loader = Loader::new().await?;
+    let table = "drop table if exists t; create table t (id bigint primary key, v bigint)";
+    let with = json!({"primaryKey": "id", "deduplicate": true, "deduplicateWindow": 0});
+    loader.database.query(table).await?;
+    for v in [1, 2] {
+        let event = [json!({"id": 1, "v": v}).to_string()];
+        together(&loader, &with, &event).await?;
+        assert_eq!(loader.number("select v from t").await?, v);
+    }
+    for v in [3, 4] {
+        let event = [json!({"id": 1, "v": v}).to_string()];
+        one_by_one(&loader, &with, &event).await?;
+        assert_eq!(loader.number("select v from t").await?, v);
+    }
+    Ok(())
+}
