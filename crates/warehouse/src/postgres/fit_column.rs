@@ -75,10 +75,13 @@ impl Conversion {
             return true;
         }
         match (own_type(cell), self.to) {
-            // the text of what the event calls JSON
+            // the text of what the event calls JSON, and a number that is text only for want of bits
             (DataType::Json, DataType::Unknown) if is_text => {
                 convert::push_text(cell.text(), out);
                 true
+            }
+            (DataType::String, DataType::Unknown) if kind == Kind::Number => {
+                convert::convert(kind, cell.text(), DataType::Unknown, self.style, out)
             }
             (own, to) => {
                 own.converts_to(to) && convert::convert(kind, cell.text(), to, self.style, out)
