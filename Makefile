@@ -37,7 +37,7 @@ race: ## eight loaders make one table, N times: make race N=50
 memory: ## loads a batch of 2 GB in less than 400 MB
 	@BATCH_MB=2048 scripts/test -p warehouse --test memory -- --nocapture
 
-chaos: ## breaks instances, their disks, Kafka, PostgreSQL and Redis while events are posted, for SECONDS=600; SEED=n repeats a plan
+chaos: ## breaks instances, disks, Kafka, PostgreSQL, Redis, tables, rights and clocks while events are posted, for SECONDS=600; SEED=n repeats a plan
 	@CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(SEED) scripts/test -p bulkerapp --test chaos -- --nocapture
 
 fuzz: ## feeds damaged events to the path from JSON to rows, for SECONDS=60; wants nightly Rust and cargo-fuzz

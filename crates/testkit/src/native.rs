@@ -1,7 +1,7 @@
 //! Servers of a test's own, to be killed, frozen and started again: always native processes,
 //! whatever the shared parts are, and always stopped by process id.
 
-use std::{ops::Deref, time::Duration};
+use std::{ops::Deref, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::{
@@ -34,6 +34,11 @@ impl Part {
 
     pub fn pid(&self) -> Result<i32> {
         self.stack.process_of(self.name)
+    }
+
+    /// The file that it writes its log to; gone with it.
+    pub fn log(&self) -> PathBuf {
+        self.stack.log_of(self.name)
     }
 
     /// A crash: the server and its children at once. Waits until they are gone.

@@ -86,6 +86,11 @@ impl Stack {
             .with_context(|| format!("scripts/stack env does not name {variable}"))
     }
 
+    /// What a part wrote.
+    pub(crate) fn log_of(&self, part: &str) -> PathBuf {
+        self.folder.join("logs").join(format!("{part}.log"))
+    }
+
     /// The process of a part, as it recorded itself.
     pub(crate) fn process_of(&self, part: &str) -> Result<i32> {
         let path = self.folder.join("run").join(format!("{part}.pid"));

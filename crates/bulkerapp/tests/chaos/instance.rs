@@ -84,7 +84,7 @@ impl Instance {
                 let is_new = status.signal() == Some(SIGTERM);
                 ensure!(status.success() || is_new, "ended with {status}");
             }
-            Harm::Frozen | Harm::Full | Harm::Torn => bail!("no way to end a process"),
+            _ => bail!("no way to end a process"),
         }
         self.disk.is_used_by(None).await?;
         self.log.extend(self.app.service.lines());

@@ -67,7 +67,8 @@ async fn look(world: &World) -> Result<Vec<Standing>> {
     // the spools first: what leaves them is behind the ends that are asked for next
     let mut standings = spools(world).await?;
     let retry = world.setup.retry_topic();
-    if world.kafka.topics().await?.contains(&retry) {
+    let topics = world.kafka.topics().await?;
+    if topics.contains(&retry) {
         let end = world.kafka.end_offset(&retry, 0).await?;
         let moved = world.kafka.committed(&retry, &retry, 0).await?.map_or(0, |c| c.offset);
         standings.push(Standing {
@@ -87,6 +88,11 @@ async fn look(world: &World) -> Result<Vec<Standing>> {
     }
     for table in Table::all() {
         let topic = table.topic(&world.setup);
+        if !topics.contains(&topic) {
+            let position = "not made yet".to_owned();
+            standings.push(Standing { topic, position, is_done: false });
+            continue;
+        }
         let end = world.kafka.end_offset(&topic, 0).await?;
         let (next, waiting) = rows.get(&topic).copied().unwrap_or_default();
         standings.push(Standing {

@@ -21,7 +21,8 @@ use tokio::{
 
 use crate::{
     app::{DESTINATION, TOKEN},
-    tables::{Table, event},
+    event::event,
+    tables::{OWN, Table},
 };
 
 /// Of each instance.
@@ -29,6 +30,10 @@ const CLIENTS: usize = 4;
 /// Between two posts of a client: the load is to be steady, not as high as possible.
 const PAUSE: Duration = Duration::from_millis(4);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// Between two attempts to write to the loader's own tables.
+const PAUSE_OF_AN_INTRUDER: Duration = Duration::from_millis(700);
+/// What events of a table with a key say of it.
+pub(crate) const KEYED: &str = r#"{"deduplicate":true,"primaryKey":"id"}"#;
 /// After which a client gives an attempt up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
@@ -44,8 +49,34 @@ struct Shared {
     answered: Mutex<Vec<HashSet<u64>>>,
     /// By instance.
     refusals: [Refusals; 2],
-    /// 503 for any other reason: with a spool there is none.
+    /// What a client should not have been told: 503 for any other reason, with a spool, and any
+    /// other status.
     strange: Mutex<BTreeSet<String>>,
+    /// Attempts to write to the loader's own tables that were refused.
+    intrusions: AtomicU64,
+}
+
+/// Ids for whoever else sends events.
+#[derive(Clone)]
+pub(crate) struct Ids(Arc<Shared>);
+
+impl Ids {
+    pub(crate) fn take(&self) -> u64 {
+        self.0.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Of the run.
+    pub(crate) fn age(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+
+    pub(crate) fn answered(&self, id: u64) {
+        self.0.answered(id);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.0.is_stopped()
+    }
 }
 
 /// How often an instance said no, by the reason that it gave.
@@ -62,6 +93,8 @@ pub(crate) struct Answers {
     pub(crate) answered: Vec<HashSet<u64>>,
     pub(crate) spool_full: u64,
     pub(crate) disk_failed: u64,
+    /// Attempts to write to the loader's own tables that were refused.
+    pub(crate) intrusions: u64,
 }
 
 impl Traffic {
@@ -73,6 +106,7 @@ impl Traffic {
             answered: Mutex::new(Table::all().map(|_| HashSet::new()).collect()),
             refusals: Default::default(),
             strange: Mutex::default(),
+            intrusions: AtomicU64::new(0),
         });
         let mut clients = JoinSet::new();
         let instances = ports.into_iter().enumerate();
@@ -86,7 +120,26 @@ impl Traffic {
                 }
             });
         }
+        let intruder = shared.clone();
+        clients.spawn(async move {
+            for (name, port) in OWN.iter().cycle().zip(ports.into_iter().cycle()) {
+                if intruder.is_stopped() {
+                    break;
+                }
+                let _ = timeout(GIVE_UP_AFTER, intruder.intrude(name, port)).await;
+                tokio::time::sleep(PAUSE_OF_AN_INTRUDER).await;
+            }
+        });
         Traffic { shared, clients }
+    }
+
+    /// One more client, which ends when [`Ids::is_stopped`].
+    pub(crate) fn join(&mut self, client: impl Future<Output = ()> + Send + 'static) {
+        self.clients.spawn(client);
+    }
+
+    pub(crate) fn ids(&self) -> Ids {
+        Ids(self.shared.clone())
     }
 
     /// How many attempts there were.
@@ -99,10 +152,11 @@ impl Traffic {
         let before = self.counts();
         let missing = || {
             let now = self.counts();
-            Table::all().filter(|table| now[table.index()] <= before[table.index()]).count()
+            let missing = Table::all().filter(|t| now[t.index()] <= before[t.index()]);
+            missing.map(Table::name).collect::<Vec<_>>()
         };
-        let reached = wait_until(limit, || async { missing() == 0 }).await;
-        reached.with_context(|| format!("{} tables get no 200", missing()))
+        let reached = wait_until(limit, || async { missing().is_empty() }).await;
+        reached.with_context(|| format!("tables get no 200: {:?}", missing()))
     }
 
     /// How often an instance said that its spool is full.
@@ -120,13 +174,14 @@ impl Traffic {
         self.shared.stop.store(true, Ordering::Relaxed);
         while self.clients.join_next().await.is_some() {}
         let strange = self.shared.strange.lock().expect("nobody panics while holding it").clone();
-        ensure!(strange.is_empty(), "503 although the spool may take it: {strange:#?}");
+        ensure!(strange.is_empty(), "clients were told what nobody should be: {strange:#?}");
         let answered = std::mem::take(
             &mut *self.shared.answered.lock().expect("nobody panics while holding it"),
         );
         let spool_full = self.spool_full(0) + self.spool_full(1);
         let disk_failed = self.disk_failed(0) + self.disk_failed(1);
-        Ok(Answers { answered, spool_full, disk_failed })
+        let intrusions = self.shared.intrusions.load(Ordering::Relaxed);
+        Ok(Answers { answered, spool_full, disk_failed, intrusions })
     }
 
     fn counts(&self) -> Vec<usize> {
@@ -149,19 +204,41 @@ impl Shared {
             let request = request(id, &event(id, self.began.elapsed()));
             let answer = timeout(GIVE_UP_AFTER, exchange(&mut stream, &request)).await??;
             match status_of(&answer)? {
-                200 => {
-                    let mut answered = self.answered.lock().expect("nobody panics");
-                    answered[Table::of(id).index()].insert(id);
-                }
+                200 => self.answered(id),
                 503 => {
                     self.note_refusal(instance, &answer);
                     tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                 }
-                status => bail!("status {status}"),
+                status => {
+                    self.note_strange(&answer);
+                    bail!("status {status}")
+                }
             }
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())
+    }
+
+    fn answered(&self, id: u64) {
+        let mut answered = self.answered.lock().expect("nobody panics while holding it");
+        answered[Table::of(id).index()].insert(id);
+    }
+
+    /// Tries to write to a table of the loader's own: there is no way to be let in.
+    async fn intrude(&self, name: &str, port: u16) -> Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let answer = exchange(&mut stream, &post(name, "batch", "", "{}")).await?;
+        match status_of(&answer)? {
+            400 => drop(self.intrusions.fetch_add(1, Ordering::Relaxed)),
+            _ => self.note_strange(&answer),
+        }
+        Ok(())
+    }
+
+    fn note_strange(&self, answer: &str) {
+        let status = answer.lines().next().unwrap_or_default();
+        let body = answer.split("\r\n\r\n").last().unwrap_or_default();
+        self.strange.lock().expect("nobody panics").insert(format!("{status}: {body}"));
     }
 
     fn note_refusal(&self, instance: usize, answer: &str) {
@@ -171,8 +248,7 @@ impl Shared {
         } else if answer.contains("the spool's disk failed") {
             refusals.disk.fetch_add(1, Ordering::Relaxed);
         } else {
-            let body = answer.split("\r\n\r\n").last().unwrap_or_default();
-            self.strange.lock().expect("nobody panics").insert(body.to_owned());
+            self.note_strange(answer);
         }
     }
 }
@@ -181,13 +257,18 @@ fn request(id: u64, event: &str) -> String {
     let table = Table::of(id);
     let mode = if table.kind().is_stream { "stream" } else { "batch" };
     let options = match table.kind().is_deduplicated {
-        true => "streamoptions: {\"deduplicate\":true,\"primaryKey\":\"id\"}\r\n",
-        false => "",
+        true => format!("streamoptions: {KEYED}\r\n"),
+        false => String::new(),
     };
+    post(&table.name(), mode, &options, event)
+}
+
+/// `headers`: lines, each with its end.
+fn post(table: &str, mode: &str, headers: &str, event: &str) -> String {
+    let table: String = form_urlencoded::byte_serialize(table.as_bytes()).collect();
     format!(
-        "POST /post/{DESTINATION}?tableName={}&modeOverride={mode} HTTP/1.1\r\nhost: localhost\r\n\
-         authorization: Bearer {TOKEN}\r\n{options}content-length: {}\r\n\r\n{event}",
-        table.name(),
+        "POST /post/{DESTINATION}?tableName={table}&modeOverride={mode} HTTP/1.1\r\nhost: localhost\r\n\
+         authorization: Bearer {TOKEN}\r\n{headers}content-length: {}\r\n\r\n{event}",
         event.len()
     )
 }
