@@ -13,25 +13,21 @@
 use std::{collections::HashSet, ops::Range, time::Duration};
 
 use jiff::Timestamp;
-use kafkabase::{CommittedOffset, Message, RangeError, RangeItem, RangeReader, TopicGroup};
+use kafkabase::{CommittedOffset, Message, RangeError, RangeItem, RangeReader};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
     envelope::{Envelope, ORIGINAL_TOPIC},
     moves::{Move, Pending},
+    run::RetryRun,
     state::RetryState,
 };
 use crate::{
     batch::reader::ReadError,
     observe::metrics,
-    progress::TopicProgress,
     protocol::start::HoldReason,
-    run::{
-        context::RunContext,
-        error::{RunEnd, RunError},
-    },
-    topic::OwnedTopic,
+    run::error::{RunEnd, RunError},
 };
 
 /// How long one wait for a record lasts, and so how late a stop is noticed.
@@ -41,14 +37,6 @@ const POLL: Duration = Duration::from_millis(100);
 pub(crate) const OUT_OF_ORDER: &str = "bulker-rust/1 out-of-order";
 /// Bytes of records that are on their way at a time, roughly.
 const BYTES_AT_ONCE: usize = 16 << 20;
-
-/// One run over one retry topic.
-pub(crate) struct RetryRun<'a> {
-    pub(crate) context: &'a RunContext,
-    pub(crate) topic: &'a OwnedTopic,
-    pub(crate) progress: &'a TopicProgress,
-    pub(crate) stop: &'a CancellationToken,
-}
 
 impl RetryRun<'_> {
     /// Moves what is due. Between chunks it looks at `stop`.
@@ -244,14 +232,5 @@ impl RetryRun<'_> {
         metrics::count_expired_retries(self.topic, waiting as u64 + unseen.unsigned_abs());
         state.waiting = state.waiting.split_off(&low);
         state.next = state.next.max(low);
-    }
-
-    /// The topic with its consumer group.
-    fn group(&self) -> TopicGroup {
-        self.context.admin.topic_group(&self.topic.name, self.topic.partition)
-    }
-
-    pub(super) fn with_state<T>(&self, change: impl FnOnce(&mut RetryState) -> T) -> T {
-        change(&mut self.progress.memory().retries)
     }
 }

@@ -15,7 +15,7 @@ use warehouse::Origin;
 
 use super::{
     envelope::{Envelope, ORIGINAL_TOPIC, RETRIES},
-    mover::RetryRun,
+    run::RetryRun,
     state::Unnoted,
 };
 use crate::{observe::metrics, run::error::RunError};

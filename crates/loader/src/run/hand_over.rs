@@ -12,7 +12,7 @@ use super::{MAX_STARTS, TopicRun, context::RunContext, error::RunError};
 use crate::{
     progress::TopicProgress,
     protocol::mark::{GroupOffset, Mark},
-    retry::mover::RetryRun,
+    retry::run::RetryRun,
     target::LoadTarget,
     topic::OwnedTopic,
 };

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     protocol::start::HoldReason,
-    retry::mover::RetryRun,
+    retry::run::RetryRun,
     run::{
         TopicRun,
         error::{RunEnd, RunError},

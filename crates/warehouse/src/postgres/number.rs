@@ -2,7 +2,9 @@
 //! digits, `integer`, `smallint` and `real` hold less.
 //!
 //! Invariant: a number is there as it came, rounded at most to the digits that the column was made
-//! with, or it is not there at all. What PostgreSQL would refuse is not sent.
+//! with, or it is not there at all. A number of the right kind that is too large for a column which
+//! the customer made narrow (`smallint`, `numeric(5,2)`) is sent, and PostgreSQL refuses its event:
+//! it waits until the column is wider. Of what no column of the kind can hold, nothing is sent.
 
 use std::fmt::Write;
 
@@ -16,8 +18,8 @@ const NUMERIC_DIGITS: (i64, i64) = (131_072, 16_383);
 pub(super) enum NumberType {
     /// So many digits in all, and so many behind the point.
     Numeric(Option<(i64, i64)>),
-    /// Whole numbers of so many bits.
-    Integer(u32),
+    /// Whole numbers.
+    Integer,
     Real,
     Double,
 }
@@ -43,9 +45,9 @@ impl NumberType {
                 let (precision, scale) = (arguments.next()??, arguments.next().unwrap_or(Some(0))?);
                 NumberType::Numeric(Some((precision, scale)))
             }
-            ("smallint" | "int2" | "smallserial" | "serial2", None) => NumberType::Integer(16),
-            ("integer" | "int" | "int4" | "serial" | "serial4", None) => NumberType::Integer(32),
-            ("int8" | "bigserial" | "serial8", None) => NumberType::Integer(64),
+            ("smallint" | "int2" | "smallserial" | "serial2", None) => NumberType::Integer,
+            ("integer" | "int" | "int4" | "serial" | "serial4", None) => NumberType::Integer,
+            ("int8" | "bigserial" | "serial8", None) => NumberType::Integer,
             ("real" | "float4", None) => NumberType::Real,
             ("float" | "float8", None) => NumberType::Double,
             _ => return None,
@@ -61,8 +63,9 @@ impl NumberType {
             return false;
         };
         match self {
-            NumberType::Numeric(_) if decimal.is_held_by(self) => out.push_str(text),
-            NumberType::Integer(bits) => return decimal.write_whole(bits, out),
+            NumberType::Numeric(Some(_)) => out.push_str(text),
+            NumberType::Numeric(None) if decimal.is_held() => out.push_str(text),
+            NumberType::Integer => return decimal.write_whole(out),
             NumberType::Real => match text.parse::<f32>() {
                 Ok(value) if value.is_finite() && (value != 0.0 || decimal.is_zero()) => {
                     out.push_str(text);
@@ -75,7 +78,7 @@ impl NumberType {
                 }
                 _ => return false,
             },
-            NumberType::Numeric(_) => return false,
+            NumberType::Numeric(None) => return false,
         }
         true
     }
@@ -94,7 +97,7 @@ impl NumberType {
         };
         let written = match self {
             NumberType::Numeric(Some((_, scale))) => decimal.rounded(scale).write_to(out),
-            NumberType::Numeric(None) | NumberType::Integer(_) => decimal.write_to(out),
+            NumberType::Numeric(None) | NumberType::Integer => decimal.write_to(out),
             NumberType::Real => write!(out, "{:e}", text.parse::<f32>().unwrap_or(f32::NAN)),
             NumberType::Double => write!(out, "{:e}", text.parse::<f64>().unwrap_or(f64::NAN)),
         };
@@ -153,17 +156,10 @@ impl Decimal {
         i64::try_from(self.digits.len()).unwrap_or(i64::MAX) - self.point
     }
 
-    fn is_held_by(&self, numeric: NumberType) -> bool {
-        match numeric {
-            NumberType::Numeric(Some((precision, scale))) => {
-                let rounded = self.rounded(scale);
-                rounded.is_zero() || rounded.point <= precision - scale
-            }
-            _ => {
-                let (before, behind) = NUMERIC_DIGITS;
-                self.is_zero() || self.point <= before && self.scale() <= behind
-            }
-        }
+    /// Whether `numeric` without a precision holds it.
+    fn is_held(&self) -> bool {
+        let (before, behind) = NUMERIC_DIGITS;
+        self.is_zero() || self.point <= before && self.scale() <= behind
     }
 
     /// Rounded to so many digits behind the point, halves away from zero.
@@ -196,8 +192,8 @@ impl Decimal {
         }
     }
 
-    /// Appends it as a whole number of so many bits. `false`: it is none.
-    fn write_whole(&self, bits: u32, out: &mut String) -> bool {
+    /// Appends it as a whole number. `false`: it is none, or more than any type of them holds.
+    fn write_whole(&self, out: &mut String) -> bool {
         if self.is_zero() {
             out.push('0');
             return true;
@@ -208,12 +204,12 @@ impl Decimal {
         let mut text = String::from(if self.is_negative { "-" } else { "" });
         text.push_str(&self.digits);
         (self.scale()..0).for_each(|_| text.push('0'));
-        let limit = 1_i128 << (bits - 1);
-        let is_held = text.parse::<i128>().is_ok_and(|value| (-limit..limit).contains(&value));
-        if is_held {
+        let limit = 1_i128 << 63;
+        let is_whole = text.parse::<i128>().is_ok_and(|value| (-limit..limit).contains(&value));
+        if is_whole {
             out.push_str(&text);
         }
-        is_held
+        is_whole
     }
 
     fn write_to(&self, out: &mut String) -> std::fmt::Result {
@@ -242,7 +238,7 @@ mod tests {
             ("NUMERIC (5) not null default 0", Some(NumberType::Numeric(Some((5, 0))))),
             ("decimal default 1", Some(NumberType::Numeric(None))),
             ("numeric(3,-2)", Some(NumberType::Numeric(Some((3, -2))))),
-            ("integer", Some(NumberType::Integer(32))),
+            ("integer", Some(NumberType::Integer)),
             ("real", Some(NumberType::Real)),
             ("numeric[]", None),
             ("numeric(3,1)[]", None),
@@ -262,22 +258,22 @@ mod tests {
         let cases = [
             ("numeric", long, Some(long)),
             ("numeric(30,10)", long, Some(long)),
-            ("numeric(20,10)", whole, None),
+            ("numeric(20,10)", whole, Some(whole)),
             ("numeric", "1e400", Some("1e400")),
             ("numeric", "1e131072", None),
             ("numeric", "1e-16384", None),
             ("numeric", "0e999999999999", Some("0e999999999999")),
             ("numeric(5,2)", "999.99", Some("999.99")),
             ("numeric(5,2)", "999.994", Some("999.994")),
-            ("numeric(5,2)", "999.995", None),
-            ("numeric(5,2)", "-1000", None),
+            ("numeric(5,2)", "999.995", Some("999.995")),
+            ("numeric(5,2)", "-1000", Some("-1000")),
             ("numeric(5,2)", "0.001", Some("0.001")),
             ("numeric(3,-2)", "99949", Some("99949")),
-            ("numeric(3,-2)", "99950", None),
+            ("numeric(3,-2)", "99950", Some("99950")),
             ("numeric(3,5)", "0.00999", Some("0.00999")),
-            ("numeric(3,5)", "0.01", None),
+            ("numeric(3,5)", "0.01", Some("0.01")),
             ("integer", "2147483647", Some("2147483647")),
-            ("integer", "2147483648", None),
+            ("integer", "2147483648", Some("2147483648")),
             ("integer", "-2.147483648e9", Some("-2147483648")),
             ("integer", "3.0", Some("3")),
             ("integer", "3.5", None),

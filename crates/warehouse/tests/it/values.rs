@@ -85,11 +85,11 @@ async fn a_hint_of_numeric_keeps_all_digits() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_that_a_type_cannot_hold_is_kept_aside() -> Result<()> {
     let cases = [
-        ("smallint", "70000", r#"{"n": 70000}"#),
+        ("smallint", "70000.5", r#"{"n": 70000.5}"#),
         ("integer", "3.5", r#"{"n": 3.5}"#),
         ("integer", "true", r#"{"n": true}"#),
         ("real", "1e39", r#"{"n": 1000000000000000000000000000000000000000}"#),
-        ("numeric(5,2)", "1000", r#"{"n": 1000}"#),
+        ("numeric", "1e131072", r#"{"n": "1e131072"}"#),
         ("double precision", "1e400", r#"{"n": "1e400"}"#),
         ("double precision", "\"7e12345\"", r#"{"n": "7e12345"}"#),
         ("double precision", "\"0x1p1024\"", r#"{"n": "0x1p1024"}"#),
