@@ -32,8 +32,10 @@ const RETYPINGS: [(&str, &str); 11] = [
     ("note", "text"),
     ("note", "varchar(200)"),
 ];
-/// Types of columns that stand where another one was: some take none of the events' values.
-const REPLACEMENTS: [(&str, &str); 16] = [
+/// Types of columns that stand where another one was: some take none of the events' values. A text
+/// is never put where JSON is kept: it is JSON's text there, and the events' is none, so the
+/// database would refuse them.
+const REPLACEMENTS: [(&str, &str); 15] = [
     ("score", "text"),
     ("score", "numeric"),
     ("score", "boolean"),
@@ -45,7 +47,6 @@ const REPLACEMENTS: [(&str, &str); 16] = [
     ("score", "bigint default 7"),
     ("note", "text default 'none'"),
     ("note", "varchar(80)"),
-    ("note", "jsonb"),
     ("note", "bigint"),
     ("note", "boolean"),
     ("note", "timestamp"),
