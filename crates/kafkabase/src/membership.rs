@@ -88,6 +88,8 @@ impl Membership {
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "latest")
             .set("allow.auto.create.topics", "false")
+            // the leader of the group shares out the partitions that it knows of
+            .set("topic.metadata.refresh.interval.ms", "10000")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", SESSION.as_millis().to_string())
             .set("heartbeat.interval.ms", "2000")

@@ -24,6 +24,7 @@ use kafkabase::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::observe::metrics;
 
@@ -84,6 +85,8 @@ enum Rule {
         membership: Box<Membership>,
         /// Of the internal topic.
         partitions: u32,
+        /// Of the internal topic, when it was joined; `None` on brokers before 2.8.
+        topic_id: Option<Uuid>,
     },
     /// Not joined yet, or left.
     Nothing,
@@ -162,27 +165,37 @@ impl Ownership {
             few if few < SHARES => self.raise(topic, admin, few).await,
             enough => enough,
         };
-        let Some(before) = self.take_unless_member(partitions, is_new) else {
+        let topic_id = admin.topic_id(&topic.name).await.map_err(Trouble::of)?;
+        let Some(before) = self.take_unless_member(partitions, topic_id, is_new) else {
             return Ok(());
         };
         // says goodbye to the broker, which may take a moment
         let _ = tokio::task::spawn_blocking(move || drop(before)).await;
         let membership = Membership::join(client, &topic.name, &topic.group)
             .map_err(|error| Trouble::NotNow(chain(&error).to_string()))?;
-        self.lock().rule = Rule::Member { membership: Box::new(membership), partitions };
+        let membership = Box::new(membership);
+        self.lock().rule = Rule::Member { membership, partitions, topic_id };
         Ok(())
     }
 
     /// The rule that is to be replaced by a new membership; `None`: it is right as it is.
-    fn take_unless_member(&self, partitions: u32, is_new: bool) -> Option<Rule> {
+    fn take_unless_member(
+        &self,
+        partitions: u32,
+        topic_id: Option<Uuid>,
+        is_new: bool,
+    ) -> Option<Rule> {
         let mut state = self.lock();
         match &mut state.rule {
             Rule::Static(_) => None,
-            Rule::Member { partitions: known, .. } if !is_new => {
+            Rule::Member { partitions: known, topic_id: joined, .. }
+                if !is_new && *joined == topic_id =>
+            {
                 *known = partitions;
                 None
             }
-            // a member of the topic that was deleted does not hear of the new one for long
+            // a member of a topic that was deleted does not hear of the new one for long, whoever
+            // made it; as the leader of the group it would share out nothing
             Rule::Member { .. } | Rule::Nothing => {
                 Some(std::mem::replace(&mut state.rule, Rule::Nothing))
             }
@@ -224,7 +237,7 @@ impl Ownership {
     pub(crate) fn poll(&self) -> Owned {
         match &mut self.lock().rule {
             Rule::Static(shard) => Owned::Shard(*shard),
-            Rule::Member { membership, partitions } => {
+            Rule::Member { membership, partitions, .. } => {
                 let shares = membership.poll().spread(*partitions);
                 metrics::OWNED_SHARES.set(i64::from(shares.count()));
                 Owned::Shares(shares)
