@@ -31,8 +31,7 @@ async fn a_numeric_column_keeps_all_digits_that_it_was_made_for() -> Result<()> 
             r#"{"id": 1, "n": 9234567890.1234567890}"#,
             r#"{"id": 2, "n": 12345678901234567890}"#,
             r#"{"id": 3, "n": 0.1}"#,
-            r#"{"id": 4, "n": 123456789012345678901}"#,
-            r#"{"id": 5, "n": "12.50"}"#,
+            r#"{"id": 4, "n": "12.50"}"#,
         ],
         "coalesce(n::text, _unmapped_data::text)",
     );
@@ -40,7 +39,6 @@ async fn a_numeric_column_keeps_all_digits_that_it_was_made_for() -> Result<()> 
         "9234567890.1234567890",
         "12345678901234567890.0000000000",
         "0.1000000000",
-        r#"{"n": "123456789012345678901"}"#,
         r#"{"n": "12.50"}"#,
     ];
     assert_eq!(found.await?, some(&expected));
