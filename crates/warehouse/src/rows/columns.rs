@@ -57,16 +57,7 @@ impl Columns {
             return *slot;
         }
         let slot = u32::try_from(self.all.len()).unwrap_or(NO_SLOT);
-        self.all.push(Column {
-            name: name.into(),
-            kinds: 0,
-            has_hints: false,
-            first_row: None,
-            inferred: None,
-            definition: None,
-            other_hints: Vec::new(),
-            is_declared: false,
-        });
+        self.all.push(Column::named(name.into()));
         self.by_name.insert(name.into(), slot);
         self.bytes += size_of::<Column>() + 2 * name.len() + ENTRY_BYTES;
         slot
@@ -176,18 +167,23 @@ impl Column {
         self.hint().filter(|_| row >= since_row)
     }
 
-    /// The same column before any row.
-    pub(crate) fn without_rows(&self) -> Column {
+    /// A column before any row.
+    fn named(name: Box<str>) -> Column {
         Column {
-            name: self.name.clone(),
+            name,
             kinds: 0,
             has_hints: false,
             first_row: None,
             inferred: None,
             definition: None,
             other_hints: Vec::new(),
-            is_declared: self.is_declared,
+            is_declared: false,
         }
+    }
+
+    /// The same column before any row.
+    pub(crate) fn without_rows(&self) -> Column {
+        Column { is_declared: self.is_declared, ..Column::named(self.name.clone()) }
     }
 
     /// Takes the value of a row that is in the batch already into account; `hint` is the type that
