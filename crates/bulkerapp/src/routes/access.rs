@@ -41,7 +41,7 @@ where
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Authorized, Response> {
-        check(parts, &Arc::from_ref(state)).map(|_| Authorized).map_err(refusal)
+        require(parts, &Arc::from_ref(state), Access::User).map(|()| Authorized).map_err(refusal)
     }
 }
 
@@ -53,10 +53,7 @@ where
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<AdminToken, Response> {
-        match check(parts, &Arc::from_ref(state)).map_err(refusal)? {
-            Access::Admin => Ok(AdminToken),
-            Access::User => Err(refusal(AuthError::NotAdmin)),
-        }
+        require(parts, &Arc::from_ref(state), Access::Admin).map(|()| AdminToken).map_err(refusal)
     }
 }
 
@@ -70,8 +67,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<BodyReader, Response> {
         let BodiesFor(least) = BodiesFor::from_ref(state);
-        let access = check(parts, &Arc::from_ref(state)).map_err(refusal)?;
-        if access >= least { Ok(BodyReader) } else { Err(refusal(AuthError::NotAdmin)) }
+        require(parts, &Arc::from_ref(state), least).map(|()| BodyReader).map_err(refusal)
     }
 }
 
@@ -89,6 +85,11 @@ where
 
 fn check(parts: &Parts, auth: &TokenAuth) -> Result<Access, AuthError> {
     auth.check(parts.headers.get(AUTHORIZATION).map(|value| value.as_bytes()))
+}
+
+/// Lets those pass who have this access or more.
+fn require(parts: &Parts, auth: &TokenAuth, least: Access) -> Result<(), AuthError> {
+    if check(parts, auth)? >= least { Ok(()) } else { Err(AuthError::NotAdmin) }
 }
 
 fn refusal(error: AuthError) -> Response {
